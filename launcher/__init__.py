@@ -1,0 +1,1 @@
+"""How it is trained: recipe -> plan -> run. The only room that knows the others."""

@@ -1,0 +1,1 @@
+"""Save, publish, verify and restore checkpoints."""

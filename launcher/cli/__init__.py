@@ -1,0 +1,1 @@
+"""The `launch` command: one file per verb; argument parsing and printing, nothing else."""

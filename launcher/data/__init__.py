@@ -1,0 +1,1 @@
+"""Sources -> tokens -> the global order -> batches."""

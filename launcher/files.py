@@ -1,0 +1,153 @@
+"""The one door to storage: files and folders at any fsspec URL. A plain path is a local file."""
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+from typing import IO
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from launcher.errors import Problem, UserError
+
+
+def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return (filesystem, path inside it). Raises UserError for an unknown or uninstalled protocol."""
+    try:
+        return url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise UserError(Problem(url, f"cannot be opened: {error}", "use a local path or an fsspec URL")) from None
+
+
+def local_path(url: str) -> Path | None:
+    """The absolute local path of a URL, or None where it is not a local file."""
+    if "://" in url and not url.startswith("file://"):
+        return None
+    return Path(url.removeprefix("file://")).expanduser().absolute()
+
+
+def absolute(url: str) -> str:
+    """The same place, independent of the working folder."""
+    local = local_path(url)
+    return str(local) if local else url.rstrip("/")
+
+
+def join(url: str, *parts: str) -> str:
+    """Join path parts to a URL."""
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, path = _open_filesystem(url)
+    return bool(filesystem.exists(path))
+
+
+def size(url: str) -> int:
+    """Bytes in one file."""
+    filesystem, path = _open_filesystem(url)
+    return int(filesystem.size(path))
+
+
+def list_names(url: str) -> list[str]:
+    """Sorted names directly inside a folder; empty where there is no such folder."""
+    filesystem, path = _open_filesystem(url)
+    filesystem.invalidate_cache()
+    if not filesystem.exists(path):
+        return []
+    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
+
+
+def find(url: str) -> list[str]:
+    """Sorted URLs of all files matching a glob, below a folder, or the one file itself."""
+    filesystem, path = _open_filesystem(url)
+    found = filesystem.glob(path) if any(c in path for c in "*?[") else filesystem.find(path)
+    names = [name for name in found if not filesystem.isdir(name)]
+    return sorted(names if local_path(url) else [filesystem.unstrip_protocol(name) for name in names])
+
+
+def open_binary(url: str) -> IO[bytes]:
+    """Open one file for reading bytes."""
+    filesystem, path = _open_filesystem(url)
+    return filesystem.open(path, "rb")
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content of one file."""
+    with open_binary(url) as stream:
+        return stream.read()
+
+
+def read_text(url: str) -> str:
+    """The whole content of one UTF-8 file."""
+    return read_bytes(url).decode()
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Publish one file whole: a reader sees the old content or the new, never a part.
+
+    Local files go through a temporary name, fsync and rename; object stores publish a put at its end.
+    """
+    local = local_path(url)
+    if local is None:
+        filesystem, path = _open_filesystem(url)
+        filesystem.pipe_file(path, content)
+        return
+    local.parent.mkdir(parents=True, exist_ok=True)
+    temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}")
+    with open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, local)
+    sync_folder(local.parent)
+
+
+def write_text(url: str, text: str) -> None:
+    """Publish one UTF-8 file whole; see write_bytes."""
+    write_bytes(url, text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside a local folder survive power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(url: str) -> None:
+    """Make a folder and its parents. Raises UserError where that is not allowed."""
+    filesystem, path = _open_filesystem(url)
+    try:
+        filesystem.makedirs(path, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(Problem(url, f"cannot be written: {reason}", "choose another --run-dir")) from None
+
+
+def check_writable(url: str) -> None:
+    """Raise UserError unless a file can be written in the folder."""
+    make_folder(url)
+    probe = join(url, f".probe-{uuid.uuid4().hex}")
+    try:
+        write_bytes(probe, b"")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(Problem(url, f"cannot be written: {reason}", "choose another --run-dir")) from None
+    remove(probe)
+
+
+def remove(url: str) -> None:
+    """Remove a file or a folder with all in it; nothing happens where there is none."""
+    filesystem, path = _open_filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm(path, recursive=True)
+
+
+def move(source: str, target: str) -> None:
+    """Rename a folder or file within one filesystem."""
+    filesystem, path = _open_filesystem(source)
+    filesystem.mv(path, _open_filesystem(target)[1], recursive=True)

@@ -1,0 +1,19 @@
+"""muP section of a recipe. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from models.section import Section
+
+
+class MupConfig(Section):
+    """Parametrisation. `sp` needs nothing; `mup` scales from `base_width` or from a base-shapes file."""
+
+    type: Literal["sp", "mup"]
+    base_width: Annotated[int, Field(ge=1)] | None = None
+    """d_model at which the recipe's rates were tuned: there mup equals sp bit for bit."""
+    delta_width: Annotated[int, Field(ge=1)] | None = None
+    """A second width, to see which dimensions grow; default 2 x base_width."""
+    base_shapes: str | None = None
+    """Base-shapes file to use instead of base_width."""

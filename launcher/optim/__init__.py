@@ -1,0 +1,1 @@
+"""Parameter groups (facts x width -> lr, decay), optimizers, schedules."""

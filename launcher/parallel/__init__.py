@@ -1,0 +1,1 @@
+"""Mesh, sharding and wrap order; the engine that owns forward, backward and step."""

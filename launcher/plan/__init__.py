@@ -1,0 +1,1 @@
+"""Pure arithmetic: (recipe, nodes) -> Plan. Every derived number lives here once."""

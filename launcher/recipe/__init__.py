@@ -1,0 +1,1 @@
+"""YAML text -> typed, frozen recipe with source positions. Imports no torch."""

@@ -1,0 +1,48 @@
+"""The recipe: every section assembled, and the training section. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.config import ClusterConfig
+from launcher.checkpoint.config import CheckpointConfig
+from launcher.data.config import DataConfig
+from launcher.mup.config import MupConfig
+from launcher.optim.config import OptimConfig, ScheduleConfig
+from launcher.parallel.config import ParallelConfig
+from launcher.track.config import TrackConfig
+from models.config import ModelConfig
+from models.section import Section
+
+
+class TrainConfig(Section):
+    """How long, and how much at once."""
+
+    steps: Annotated[int, Field(ge=1)]
+    """Optimizer steps."""
+    global_batch_size: Annotated[int, Field(ge=1)]
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch_size: Annotated[int, Field(ge=1)]
+    """Most sequences per rank in one forward."""
+    eval_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on held-out data; null evaluates at the end only."""
+    eval_sequences: Annotated[int, Field(ge=0)] = 64
+    """Held-out windows per evaluation, over all ranks; 0 never evaluates."""
+
+
+class Recipe(Section):
+    """One experiment, complete."""
+
+    version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0)]
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    mup: MupConfig
+    parallel: ParallelConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    track: TrackConfig
+    cluster: ClusterConfig = ClusterConfig()

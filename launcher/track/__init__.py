@@ -1,0 +1,1 @@
+"""Journal, MLflow and console progress."""
