@@ -1,4 +1,4 @@
-"""Facts about parameters: pure data keyed by name, declared beside each module. Never attributes on tensors."""
+"""Facts about parameters: pure data keyed by name, declared beside each module, never tensor attributes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -52,3 +52,8 @@ def match_facts(names: Iterable[str], patterns: Mapping[str, ParamFacts]) -> dic
     if wrong:
         raise ValueError("every parameter needs exactly one pattern of facts:\n  " + "\n  ".join(wrong))
     return {name: patterns[found[0]] for name, found in hits.items()}
+
+
+def prefixed(prefix: str, facts: Mapping[str, ParamFacts]) -> dict[str, ParamFacts]:
+    """The same facts under names that start with `prefix`."""
+    return {prefix + name: fact for name, fact in facts.items()}

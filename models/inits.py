@@ -1,0 +1,33 @@
+"""Initial values: functions (shape, generator) -> float32 tensor, referred to by parameter facts."""
+
+import math
+
+import torch
+
+from models.facts import Init
+
+
+def constant(value: float) -> Init:
+    """Fill with one value."""
+    return lambda shape, generator: torch.full(shape, value)
+
+
+def normal(std: float) -> Init:
+    """Gaussian with a width-independent standard deviation."""
+    return lambda shape, generator: torch.randn(shape, generator=generator) * std
+
+
+def normal_fan_in(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Gaussian with standard deviation 1/sqrt(fan_in), for weights stored as (fan_out, fan_in)."""
+    return torch.randn(shape, generator=generator) / math.sqrt(shape[1])
+
+
+def log_uniform(low: float, high: float) -> Init:
+    """Logarithms of values whose logarithm is uniform between those of `low` and `high`."""
+    start, width = math.log(low), math.log(high) - math.log(low)
+    return lambda shape, generator: start + width * torch.rand(shape, generator=generator)
+
+
+def rows(row: torch.Tensor) -> Init:
+    """Repeat one precomputed tensor along the first dimension."""
+    return lambda shape, generator: row.to(torch.float32).expand(shape).clone()
