@@ -1,1 +1,1 @@
-"""Where it runs: turns "this command on N nodes x M processes" into text for one kind of machine, and submits it."""
+"""Where it runs: turns "this command on N nodes x M processes" into a script for one kind of machine."""

@@ -1,8 +1,59 @@
 """Cluster section of a recipe: which kind of machine, and what it is asked for. Torch-free."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+OWNED_OPTIONS = {
+    ("-J", "--job-name"): "the recipe's `name`",
+    ("-N", "--nodes"): "`cluster.nodes`",
+    ("-n", "--ntasks"): "one agent per node; `cluster.nproc_per_node` says how many processes it starts",
+    ("--ntasks-per-node",): "one agent per node; `cluster.nproc_per_node` says how many processes it starts",
+    ("-G", "--gpus", "--gpus-per-node"): "`cluster.gpus_per_node`",
+    ("-c", "--cpus-per-task"): "`cluster.cpus_per_node`",
+    ("-t", "--time"): "`cluster.time_min`",
+    ("-p", "--partition"): "`cluster.partition`",
+    ("-A", "--account"): "`cluster.account`",
+    ("-q", "--qos"): "`cluster.qos`",
+    ("-o", "--output"): "RUN/logs, always",
+    ("--open-mode",): "append, always: a requeued job must keep its first attempt's log",
+    ("-D", "--chdir"): "the folder that `launch` was called in",
+    ("-a", "--array"): "one job per run",
+    ("--wrap",): "the rendered script",
+    ("--parsable",): "submission",
+    ("--test-only",): "submission",
+    ("-W", "--wait"): "submission",
+}
+"""sbatch options that come from elsewhere, and from where: a second value would contradict the first."""
+
+
+def _check_env_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"{name!r} cannot name an environment variable; use letters, digits and _")
+    return name
+
+
+def _check_one_line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"got {text!r}; it must be one line, not empty, of printable characters")
+    return text
+
+
+def _check_sbatch_option(option: str) -> str:
+    if not re.match(r"-[A-Za-z]|--[a-z]", _check_one_line(option)):
+        raise ValueError(f"got {option!r}; an option is one word such as --exclude=n[3-4]")
+    for names, source in OWNED_OPTIONS.items():
+        for name in names:
+            same = option.split("=")[0] == name if name.startswith("--") else option.startswith(name)
+            if same and not (option.startswith("--") and len(name) == 2):
+                raise ValueError(f"{option!r} is set by {source}; it cannot be given here as well")
+    return option
+
+
+Line = Annotated[str, AfterValidator(_check_one_line)]
+EnvName = Annotated[str, AfterValidator(_check_env_name)]
+SbatchOption = Annotated[str, AfterValidator(_check_sbatch_option)]
 
 
 class ClusterConfig(BaseModel):
@@ -15,16 +66,17 @@ class ClusterConfig(BaseModel):
     nproc_per_node: Annotated[int, Field(ge=1)] = 1
     """Processes per node: one per GPU, or a few on a CPU machine."""
     time_min: Annotated[int, Field(ge=1)] | None = None
-    """Slurm time limit in minutes."""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    """Slurm time limit in minutes; null is the partition's default."""
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
     gpus_per_node: Annotated[int, Field(ge=1)] | None = None
+    """GPUs that Slurm is asked for on each node; null asks for none."""
     cpus_per_node: Annotated[int, Field(ge=1)] | None = None
-    """Slurm --cpus-per-task of the one torchrun agent on each node."""
-    sbatch_options: tuple[str, ...] = ()
+    """CPUs that Slurm is asked for on each node, shared by its processes; null is one per process."""
+    sbatch_options: tuple[SbatchOption, ...] = ()
     """Further sbatch options, each one word such as --exclude=n[3-4]."""
     setup: tuple[str, ...] = ()
-    """Shell lines run on the batch host before training, such as `module load cuda`."""
-    env: dict[str, str] = {}
-    """Environment variables of the training processes."""
+    """Shell lines run before training on the host that starts it, such as `module load cuda`."""
+    env: dict[EnvName, Line] = {}
+    """Environment variables of the training processes; they win over what `launch` sets itself."""

@@ -1,0 +1,71 @@
+"""What is to be run, and the interface of whatever can run it."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SubmitError(RuntimeError):
+    """The scheduler refused a job; the message is its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One program on `nodes` x `nproc_per_node` processes."""
+
+    name: str
+    run_dir: str
+    """The run's folder or URL. The script lies in it."""
+    cwd: str
+    """Absolute folder that the program starts in: a recipe's relative paths mean the same every time."""
+    nodes: int
+    nproc_per_node: int
+    python: str
+    """Absolute path of the interpreter, the same on every node."""
+    command: tuple[str, ...]
+    """What each rank runs, after torchrun's own arguments: ("-m", "package.module", "--flag", ...)."""
+    env: Mapping[str, str]
+    threads: int
+    """CPU threads per process. Part of the job because sums depend on it: bit-exact resume needs the same."""
+
+    def __post_init__(self) -> None:
+        texts = {"name": self.name, "run_dir": self.run_dir, "cwd": self.cwd, "python": self.python}
+        texts |= {f"command[{i}]": word for i, word in enumerate(self.command)}
+        texts |= {f"env[{key!r}]": value for key, value in self.env.items()}
+        for place, text in texts.items():
+            if not text.isprintable():
+                raise ValueError(
+                    f"{place} is {text!r}; newlines and control characters cannot go into a script"
+                )
+        for place in ("name", "run_dir", "cwd", "python"):
+            if not texts[place]:
+                raise ValueError(f"{place} is empty; give one")
+        for place in ("cwd", "python"):
+            if not texts[place].startswith("/"):
+                raise ValueError(f"{place} is {texts[place]!r}; it must be an absolute path")
+        for place, count in {"nodes": self.nodes, "nproc_per_node": self.nproc_per_node}.items():
+            if count < 1:
+                raise ValueError(f"{place} is {count}; it must be at least 1")
+        if self.threads < 1:
+            raise ValueError(f"threads is {self.threads}; it must be at least 1")
+        for name in self.env:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"env has {name!r}; a variable's name has letters, digits and _ only")
+
+
+class Cluster(ABC):
+    """A kind of machine."""
+
+    @abstractmethod
+    def threads(self, nproc_per_node: int) -> int:
+        """CPU threads that each of a node's processes may use."""
+
+    @abstractmethod
+    def render(self, job: Job) -> str:
+        """The exact script that runs the job, shell-quoted. Pure; ValueError for a job it cannot run."""
+
+    @abstractmethod
+    def submit(self, script: Path) -> str:
+        """Start a script that lies in its run's folder; return the job's id. Again, it resumes the run."""

@@ -1,0 +1,35 @@
+"""The kinds of machine there are, and which of them a recipe gets."""
+
+import shutil
+from collections.abc import Callable
+
+from cluster.config import ClusterConfig
+from cluster.job import Cluster
+from cluster.local import LocalCluster
+from cluster.slurm import SlurmCluster
+
+CLUSTERS: dict[str, Callable[[ClusterConfig], Cluster]] = {"local": LocalCluster, "slurm": SlurmCluster}
+
+
+def sbatch_available() -> bool:
+    """Whether this host can submit to Slurm."""
+    return shutil.which("sbatch") is not None
+
+
+def choose_cluster(config: ClusterConfig, *, has_sbatch: bool) -> Cluster:
+    """The kind that `cluster.type` names; `auto` is slurm for several nodes where there is sbatch."""
+    kind = config.type
+    if kind == "auto":
+        kind = "slurm" if config.nodes > 1 and has_sbatch else "local"
+    if kind == "local" and config.nodes > 1:
+        remedy = "set cluster.type=slurm" if has_sbatch else "submit from a host that has sbatch on its PATH"
+        raise ValueError(
+            f"cluster.type is {config.type!r} with {config.nodes} nodes, but this machine is one node;"
+            f" {remedy}, or run on 1 node"
+        )
+    if kind == "slurm" and not has_sbatch:
+        raise ValueError(
+            "cluster.type is 'slurm', but sbatch is not on PATH; submit from a host of a Slurm cluster,"
+            " or set cluster.type=local"
+        )
+    return CLUSTERS[kind](config)

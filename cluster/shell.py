@@ -1,0 +1,42 @@
+"""What the scripts of all kinds of machine have in common: bash text, quoted."""
+
+import shlex
+from collections.abc import Iterable
+
+from cluster.config import ClusterConfig
+from cluster.job import Job
+
+quote = shlex.quote
+
+
+def lines_before_agent(job: Job, config: ClusterConfig) -> list[str]:
+    """Set-up and environment, after which an agent may start."""
+    env = {
+        # torchrun sets 1 and prints a banner where it is missing.
+        "OMP_NUM_THREADS": str(job.threads),
+        # `python -m` puts the present folder first on sys.path: a stray types.py there would be imported.
+        "PYTHONSAFEPATH": "1",
+        **job.env,
+        **config.env,
+    }
+    return [
+        "set -eo pipefail",
+        f"cd {quote(job.cwd)}",
+        *config.setup,
+        *(f"export {name}={quote(value)}" for name, value in env.items()),
+    ]
+
+
+def agent_arguments(job: Job) -> list[str]:
+    """Arguments of torch's elastic agent that are the same on every machine, each quoted."""
+    return [f"--nnodes={job.nodes}", f"--nproc-per-node={job.nproc_per_node}", "--max-restarts=0"]
+
+
+def program(job: Job) -> str:
+    """What each rank runs, quoted."""
+    return " ".join(quote(word) for word in job.command)
+
+
+def continued(rows: Iterable[str]) -> str:
+    """One command on several rows."""
+    return " \\\n  ".join(rows)
