@@ -2,19 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.section import Section
 
 
 class StdlibSource(Section):
-    """Bytes of the installed Python's own standard-library source: a real corpus every machine has."""
+    """Bytes of the installed Python's own standard-library source: a real corpus every machine has.
+
+    Each file is followed by a NUL. Tests, generated tables and what distributions leave out are not read.
+    """
 
     type: Literal["python-stdlib"]
 
 
 class FilesSource(Section):
-    """Bytes of text files under any fsspec URL."""
+    """Bytes of text files under any fsspec URL, each followed by a NUL; hidden files are left out."""
 
     type: Literal["files"]
     url: str
@@ -38,7 +41,18 @@ class DataConfig(Section):
 
     source: Source
     seq_len: Annotated[int, Field(ge=1)]
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of files kept for evaluation (by a hash of the file's name); not used by `tokens`."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of files kept for evaluation, by a hash of the file's name; null is 0.05. Not for `tokens`."""
     prefetch: Annotated[int, Field(ge=0)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
+
+    @model_validator(mode="after")
+    def _held_out_has_files(self) -> "DataConfig":
+        if self.held_out is not None and isinstance(self.source, TokensSource):
+            raise ValueError(f"held_out is {self.held_out}; `tokens` takes a file, data.source.held_out")
+        return self
+
+    @property
+    def held_out_share(self) -> float:
+        """Share of files kept for evaluation."""
+        return 0.05 if self.held_out is None else self.held_out

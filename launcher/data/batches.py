@@ -1,0 +1,102 @@
+"""Batches of one rank: the part of each step's global batch that is its own, prepared ahead."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import final
+
+import numpy as np
+
+from launcher.data.order import windows_of_step
+from launcher.data.samples import IGNORED, Batch, Samples
+
+
+@final
+class Batches:
+    """The micro batches of one rank, by step.
+
+    Sample j = (micro * world_size + rank) * micro_batch_size + row of the global batch goes to (micro, rank,
+    row): read in that order, the samples are the same at any world size. `at` is a pure function of the step,
+    so a resume or a jump needs no state; a background thread prepares the steps after the one asked for.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        prefetch: int,
+    ) -> None:
+        if global_batch_size % (micro_batch_size * world_size):
+            raise ValueError(
+                f"global_batch_size {global_batch_size} is not a multiple of "
+                f"micro_batch_size {micro_batch_size} x world_size {world_size}"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank}; allowed: 0 to {world_size - 1}")
+        if samples.num_samples < 1:
+            raise ValueError("there are no samples; at least 1 is needed")
+        self._samples = samples
+        self._global_batch_size = global_batch_size
+        self._seed = seed
+        self._prefetch = prefetch
+        self._rows = _rows_of_rank(global_batch_size, micro_batch_size, rank, world_size)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch") if prefetch else None
+        self._pending: dict[int, Future[list[Batch]]] = {}
+        self.wait_s = 0.0
+        """Seconds that the last `at` waited for data."""
+
+    def at(self, step: int) -> list[Batch]:
+        """The micro batches of a step (counted from 0). Whatever goes wrong in the thread is raised here."""
+        start = time.perf_counter()
+        if self._thread is None:
+            batches = self._read(step)
+        else:
+            wanted = range(step, step + self._prefetch + 1)
+            for stale in [s for s in self._pending if s not in wanted]:
+                self._pending.pop(stale).cancel()
+            for ahead in wanted:
+                if ahead not in self._pending:
+                    self._pending[ahead] = self._thread.submit(self._read, ahead)
+            batches = self._pending.pop(step).result()
+        self.wait_s = time.perf_counter() - start
+        return batches
+
+    def close(self) -> None:
+        """Stop the thread; what it is preparing is finished and thrown away."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._pending.clear()
+
+    def _read(self, step: int) -> list[Batch]:
+        windows = windows_of_step(step, self._global_batch_size, self._samples.num_samples, self._seed)
+        return [self._samples.batch(windows[rows]) for rows in self._rows]
+
+
+def _rows_of_rank(total: int, micro_batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
+    """Positions in the global batch of each of a rank's micro batches."""
+    per_forward = micro_batch_size * world_size
+    offset = rank * micro_batch_size
+    return [np.arange(s + offset, s + offset + micro_batch_size) for s in range(0, total, per_forward)]
+
+
+def held_out_batches(
+    samples: Samples, *, num_sequences: int, micro_batch_size: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """Evenly spaced samples, the same set at any world size.
+
+    Every rank gets equally many batches of equal shape, as collectives need; what is left over is padding,
+    whose targets are all IGNORED.
+    """
+    count = min(num_sequences, samples.num_samples)
+    chosen = np.arange(count, dtype=np.int64) * samples.num_samples // max(1, count)
+    per_forward = micro_batch_size * world_size
+    padded = -(-count // per_forward) * per_forward
+    for rows in _rows_of_rank(padded, micro_batch_size, rank, world_size):
+        batch = samples.batch(chosen[np.minimum(rows, count - 1)])
+        batch.y[np.flatnonzero(rows >= count)] = IGNORED
+        yield batch

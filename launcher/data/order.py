@@ -1,0 +1,80 @@
+"""The global order of samples: a pure function of (seed, step), the same at any world size.
+
+A seeded bijection on [0, size) in O(1) memory: a Feistel network over the smallest power of two that
+holds `size`, walked until it lands inside ("Ciphers with arbitrary finite domains", Black and
+Rogaway, CT-RSA 2002).
+A resume therefore needs one integer, the step.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+# Four rounds already pass for random functions (Luby and Rackoff 1988); small domains need more to mix.
+_ROUNDS = 10
+
+
+def stream_key(*parts: int) -> int:
+    """Hash integers into one 64-bit key, with splitmix64's finaliser (Steele et al., OOPSLA 2014)."""
+    key = 0
+    for part in parts:
+        key = _mix_int((key + _GOLDEN) ^ _mix_int((part + _GOLDEN) & _MASK))
+    return key
+
+
+def _mix_int(z: int) -> int:
+    z &= _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def permute(index: NDArray[np.integer], size: int, seed: int) -> NDArray[np.int64]:
+    """Map each index in [0, size) to its place in a seeded permutation of [0, size)."""
+    if not 1 <= size <= 1 << 62:
+        raise ValueError(f"size is {size}; allowed: 1 to 2**62")
+    at = np.atleast_1d(np.asarray(index))
+    if at.size and not (int(at.min()) >= 0 and int(at.max()) < size):
+        raise ValueError(f"index spans {at.min()} to {at.max()}; allowed: 0 to {size - 1}")
+    value = _feistel(at.astype(np.uint64), size, seed)
+    outside = value >= np.uint64(size)
+    while outside.any():  # the domain is below 2 * size, so each turn brings more than half inside
+        value[outside] = _feistel(value[outside], size, seed)
+        outside = value >= np.uint64(size)
+    return value.astype(np.int64)
+
+
+def _feistel(value: NDArray[np.uint64], size: int, seed: int) -> NDArray[np.uint64]:
+    """Permute [0, 2**bits); the two halves change in turn, so that odd widths work too."""
+    bits = (size - 1).bit_length()
+    low_bits = np.uint64(bits // 2)
+    low_mask = np.uint64((1 << (bits // 2)) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
+    low, high = value & low_mask, value >> low_bits
+    for turn in range(_ROUNDS):
+        key = np.uint64(stream_key(seed, turn))
+        if turn % 2:
+            low = low ^ (_mix(high + key) & low_mask)
+        else:
+            high = high ^ (_mix(low + key) & high_mask)
+    return (high << low_bits) | low
+
+
+def windows_of_step(step: int, global_batch_size: int, num_windows: int, seed: int) -> NDArray[np.int64]:
+    """Window of each sample of a step's global batch; steps count from 0.
+
+    The samples of all steps are numbered on end; each epoch is every window once, in an order of its own.
+    """
+    samples = np.arange(step * global_batch_size, (step + 1) * global_batch_size, dtype=np.int64)
+    windows = np.empty_like(samples)
+    for epoch in range(int(samples[0]) // num_windows, int(samples[-1]) // num_windows + 1):
+        inside = samples // num_windows == epoch
+        windows[inside] = permute(samples[inside] % num_windows, num_windows, stream_key(seed, epoch))
+    return windows

@@ -1,0 +1,110 @@
+"""Which files a source reads, found before anything is loaded. Torch-free."""
+
+import os
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import files
+from launcher.data.config import DataConfig, FilesSource, StdlibSource
+from launcher.errors import Problem, UserError
+
+# What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
+# and generated tables (encodings, pydoc_data), which are no text.
+_NOT_CORPUS = frozenset(
+    {
+        *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
+        *("idlelib", "lib2to3", "distutils", "tkinter", "turtledemo", "ensurepip"),
+        *("encodings", "pydoc_data"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a corpus. `name` is relative to the source, so that a moved corpus is the same corpus."""
+
+    name: str
+    url: str
+
+
+def find_source_files(source: StdlibSource | FilesSource) -> list[SourceFile]:
+    """Sorted files of a text source. Raises UserError where there are none."""
+    return _find_stdlib() if isinstance(source, StdlibSource) else _find_files(source.url)
+
+
+def check_data(config: DataConfig) -> None:
+    """Raise UserError for files that are not there, before a job is queued."""
+    source = config.source
+    if source.type == "tokens":
+        require_files([source.train] + ([source.held_out] if source.held_out else []))
+    else:
+        find_source_files(source)
+
+
+def require_files(urls: Sequence[str]) -> None:
+    """Raise UserError, naming all that are missing."""
+    missing = [url for url in urls if not _is_file(url)]
+    if missing:
+        raise UserError(*(Problem(url, "there is no such file", _nearest(url)) for url in missing))
+
+
+def _is_file(url: str) -> bool:
+    place = files.absolute(url)
+    return [_bare(found) for found in files.find(place)] == [_bare(place)]
+
+
+def _find_stdlib() -> list[SourceFile]:
+    root = Path(sysconfig.get_path("stdlib"))
+    found: list[SourceFile] = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _NOT_CORPUS]
+        for name in names:
+            # Build settings and site customisation are the machine's, not Python's.
+            if name.endswith(".py") and not name.startswith(("_sysconfigdata", "sitecustomize")):
+                path = Path(folder, name)
+                found.append(SourceFile(path.relative_to(root).as_posix(), str(path)))
+    if not found:
+        remedy = "install Python's library as source files, or use data.source.type=files"
+        raise UserError(Problem(str(root), "this Python has no *.py files of its standard library", remedy))
+    return sorted(found, key=lambda file: file.name)
+
+
+def _find_files(url: str) -> list[SourceFile]:
+    place = files.absolute(url)
+    root = _fixed_part(place)
+    found = []
+    for file in files.find(place):
+        name = _bare(file).removeprefix(_bare(root)).strip("/")
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not hidden:
+            found.append(SourceFile(name or _bare(file).rsplit("/", 1)[-1], file))
+    if not found:
+        raise UserError(Problem(url, "there are no files here", _nearest(root)))
+    return sorted(found, key=lambda file: file.name)
+
+
+def _fixed_part(url: str) -> str:
+    """The folder above the first wildcard; the URL itself where there is none."""
+    parts = url.split("/")
+    wild = next((at for at, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts))
+    return "/".join(parts[:wild])
+
+
+def _bare(url: str) -> str:
+    """A URL's path, as `s3://b/x`, `s3a://b/x` and `memory:///b/x` name their files in different ways."""
+    return url.rsplit("://", 1)[-1].strip("/")
+
+
+def _nearest(url: str) -> str:
+    """A remedy: the nearest folder that exists, and what is in it."""
+    place = files.absolute(url)
+    while not files.exists(place):
+        above = place.rsplit("/", 1)[0]
+        if above == place or not _bare(above) or above.endswith((":/", ":")):
+            return "check the path"
+        place = above
+    names = files.list_names(place)
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"the nearest folder that exists is {place}, which holds {shown or 'nothing'}"
