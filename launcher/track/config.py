@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from launcher.track.store import mask_secrets
 from models.section import Section
 
 
@@ -13,7 +14,17 @@ class MLflowConfig(Section):
     enabled: bool = True
     tracking_uri: str | None = None
     """Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the folder the launch was started from."""
-    experiment: str = "mulaunch"
+    experiment: Annotated[str, Field(min_length=1)] = "mulaunch"
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _hold_no_secret(cls, uri: str | None) -> str | None:
+        """A recipe is copied into run folders and trackers, so that it is no place for a password."""
+        if uri is not None and mask_secrets(uri) != uri:
+            raise ValueError(
+                f"{mask_secrets(uri)} contains credentials; pass them in MLFLOW_TRACKING_URI instead"
+            )
+        return uri
 
 
 class TrackConfig(Section):

@@ -1,0 +1,156 @@
+"""The one door to MLflow: a run on a tracking store. Every call may be slow or fail; feed.py copes with that.
+
+MLflow is imported when a run is opened, which takes 1-2 s, and never by the training thread.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from launcher.track.points import Point, flatten_params
+from launcher.track.record import Outcome
+from launcher.track.store import artifact_location
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # else importing MLflow calls a server on the internet
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # default 7: one call to a dead server takes four minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the UI's server leaves job processes behind
+}
+"""What the command line puts into the environment of the processes it starts, where the user has not."""
+
+_KEY_TAG = "mulaunch.key"
+_MAX_METRICS, _MAX_PARAMS, _MAX_VALUE = 1000, 100, 6000  # MLflow's limits, the first two per request
+
+
+@dataclass(frozen=True, slots=True)
+class MlflowTarget:
+    """Where to feed."""
+
+    tracking_uri: str
+    experiment: str
+
+
+@final
+class MlflowRun:
+    """One MLflow run, open for all attempts of ours. Sending the same thing twice leaves one copy."""
+
+    def __init__(self, client: "MlflowClient", run: "Run") -> None:
+        self._client = client
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+
+    def begin_attempt(self, line: Mapping[str, Any]) -> None:
+        """Parameters and tags from a journal's start line.
+
+        MLflow refuses changed parameters, so a recipe that was changed on resume adds `resume_ATTEMPT.KEY`.
+        """
+        from mlflow.entities import Param, RunTag
+
+        attempt = line["attempt"]
+        first = self._client.get_run(self.run_id).data.params
+        params: dict[str, str] = {}
+        for key, whole in flatten_params(line["recipe"]).items():
+            value = whole[:_MAX_VALUE]
+            if key not in first:
+                params[key] = value
+            elif first[key] != value:
+                params[f"resume_{attempt}.{key}"] = value
+        entities = [Param(key, value) for key, value in params.items()]
+        tags = {"attempt": attempt, "run_dir": line["run_dir"], "world_size": line["world_size"]}
+        for start in range(0, len(entities), _MAX_PARAMS):
+            self._client.log_batch(self.run_id, params=entities[start : start + _MAX_PARAMS])
+        self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+        self._client.update_run(self.run_id, status="RUNNING")
+
+    def send(self, points: Sequence[Point]) -> str | None:
+        """Store points; returns why the server refuses them for good, None where all are stored."""
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in points]
+        refusal = None
+        for start in range(0, len(metrics), _MAX_METRICS):
+            try:
+                self._client.log_batch(self.run_id, metrics=metrics[start : start + _MAX_METRICS])
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                refusal = str(error)  # sending it again would be refused again, and hold up all that follows
+        return refusal
+
+    def send_artifact(self, path: Path) -> None:
+        """Store one file."""
+        self._client.log_artifact(self.run_id, str(path))
+
+    def end_attempt(self, status: Outcome, time_ms: int) -> None:
+        """Record how it ended."""
+        self._client.set_terminated(self.run_id, status, end_time=time_ms)
+
+
+def open_run(
+    target: MlflowTarget, *, run_id: str | None, run_key: str, run_name: str, start_ms: int, retried: bool
+) -> MlflowRun:
+    """Continue `run_id` where it is still there, else the run tagged `run_key`, else create one with it.
+
+    `retried` says that an earlier call may have created the run without learning of its success.
+    """
+    client = _connect(target.tracking_uri)
+    run = _find_run(client, run_id) if run_id else None
+    if run is not None:
+        return MlflowRun(client, run)
+    experiment_id = _find_experiment(client, target)
+    found = (
+        client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{run_key}'", max_results=1)
+        if retried
+        else []
+    )
+    tags = {_KEY_TAG: run_key, "mlflow.source.name": "launch", "mlflow.source.type": "JOB"}
+    created = found[0] if found else client.create_run(experiment_id, start_ms, tags, run_name)
+    return MlflowRun(client, created)
+
+
+def _connect(tracking_uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient, environment_variables
+
+    # Where the command line did not. Retries are the feed's own: those of MLflow hold a thread for minutes.
+    for variable in (
+        environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
+    ):
+        if not variable.is_set():
+            variable.set(MLFLOW_ENVIRONMENT[variable.name])
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(
+        logging.ERROR
+    )  # the feed reports failures itself, once
+    return MlflowClient(tracking_uri)
+
+
+def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """The run, or None where the store has no such run, or has it in the bin."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _find_experiment(client: "MlflowClient", target: MlflowTarget) -> str:
+    """The id of the experiment, created where there is none."""
+    experiment = client.get_experiment_by_name(target.experiment)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    location = artifact_location(target.tracking_uri, target.experiment)
+    return str(client.create_experiment(target.experiment, artifact_location=location))

@@ -1,0 +1,69 @@
+"""From journal lines and recipes to what a tracking server stores: metric points and parameters. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.track.journal import iterate_lines
+
+_NOT_A_METRIC = {"event", "time", "attempt", "step", "from_step"}
+_NOT_IN_A_NAME = re.compile(r"[^\w\-. /]")  # MLflow's alphabet of names, less the colon
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one curve. Made from a line alone, so sending a line twice sends the same points."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+def line_points(line: Mapping[str, Any]) -> list[Point]:
+    """Every number of a line that has a step; mappings become KEY/NAME, lines other than steps EVENT_KEY."""
+    if not isinstance(line.get("step"), int):
+        return []
+    prefix = "" if line["event"] == "step" else f"{line['event']}_"
+    numbers: dict[str, float] = {}
+    for key, value in line.items():
+        if key in _NOT_A_METRIC:
+            continue
+        named = value if isinstance(value, Mapping) else {}
+        for name, number in [(key, value), *((f"{key}/{inner}", item) for inner, item in named.items())]:
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                numbers[_NOT_IN_A_NAME.sub("_", prefix + name)] = float(number)
+    time_ms = round(line["time"] * 1000)
+    return [Point(key, value, time_ms, line["step"]) for key, value in numbers.items()]
+
+
+def superseded_points(journal: Path, end: int) -> dict[tuple[str, int], float]:
+    """Values by (key, step) recorded before the run last went back, for the steps that it does again.
+
+    `end` is the offset up to which the journal counts. Two passes, so that only those steps are kept.
+    """
+    went_back_at, from_step = 0, 0
+    for offset, line in iterate_lines(journal, 0, end):
+        if "from_step" in line:
+            went_back_at, from_step = offset, line["from_step"]
+    return {
+        (point.key, point.step): point.value
+        for _, line in iterate_lines(journal, 0, went_back_at)
+        for point in line_points(line)
+        if point.step > from_step
+    }
+
+
+def flatten_params(section: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested recipe as {"optim.lr": "0.001", ...}; lists as JSON."""
+    params: dict[str, str] = {}
+    for key, value in section.items():
+        name = _NOT_IN_A_NAME.sub("_", f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            params |= flatten_params(value, f"{name}.")
+        else:
+            params[name] = value if isinstance(value, str) else json.dumps(value)
+    return params

@@ -1,0 +1,81 @@
+"""The lines a person watches: steps, evaluations, checkpoints. Pure formatting."""
+
+import math
+from typing import final
+
+from launcher.track.record import StepRecord
+
+_DIM, _BOLD, _RED, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
+
+
+@final
+class Progress:
+    """Formats the lines of one attempt, aligned with each other; with colours if `colour`."""
+
+    def __init__(self, *, total_steps: int, colour: bool) -> None:
+        self._total_steps = total_steps
+        self._digits = len(str(total_steps))
+        self._colour = colour
+
+    def step_line(self, record: StepRecord, *, eta_s: float) -> str:
+        """A training step in at most 80 columns (for up to 99 999 steps)."""
+        parts = [
+            self._step(record.step),
+            self._number("loss", record.loss, format_fixed(record.loss, 4), width=7),
+            self._number("lr", record.lr, f"{record.lr:.2e}", width=8),
+            self._number("|grad|", record.grad_norm, format_fixed(record.grad_norm, 3), width=6),
+            f"{format_count(record.tokens_per_s):>5} {self._paint(_DIM, 'tok/s')}",
+            f"{self._paint(_DIM, 'ETA')} {format_duration(eta_s)}",
+        ]
+        return "  ".join(parts)
+
+    def eval_line(self, step: int, loss: float, *, sequences: int, seconds: float) -> str:
+        """An evaluation on held-out data."""
+        number = self._number("eval", loss, self._paint(_BOLD, format_fixed(loss, 4)), width=7)
+        return f"{self._step(step)}  {number}  {self._paint(_DIM, f'{sequences} sequences, {seconds:.1f} s')}"
+
+    def checkpoint_line(self, step: int, seconds: float, url: str) -> str:
+        """A checkpoint that can be resumed from."""
+        return (
+            f"{self._step(step)}  {self._paint(_DIM, 'saved')} {url}  {self._paint(_DIM, f'{seconds:.1f} s')}"
+        )
+
+    def _step(self, step: int) -> str:
+        return f"{self._paint(_DIM, 'step')} {step:>{self._digits}}/{self._total_steps}"
+
+    def _number(self, label: str, value: float, text: str, *, width: int) -> str:
+        padded = f"{text:>{width}}"
+        return f"{self._paint(_DIM, label)} {padded if math.isfinite(value) else self._paint(_RED, padded)}"
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"{code}{text}{_RESET}" if self._colour else text
+
+
+def format_fixed(number: float, decimals: int) -> str:
+    """So many decimals, so that columns line up; large numbers in scientific notation."""
+    return f"{number:.{decimals}f}" if abs(number) < 1000 or not math.isfinite(number) else f"{number:.1e}"
+
+
+def format_count(number: float) -> str:
+    """Three digits and a magnitude: 950, 48.2k, 1.31M."""
+    if not math.isfinite(number):
+        return str(number)
+    magnitude = 0
+    while abs(number) >= 999.5 and magnitude < 4:
+        number /= 1000
+        magnitude += 1
+    digits = 0 if magnitude == 0 or abs(number) >= 99.95 else (1 if abs(number) >= 9.995 else 2)
+    return f"{number:.{digits}f}{['', 'k', 'M', 'G', 'T'][magnitude]}"
+
+
+def format_duration(seconds: float) -> str:
+    """0:07, 12:34, 1:02:03, 3d 04:05; a dash where it is not known."""
+    if not math.isfinite(seconds) or seconds < 0:
+        return "-"
+    whole = round(seconds)
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

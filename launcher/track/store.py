@@ -1,0 +1,85 @@
+"""Which MLflow store a run feeds, and how its address is shown without its secrets. Imports no mlflow."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from launcher.errors import Problem, UserError
+
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+MASK = "***"
+
+_USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
+_SECRET_QUERY = re.compile(r"(?i)([?&;][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&;\s]+")
+
+
+def mask_secrets(text: str) -> str:
+    """The text with the user:password part of every URL, and secret-looking query values, replaced by ***."""
+    return _SECRET_QUERY.sub(rf"\1{MASK}", _USER_INFO.sub(f"{MASK}@", text))
+
+
+def mask_values(value: object) -> object:
+    """Plain JSON values with every string masked."""
+    if isinstance(value, str):
+        return mask_secrets(value)
+    if isinstance(value, Mapping):
+        return {key: mask_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask_values(item) for item in value]
+    return value
+
+
+def resolve_tracking_uri(
+    config_uri: str | None, environment_uri: str | None, folder: Path, *, previous: str | None = None
+) -> str:
+    """The store to feed: the recipe's, else MLFLOW_TRACKING_URI, else that of earlier attempts, else
+    mlflow.db in the folder the launch was started from. A SQLite path becomes absolute.
+
+    `previous` is what the run folder says, so that a resume from another folder does not fork the run.
+    """
+    named = {"track.mlflow.tracking_uri": config_uri, "MLFLOW_TRACKING_URI": environment_uri}
+    for place, uri in named.items():
+        if uri:
+            return _check_uri(place, uri, folder)
+    if previous is None:
+        return _sqlite_uri(folder / "mlflow.db")
+    if MASK in previous:
+        raise UserError(
+            Problem(
+                "MLFLOW_TRACKING_URI",
+                f"is not set; this run was tracked at {previous}, whose credentials are kept nowhere",
+                "set MLFLOW_TRACKING_URI again, or pass track.mlflow.enabled=false",
+            )
+        )
+    return previous
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The database file of a SQLite store, None for any other store."""
+    head = "sqlite:///"
+    return Path(tracking_uri.removeprefix(head)) if tracking_uri.startswith(head) else None
+
+
+def artifact_location(tracking_uri: str, experiment: str) -> str | None:
+    """Where artifacts of a new experiment go: beside a SQLite file; None leaves it to the server."""
+    database = sqlite_path(tracking_uri)
+    return (database.parent / "mlruns" / quote(experiment, safe=" ")).as_uri() if database else None
+
+
+def _sqlite_uri(path: Path) -> str:
+    return f"sqlite:///{path.absolute()}"
+
+
+def _check_uri(place: str, uri: str, folder: Path) -> str:
+    shown = mask_secrets(uri)
+    scheme = uri.split("://", 1)[0].split("+", 1)[0]
+    if "://" not in uri or scheme not in SCHEMES:
+        remedy = f"use sqlite:///PATH/mlflow.db, or the address of a server ({', '.join(SCHEMES[1:])}://...)"
+        raise UserError(Problem(place, f"{shown!r} is not a tracking store", remedy))
+    if scheme != "sqlite":
+        return uri.rstrip("/")
+    path = sqlite_path(uri)
+    if path is None or path.name in ("", ":memory:"):
+        raise UserError(Problem(place, f"{shown!r} names no file", "use sqlite:///PATH/mlflow.db"))
+    return _sqlite_uri(folder / path)

@@ -1,0 +1,107 @@
+"""The tracker: what the loop tells to the journal, the console and MLflow. Only rank 0 does anything."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO, final
+
+from launcher.track.feed import JOURNAL_NAME, FeedStatus, MlflowFeed
+from launcher.track.journal import Journal
+from launcher.track.mlflow import MlflowTarget
+from launcher.track.progress import Progress
+from launcher.track.record import AttemptRecord, Outcome, StepRecord
+from launcher.track.store import mask_values
+
+
+@final
+class Tracker:
+    """Journal, progress lines and MLflow feed of one attempt. Only rank 0 acts.
+
+    `folder` is local: the run directory, or a spool folder where that is remote.
+    `mlflow` None feeds no server, `stream` None prints nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rank: int,
+        attempt: int,
+        total_steps: int,
+        mlflow: MlflowTarget | None,
+        stream: TextIO | None,
+    ) -> None:
+        self._journal: Journal | None = None
+        self._feed: MlflowFeed | None = None
+        self._stream = stream if rank == 0 else None
+        self._progress = Progress(total_steps=total_steps, colour=stream is not None and stream.isatty())
+        self._total_steps = total_steps
+        self._first: tuple[int, float] | None = None
+        if rank != 0:
+            return
+        self._journal = Journal(folder / JOURNAL_NAME, attempt)
+        if mlflow is not None:
+            self._feed = MlflowFeed(folder / JOURNAL_NAME, mlflow, notify=self.say)
+
+    def start(self, record: AttemptRecord) -> None:
+        """Say in the journal what starts and from which step, and start feeding MLflow."""
+        self.event("start", {name: mask_values(value) for name, value in dataclasses.asdict(record).items()})
+        if self._feed is not None:
+            self._feed.start()
+
+    def log_step(self, record: StepRecord) -> None:
+        """A training step. Never waits for a tracking server."""
+        if self._journal is None:
+            return
+        self._journal.write("step", record.as_fields())
+        self.say(self._progress.step_line(record, eta_s=self._eta_s(record)))
+
+    def log_eval(self, step: int, loss: float, *, sequences: int, seconds: float) -> None:
+        """An evaluation on held-out data after `step` steps."""
+        if self._journal is None:
+            return
+        self._journal.write("eval", {"step": step, "loss": loss, "sequences": sequences, "seconds": seconds})
+        self.say(self._progress.eval_line(step, loss, sequences=sequences, seconds=seconds))
+
+    def checkpoint_saved(self, step: int, seconds: float, url: str) -> None:
+        """A published checkpoint. `seconds` is what training was blocked for."""
+        if self._journal is None:
+            return
+        self._journal.write("checkpoint", {"step": step, "seconds": seconds, "url": url})
+        self._journal.sync()
+        self.say(self._progress.checkpoint_line(step, seconds, url))
+
+    def event(self, name: str, record: Mapping[str, object]) -> None:
+        """Anything else for the journal. `from_step` says that the run went back to that step."""
+        if self._journal is not None:
+            self._journal.write(name, record)
+
+    def sync(self) -> None:
+        """Make the journal so far survive power loss; call it before a checkpoint is published."""
+        if self._journal is not None:
+            self._journal.sync()
+
+    def say(self, text: str) -> None:
+        """Print a line among the progress lines."""
+        if self._stream is not None:
+            print(text, file=self._stream, flush=True)
+
+    def close(self, outcome: Outcome, *, drain_s: float = 30.0) -> FeedStatus | None:
+        """End the attempt; give MLflow at most `drain_s` seconds for the rest. Returns how it stands."""
+        if self._journal is None:
+            return None
+        self._journal.write("end", {"status": outcome})
+        self._journal.close()
+        return self._feed.close(drain_s) if self._feed is not None else None
+
+    def _eta_s(self, record: StepRecord) -> float:
+        """Remaining steps at the pace since the first logged step, evaluations and checkpoints included."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (record.step, now)
+        first_step, first_time = self._first
+        steps = record.step - first_step
+        pace_s = (now - first_time) / steps if steps > 0 else record.step_time_s
+        return (self._total_steps - record.step) * pace_s if math.isfinite(pace_s) else math.nan
