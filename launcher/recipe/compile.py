@@ -1,0 +1,154 @@
+"""Recipe text, overrides and flags -> one typed recipe, or every problem at once. Imports no torch."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from types import NoneType
+
+from pydantic import ValidationError
+
+from launcher.errors import Problem, UserError
+from launcher.recipe.explain import Explainer
+from launcher.recipe.loaded import LoadedRecipe, SourceText
+from launcher.recipe.overrides import apply_overrides, flag_node
+from launcher.recipe.rules import check_rules
+from launcher.recipe.schema import Recipe
+from launcher.recipe.suggest import close_matches, did_you_mean
+from launcher.recipe.tree import Key, Node, child, dotted, plain, put
+from launcher.recipe.yaml_text import decode, dump_yaml, parse_tree
+
+MAX_PROBLEMS = 20
+"""Shown at once: about one screen."""
+_ROUNDS = 5
+"""Most validations in a row; each assumes what the mistakes so far were meant to be, to find those behind."""
+
+
+def load_recipe(
+    path: str, overrides: Sequence[str] = (), *, nodes: int | None = None, nproc_per_node: int | None = None
+) -> LoadedRecipe:
+    """Read and check a recipe file. Raises UserError with every problem found."""
+    return compile_recipe(_read(path), path, overrides, nodes=nodes, nproc_per_node=nproc_per_node)
+
+
+def compile_recipe(
+    text: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    nodes: int | None = None,
+    nproc_per_node: int | None = None,
+) -> LoadedRecipe:
+    """Check the text of a recipe, called `name` in messages. Raises UserError with every problem found."""
+    tree, problems = parse_tree(text, name)
+    if not isinstance(tree.value, dict):
+        message = "a recipe is `key: value` lines, this is " + (
+            "a list" if isinstance(tree.value, list) else "one value"
+        )
+        raise UserError(Problem(tree.place, message, f"its sections are {', '.join(Recipe.model_fields)}"))
+    tree, found = apply_overrides(tree, overrides)
+    problems += found
+    tree = _with_flags(tree, {"nodes": nodes, "nproc_per_node": nproc_per_node})
+    problems += _non_finite(tree)
+    recipe, tree, found = _validate(tree)
+    problems += found
+    if recipe is None or problems:
+        raise UserError(*_one_screen(problems))
+    loaded = LoadedRecipe(recipe=recipe, source=SourceText(name, text, tuple(overrides)), tree=tree)
+    if found := check_rules(loaded):
+        raise UserError(*_one_screen(found))
+    return loaded
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as loadable YAML with every key written and every override in it."""
+    return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def _with_flags(tree: Node, flags: Mapping[str, int | None]) -> Node:
+    """Write the flags given into the cluster section; validation tells if that is no section."""
+    cluster = child(tree, "cluster")
+    if cluster is not None and not isinstance(cluster.value, (dict, NoneType)):
+        return tree
+    for key, value in flags.items():
+        if value is not None:
+            tree = put(tree, ("cluster", key), flag_node(key, value))
+    return tree
+
+
+def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
+    """Validate, assume the likely meaning of each mistake, and validate again for what is wrong behind it."""
+    explainer: Explainer | None = None
+    settled: list[Problem] = []
+    for _ in range(_ROUNDS):
+        try:
+            # The JSON mode is strict about kinds and yet takes an array for a tuple, an int for a float.
+            return Recipe.model_validate_json(json.dumps(plain(tree))), tree, settled
+        except ValidationError as error:
+            explainer = explainer or Explainer(Recipe.model_json_schema())
+            report = explainer.explain(tree, error.errors(include_url=False))
+        settled += report.repaired
+        if report.tree is tree:
+            return None, tree, settled + report.open
+        tree = report.tree
+    return None, tree, settled + report.open
+
+
+def _non_finite(node: Node, path: tuple[Key, ...] = ()) -> Iterator[Problem]:
+    """YAML can write infinity and not-a-number; no number of a recipe may be one."""
+    if isinstance(node.value, dict):
+        for key, inner in node.value.items():
+            yield from _non_finite(inner, (*path, key))
+    elif isinstance(node.value, list):
+        for index, item in enumerate(node.value):
+            yield from _non_finite(item, (*path, index))
+    elif isinstance(node.value, float) and not isfinite(node.value):
+        yield Problem(node.place, f"{dotted(path)} is {node.text}", "write a finite number")
+
+
+def _one_screen(problems: Sequence[Problem]) -> list[Problem]:
+    """In the order of the file, each once, at most a screen of them."""
+    kept = list(dict.fromkeys(sorted(problems, key=_position)))
+    if len(kept) <= MAX_PROBLEMS:
+        return kept
+    rest = len(kept) - MAX_PROBLEMS
+    place = kept[0].place.partition(":")[0]
+    return [*kept[:MAX_PROBLEMS], Problem(place, f"and {rest} more problem{'s' * (rest > 1)}")]
+
+
+def _position(problem: Problem) -> tuple[int, int]:
+    found = re.search(r":(\d+):(\d+)$", problem.place)
+    return (int(found[1]), int(found[2])) if found else (1 << 30, 0)
+
+
+def _read(path: str) -> str:
+    """The text of a recipe file. Raises UserError naming the nearest file when there is none."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(Problem(path, "no such recipe", _nearest_file(Path(path)))) from None
+    except IsADirectoryError:
+        raise UserError(Problem(path, "is a folder, not a recipe", _listing(Path(path)))) from None
+    except OSError as error:
+        raise UserError(
+            Problem(path, f"cannot be read: {error.strerror or error}", "check its permissions")
+        ) from None
+    except ValueError:  # a NUL inside the path
+        raise UserError(Problem(repr(path), "is not a path", "give the path of a recipe")) from None
+    return decode(content, path)
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} in {Path.cwd()}"
+    names = {found.stem: found for found in sorted(folder.glob("*.y*ml"))}
+    matches = close_matches(path.stem, names)
+    return did_you_mean(str(names[match]) for match in matches) or _listing(folder)
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(found.name for found in folder.glob("*.y*ml"))
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"recipes in {folder}: {shown}" if names else f"there are no recipes in {folder}"

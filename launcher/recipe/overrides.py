@@ -1,0 +1,79 @@
+"""`section.key=value` after the recipe: the same typing and the same errors as the file."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from launcher.errors import Problem, UserError
+from launcher.recipe.tree import Key, Node, child, dotted, put
+from launcher.recipe.yaml_text import parse_tree
+
+
+def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
+    """Write each override into the tree, in order; return the tree and what could not be written."""
+    problems: list[Problem] = []
+    for override in overrides:
+        try:
+            path, node = _read_override(override)
+            tree = put(tree, _typed_path(tree, path, override), node)
+        except UserError as error:
+            problems += error.problems
+    return tree, problems
+
+
+def flag_node(key: str, value: int) -> Node:
+    """The value of a flag such as --nproc-per-node, placed at the flag."""
+    flag = f"--{key.replace('_', '-')}"
+    return Node(value, flag, flag, str(value))
+
+
+def _read_override(override: str) -> tuple[list[str], Node]:
+    """Split `a.b=value` and read the value as YAML."""
+    place = f"override {override!r}"
+    name, equals, text = override.partition("=")
+    path = name.strip().split(".")
+    if not equals or not all(path):
+        raise UserError(Problem(place, "is not section.key=value", "for example optim.lr=3e-4"))
+    if not text.strip():
+        raise UserError(
+            Problem(place, "has no value", f"write {name}=null for none, or {name}='\"\"' for empty text")
+        )
+    try:
+        node, problems = parse_tree(text, place)
+    except UserError as error:
+        raise UserError(*(replace(problem, place=place) for problem in error.problems)) from None
+    if problems:
+        raise UserError(*(replace(problem, place=place) for problem in problems))
+    return path, _placed(node, place)
+
+
+def _placed(node: Node, place: str) -> Node:
+    """The tree with every place set to the override."""
+    value = node.value
+    if isinstance(value, dict):
+        value = {key: _placed(inner, place) for key, inner in value.items()}
+    elif isinstance(value, list):
+        value = [_placed(item, place) for item in value]
+    return Node(value, place, place, node.text)
+
+
+def _typed_path(tree: Node, path: list[str], override: str) -> tuple[Key, ...]:
+    """The path with list positions as numbers. Raises UserError where it leads into a plain value."""
+    typed: list[Key] = []
+    node: Node | None = tree
+    for name in path:
+        key: Key = name
+        if node is not None and isinstance(node.value, list):
+            key = int(name) if name.isdecimal() else name
+            if child(node, key) is None:
+                message = (
+                    f"{dotted(typed)} has no item {name}: it is a list of {len(node.value)} ({node.place})"
+                )
+                raise UserError(
+                    Problem(f"override {override!r}", message, "count from 0, or give the whole list")
+                )
+        elif node is not None and node.value is not None and not isinstance(node.value, dict):
+            message = f"{dotted(typed)} is {node.text or repr(node.value)} ({node.place}), which has no keys"
+            raise UserError(Problem(f"override {override!r}", message, f"set {dotted(typed)}=... itself"))
+        typed.append(key)
+        node = child(node, key) if node is not None else None
+    return tuple(typed)

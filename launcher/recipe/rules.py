@@ -1,0 +1,184 @@
+"""Rules between the fields of a recipe that need no torch. Each names every place it compares."""
+
+from collections.abc import Callable, Iterator
+
+from pydantic import BaseModel
+
+from launcher.errors import Problem
+from launcher.optim.config import TensorRate
+from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.tree import Key
+
+BYTE_VALUES = 256
+BYTE_SOURCES = ("python-stdlib", "files")
+Path = tuple[Key, ...]
+
+
+def check_rules(
+    loaded: LoadedRecipe, nodes: int | None = None, nproc_per_node: int | None = None
+) -> list[Problem]:
+    """Every rule that the recipe breaks, on its own number of ranks or on the one given."""
+    loaded = loaded.on(nodes, nproc_per_node)
+    return [problem for rule in RULES for problem in rule(loaded)]
+
+
+def _world_size(loaded: LoadedRecipe) -> int:
+    return loaded.recipe.cluster.nodes * loaded.recipe.cluster.nproc_per_node
+
+
+def _world(loaded: LoadedRecipe) -> str:
+    """The number of ranks with where it comes from."""
+    nodes, processes = loaded.cite("cluster", "nodes"), loaded.cite("cluster", "nproc_per_node")
+    return f"{_world_size(loaded)} ranks: {nodes} x {processes}"
+
+
+def _batch_divides_over_ranks(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The batch triangle: global = ranks x accumulation x micro, all whole; a small share is one micro-batch."""
+    world, train = _world_size(loaded), loaded.recipe.train
+    share, rest = divmod(train.global_batch_size, world)
+    if rest:
+        near = [size for size in (share * world, (share + 1) * world) if size]
+        yield Problem(
+            loaded.place("train", "global_batch_size"),
+            f"train.global_batch_size = {train.global_batch_size} does not divide over {_world(loaded)}",
+            f"use {' or '.join(map(str, near))}",
+        )
+    elif share > train.micro_batch_size and share % train.micro_batch_size:
+        fits = max(size for size in range(1, train.micro_batch_size + 1) if share % size == 0)
+        yield Problem(
+            loaded.place("train", "micro_batch_size"),
+            f"train.micro_batch_size = {train.micro_batch_size} does not divide the {share} sequences of "
+            f"each rank: {loaded.cite('train', 'global_batch_size')} over {_world(loaded)}",
+            f"use {fits}",
+        )
+
+
+def _engine_has_its_own_keys(loaded: LoadedRecipe) -> Iterator[Problem]:
+    parallel = loaded.recipe.parallel
+    if parallel.engine == "deepspeed":
+        place = loaded.place("parallel", "engine")
+        yield Problem(place, "parallel.engine = deepspeed is not available yet", "use torch")
+    elif parallel.zero_stage is not None:
+        yield Problem(
+            loaded.place("parallel", "zero_stage"),
+            f"parallel.zero_stage = {parallel.zero_stage} is for deepspeed, but "
+            f"{loaded.cite('parallel', 'engine')}",
+            "remove it, and choose how parameters are sharded with parallel.strategy",
+        )
+
+
+def _single_is_one_rank(loaded: LoadedRecipe) -> Iterator[Problem]:
+    if loaded.recipe.parallel.strategy == "single" and _world_size(loaded) > 1:
+        place = loaded.place("parallel", "strategy")
+        message = f"parallel.strategy = single is for one rank, but there are {_world(loaded)}"
+        yield Problem(place, message, "use ddp, fsdp2 or hsdp")
+
+
+def _shard_groups_fill_the_world(loaded: LoadedRecipe) -> Iterator[Problem]:
+    parallel, world = loaded.recipe.parallel, _world_size(loaded)
+    size = parallel.shard_size
+    if size is None:
+        return
+    place = loaded.place("parallel", "shard_size")
+    if parallel.strategy != "hsdp":
+        message = f"parallel.shard_size = {size} is for hsdp, but {loaded.cite('parallel', 'strategy')}"
+        yield Problem(place, message, "remove it, or use strategy hsdp")
+    elif world % size:
+        fits = max(count for count in range(1, min(size, world) + 1) if world % count == 0)
+        message = f"parallel.shard_size = {size} does not divide {_world(loaded)}"
+        yield Problem(place, message, f"use {fits}")
+
+
+def _local_is_one_node(loaded: LoadedRecipe) -> Iterator[Problem]:
+    cluster = loaded.recipe.cluster
+    if cluster.type == "local" and cluster.nodes > 1:
+        message = (
+            f"{loaded.cite('cluster', 'nodes')}, but {loaded.cite('cluster', 'type')} is this machine only"
+        )
+        yield Problem(
+            loaded.place("cluster", "nodes"), message, "use cluster.type=slurm or auto, or one node"
+        )
+
+
+def _one_process_per_gpu(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """NCCL refuses two ranks of one job on one device."""
+    cluster = loaded.recipe.cluster
+    if cluster.gpus_per_node is not None and cluster.nproc_per_node > cluster.gpus_per_node:
+        gpus, processes = loaded.cite("cluster", "gpus_per_node"), loaded.cite("cluster", "nproc_per_node")
+        place = loaded.place("cluster", "nproc_per_node")
+        yield Problem(place, f"more processes than GPUs: {processes}, {gpus}", "use one process per GPU")
+
+
+def _warmup_ends_before_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
+    warmup, steps = loaded.recipe.schedule.warmup_steps, loaded.recipe.train.steps
+    if warmup >= steps:
+        message = f"schedule.warmup_steps = {warmup} does not end before {loaded.cite('train', 'steps')}"
+        yield Problem(
+            loaded.place("schedule", "warmup_steps"), message, "warm up for fewer steps, or train longer"
+        )
+
+
+def _mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
+    mup = loaded.recipe.mup
+    given = [key for key in ("base_width", "delta_width", "base_shapes") if getattr(mup, key) is not None]
+    if mup.type == "sp":
+        for key in given:
+            message = f"{loaded.cite('mup', key)} has no meaning with {loaded.cite('mup', 'type')}"
+            yield Problem(loaded.place("mup", key), message, "remove it, or use type mup")
+        return
+    if mup.base_width is None and mup.base_shapes is None:
+        message = f"{loaded.cite('mup', 'type')} needs the width at which the rates were tuned"
+        yield Problem(loaded.place("mup"), message, "add mup.base_width, or mup.base_shapes with a file")
+    if mup.base_shapes is not None:
+        for key in given:
+            if key != "base_shapes":
+                message = f"{loaded.cite('mup', key)} and {loaded.cite('mup', 'base_shapes')} are two bases"
+                yield Problem(loaded.place("mup", key), message, "keep one of the two")
+    elif mup.delta_width is not None and mup.delta_width == mup.base_width:
+        message = f"{loaded.cite('mup', 'delta_width')} equals {loaded.cite('mup', 'base_width')}"
+        yield Problem(
+            loaded.place("mup", "delta_width"), message, "use another width, or leave it out for the double"
+        )
+
+
+def _vocabulary_holds_every_byte(loaded: LoadedRecipe) -> Iterator[Problem]:
+    model, source = loaded.recipe.model, loaded.recipe.data.source
+    if source.type in BYTE_SOURCES and model.vocab_size < BYTE_VALUES:
+        kind = loaded.cite("data", "source", "type")
+        message = f"model.vocab_size = {model.vocab_size} is too small for the bytes of {kind}"
+        yield Problem(loaded.place("model", "vocab_size"), message, f"use {BYTE_VALUES} or more")
+
+
+def _one_rate_per_tensor(loaded: LoadedRecipe) -> Iterator[Problem]:
+    for path, section in _sections(loaded.recipe):
+        if isinstance(section, TensorRate) and section.lr is not None and section.lr_mult != 1.0:
+            message = (
+                f"{loaded.cite(*path, 'lr')} and {loaded.cite(*path, 'lr_mult')} are two rates for one tensor"
+            )
+            yield Problem(loaded.place(*path, "lr_mult"), message, "keep lr, or lr_mult")
+
+
+def _sections(section: BaseModel, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
+    """Every section of a recipe, outermost first."""
+    yield path, section
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        items = enumerate(value) if isinstance(value, tuple) else ()
+        inner = [((*path, name, index), item) for index, item in items] or [((*path, name), value)]
+        for place, item in inner:
+            if isinstance(item, BaseModel):
+                yield from _sections(item, place)
+
+
+RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
+    _batch_divides_over_ranks,
+    _engine_has_its_own_keys,
+    _single_is_one_rank,
+    _shard_groups_fill_the_world,
+    _local_is_one_node,
+    _one_process_per_gpu,
+    _warmup_ends_before_the_run,
+    _mup_has_one_base,
+    _vocabulary_holds_every_byte,
+    _one_rate_per_tensor,
+)

@@ -1,0 +1,39 @@
+"""The nearest right answer to a misspelt one."""
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+GOOD = 0.65
+"""Similarity from which a suggestion helps more than a list of what there is."""
+TIE = 0.1
+
+
+def close_matches(given: str, known: Iterable[str]) -> list[str]:
+    """Known words near the given one, the nearest first; several only when they are about equally near."""
+    scored = sorted(((_likeness(given, word), word) for word in known), key=lambda pair: (-pair[0], pair[1]))
+    if not scored or scored[0][0] < GOOD:
+        return []
+    best = scored[0][0]
+    if best == 1.0:
+        return [scored[0][1]]
+    return [word for score, word in scored[:3] if score >= max(GOOD, best - TIE)]
+
+
+def did_you_mean(words: Iterable[str]) -> str:
+    """`did you mean a or b?`, or nothing for no words."""
+    found = list(words)
+    return f"did you mean {' or '.join(found)}?" if found else ""
+
+
+def _likeness(given: str, word: str) -> float:
+    """1 for the same letters, whatever case and separators; 0.9 for some of its words; else a ratio."""
+    given_words, words = _words(given), _words(word)
+    if "".join(given_words) == "".join(words):
+        return 1.0
+    ratio = SequenceMatcher(None, "_".join(given_words), "_".join(words), autojunk=False).ratio()
+    parted = len(given) > 2 and given_words and set(given_words) < set(words)
+    return max(ratio, 0.9 if parted else 0.0)
+
+
+def _words(name: str) -> list[str]:
+    return [part for part in name.lower().replace("-", "_").replace(".", "_").split("_") if part]
