@@ -1,10 +1,13 @@
 """Data section of a recipe. Torch-free."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from models.section import Section
+
+Seed = Annotated[int, Field(ge=0)]
 
 
 class StdlibSource(Section):
@@ -33,7 +36,58 @@ class TokensSource(Section):
     dtype: Literal["uint8", "uint16", "uint32"] = "uint16"
 
 
-Source = Annotated[StdlibSource | FilesSource | TokensSource, Field(discriminator="type")]
+class ListOpsSource(Section):
+    """ListOps (arXiv 1804.06028) by the rules of Long Range Arena (arXiv 2011.04006): classify a nested list
+    expression by its value, 0 to 9. Expressions are `min_length` to `data.seq_len` tokens long.
+
+    Long Range Arena's own set is the default with data.seq_len 1999, made anew.
+    """
+
+    type: Literal["listops"]
+    min_length: Annotated[int, Field(ge=1)] = 501
+    max_depth: Annotated[int, Field(ge=2, le=200)] = 10
+    max_args: Annotated[int, Field(ge=2)] = 10
+    train_samples: Annotated[int, Field(ge=1)] = 96_000
+    held_out_samples: Annotated[int, Field(ge=1)] = 2_000
+    seed: Seed = 0
+    """Which data set; the recipe's own seed is for its order."""
+
+
+class CopyingSource(Section):
+    """Copying (Hochreiter and Schmidhuber 1997; Arjovsky et al., arXiv 1511.06464): symbols, then blanks, then
+    as many cues, at each of which one symbol is to be said. New sequences without end."""
+
+    type: Literal["copying"]
+    num_symbols: Annotated[int, Field(ge=1)] = 10
+    alphabet: Annotated[int, Field(ge=2)] = 8
+    selective: bool = False
+    """Scatter the symbols among the blanks (arXiv 2312.00752, section 3.1)."""
+    seed: Seed = 0
+
+
+class RecallSource(Section):
+    """Multi-query associative recall (arXiv 2312.04927): pairs of key and value, then blanks, then keys, at each
+    of which its value is to be said. New sequences without end."""
+
+    type: Literal["associative-recall"]
+    num_pairs: Annotated[int, Field(ge=1)] = 8
+    num_queries: Annotated[int, Field(ge=1)] = 8
+    num_keys: Annotated[int, Field(ge=1)] = 32
+    num_values: Annotated[int, Field(ge=2)] = 32
+    seed: Seed = 0
+
+
+class DigitsSource(Section):
+    """The 1797 handwritten digits (8 x 8 grey values) that scikit-learn ships, as signals of 64 steps."""
+
+    type: Literal["digits"]
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of images kept for evaluation, of each digit alike."""
+
+
+TextSource = StdlibSource | FilesSource
+GeneratedSource = ListOpsSource | CopyingSource | RecallSource
+Source = Annotated[TextSource | TokensSource | GeneratedSource | DigitsSource, Field(discriminator="type")]
 
 
 class DataConfig(Section):
@@ -41,18 +95,76 @@ class DataConfig(Section):
 
     source: Source
     seq_len: Annotated[int, Field(ge=1)]
+    """Positions of each sequence that a model sees."""
     held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of files kept for evaluation, by a hash of the file's name; null is 0.05. Not for `tokens`."""
+    """Share of files kept for evaluation, by a hash of the file's name; null is 0.05. Only for `python-stdlib` and
+    `files`: other sources say themselves what they keep."""
     prefetch: Annotated[int, Field(ge=0)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
 
     @model_validator(mode="after")
     def _held_out_has_files(self) -> "DataConfig":
-        if self.held_out is not None and isinstance(self.source, TokensSource):
-            raise ValueError(f"held_out is {self.held_out}; `tokens` takes a file, data.source.held_out")
+        if self.held_out is not None and not isinstance(self.source, StdlibSource | FilesSource):
+            raise ValueError(
+                f"held_out is {self.held_out}, a share of files; `{self.source.type}` does not use it: remove it"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _source_fits_seq_len(self) -> "DataConfig":
+        source = self.source
+        match source:
+            case ListOpsSource() if source.min_length > self.seq_len:
+                raise ValueError(f"seq_len is {self.seq_len}; source.min_length {source.min_length} is more")
+            case CopyingSource() if 2 * source.num_symbols > self.seq_len:
+                least = 2 * source.num_symbols
+                raise ValueError(f"seq_len is {self.seq_len}; {source.num_symbols} symbols need at least {least}")
+            case RecallSource() if 2 * source.num_pairs + source.num_queries > self.seq_len:
+                least = 2 * source.num_pairs + source.num_queries
+                raise ValueError(f"seq_len is {self.seq_len}; the pairs and queries need at least {least}")
+            case RecallSource() if source.num_pairs > source.num_keys:
+                raise ValueError(f"source.num_pairs is {source.num_pairs}; num_keys {source.num_keys} is less")
+            case RecallSource() if source.num_queries > source.num_pairs:
+                raise ValueError(
+                    f"source.num_queries is {source.num_queries}; num_pairs {source.num_pairs} is less"
+                )
+            case DigitsSource() if self.seq_len != 64:
+                raise ValueError(f"seq_len is {self.seq_len}; a digit has 64 steps")
+            case _:
+                return self
 
     @property
     def held_out_share(self) -> float:
         """Share of files kept for evaluation."""
         return 0.05 if self.held_out is None else self.held_out
+
+
+@dataclass(frozen=True, slots=True)
+class TaskShape:
+    """What a source asks of a model."""
+
+    inputs: Literal["tokens", "signals"]
+    targets: Literal["tokens", "label"]
+    """A target at each position, or one for the sequence."""
+    vocab_size: int | None = None
+    """Token ids are below this; None where only the data can tell."""
+    num_classes: int | None = None
+    num_features: int | None = None
+    """Numbers at each step of a signal."""
+
+
+def task_shape(source: Source) -> TaskShape:
+    """What a model for this source must take and give."""
+    match source:
+        case StdlibSource() | FilesSource():
+            return TaskShape("tokens", "tokens", vocab_size=256)
+        case TokensSource():
+            return TaskShape("tokens", "tokens")
+        case ListOpsSource():
+            return TaskShape("tokens", "label", vocab_size=16, num_classes=10)
+        case CopyingSource():
+            return TaskShape("tokens", "tokens", vocab_size=source.alphabet + 2)
+        case RecallSource():
+            return TaskShape("tokens", "tokens", vocab_size=1 + source.num_keys + source.num_values)
+        case DigitsSource():
+            return TaskShape("signals", "label", num_classes=10, num_features=1)

@@ -34,7 +34,7 @@ def find_source_files(source: StdlibSource | FilesSource) -> list[SourceFile]:
     return _find_stdlib() if isinstance(source, StdlibSource) else _find_files(source.url)
 
 
-def check_data(config: DataConfig) -> None:
+def check_sources(config: DataConfig) -> None:
     """Raise UserError for files that are not there, before a job is queued."""
     source = config.source
     if source.type == "tokens":

@@ -1,0 +1,48 @@
+# Set-up and the common commands. `make run` trains the quickstart, `make test` is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+JOBS ?= 2
+
+.PHONY: run test test-slow check format clean help
+
+help:
+	@echo "make run        set up and train the quickstart recipe"
+	@echo "make test       set up, check format, lint and types, and run the tests"
+	@echo "make test-slow  the heavier tests as well"
+	@echo "make format     rewrite the code in the house format"
+	@echo "make clean      remove the virtual environment and runs"
+
+run: $(STAMP)
+	$(BIN)/launch recipes/s4d-lm-quickstart.yaml
+
+test: $(TEST_STAMP) check
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(TEST_STAMP)
+	$(BIN)/pytest -n $(JOBS)
+
+check: $(TEST_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(TEST_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): about two minutes the first time, nothing the next"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(TEST_STAMP): $(STAMP)
+	@echo "adding what the tests need"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs mlruns mlflow.db

@@ -1,0 +1,85 @@
+"""Restore the newest good checkpoint of a run, after checking that it belongs to the recipe."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+
+from launcher import files
+from launcher.checkpoint.manifest import Rejected, Saved, find_newest
+from launcher.checkpoint.save import quarantine
+from launcher.checkpoint.storage import read_index, read_tensors
+from launcher.errors import Problem, UserError
+from launcher.mup.shapes import BaseShapes, compare_shapes
+from launcher.world import World
+
+
+def choose_checkpoint(run_url: str, world: World) -> tuple[Saved | None, list[Rejected]]:
+    """Agree on the newest checkpoint whose digests hold. Damaged newer ones are moved to RUN/quarantine."""
+    found: tuple[Saved | None, list[Rejected]] = (None, [])
+    if world.is_main:
+        found = find_newest(run_url, verify=True)
+        for bad in found[1]:
+            if bad.damaged:
+                quarantine(run_url, bad.url)
+    return world.from_main(found)
+
+
+def check_identity(
+    saved: Saved, base_shapes: BaseShapes, base_shapes_hash: str, scalings: Mapping[str, object]
+) -> None:
+    """Raise UserError where a checkpoint was trained with other base shapes or multipliers, showing the difference.
+
+    Its weights were scaled once, at the start, by its own base shapes; under others they mean something else.
+    """
+    if saved.manifest["base_shapes_hash"] != base_shapes_hash:
+        theirs = cast(dict[str, list[int | None]], saved.manifest["base_shapes"])
+        shapes = {name: tuple(dims) for name, dims in theirs.items()}
+        lines = compare_shapes(shapes, base_shapes)
+        raise UserError(
+            Problem(
+                saved.url,
+                "was trained with other base shapes:\n    " + "\n    ".join(lines),
+                "resume with the mup section (and model widths) of RUN/recipe.yaml, or start a new run",
+            )
+        )
+    theirs_scalings = cast(dict[str, object], saved.manifest["scalings"])
+    different = [name for name in scalings if theirs_scalings.get(name) != scalings[name]]
+    if different:
+        lines = [f"{n}: {theirs_scalings.get(n)} saved, {scalings[n]} in the recipe" for n in different[:4]]
+        raise UserError(
+            Problem(saved.url, "was trained with other multipliers:\n    " + "\n    ".join(lines), "see RUN/recipe.yaml")
+        )
+
+
+def check_data(saved: Saved, now: Mapping[str, object]) -> None:
+    """Raise UserError where the rest of the run would not read the samples that an uninterrupted one reads."""
+    data = cast(dict[str, object], saved.manifest["data"])
+    different = [f"{key}: {data.get(key)} saved, {value} now" for key, value in now.items() if data.get(key) != value]
+    if different:
+        raise UserError(
+            Problem(
+                saved.url,
+                "was trained on other data or in another order:\n    " + "\n    ".join(different),
+                "resume with the data it began with, or start a new run",
+            )
+        )
+
+
+def restore_tensors(saved: Saved, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill live tensors, however sharded, from a checkpoint. Raises UserError where names or shapes differ."""
+    index = read_index(saved.url).state_dict_metadata
+    problems = [
+        Problem(files.join(saved.url, name), "is in the checkpoint but not in this run", "see RUN/recipe.yaml")
+        for name in index
+        if name not in tensors
+    ]
+    for name, tensor in tensors.items():
+        if name not in index:
+            problems.append(Problem(name, f"is not in {saved.url}", "see RUN/recipe.yaml"))
+        elif tuple(index[name].size) != tuple(tensor.shape):
+            message = f"has shape {tuple(index[name].size)} in {saved.url}, {tuple(tensor.shape)} in this run"
+            problems.append(Problem(name, message, "see RUN/recipe.yaml"))
+    if problems:
+        raise UserError(*problems[:10])
+    read_tensors(saved.url, tensors)

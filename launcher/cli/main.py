@@ -1,0 +1,82 @@
+"""The `launch` command: choose the verb, print errors, set the exit code. Imports no torch."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from launcher.errors import Problem, UserError
+
+USAGE = """\
+usage: launch RECIPE [key=value ...] [--nodes N] [--nproc-per-node M] [--run-dir URL] [--dry-run]
+       launch VERB ...
+
+Train a recipe, here or on a cluster, so that it can be resumed and explained.
+
+  launch RECIPE        start a new run
+  launch resume RUN    continue a run from its newest good checkpoint
+  launch plan RECIPE   print every derived number, the parameter groups and the exact command; start nothing
+  launch schema        print the JSON Schema of recipes, for editors
+  launch ui            open MLflow's pages on the default store
+
+`launch VERB --help` tells more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
+"""
+
+
+def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
+    # Each verb is imported only when it is called, so that help and errors stay fast.
+    def plan(arguments: Sequence[str]) -> int:
+        from launcher.cli.run import plan_recipe
+
+        return plan_recipe(arguments)
+
+    def resume(arguments: Sequence[str]) -> int:
+        from launcher.cli.resume import resume_run
+
+        return resume_run(arguments)
+
+    def schema(arguments: Sequence[str]) -> int:
+        from launcher.cli.schema import print_schema
+
+        return print_schema(arguments)
+
+    def ui(arguments: Sequence[str]) -> int:
+        from launcher.cli.ui import open_ui
+
+        return open_ui(arguments)
+
+    return {"plan": plan, "resume": resume, "schema": schema, "ui": ui}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 2 for what the user can mend, 130 for ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print_problems(error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    verbs, first = _verbs(), arguments[0]
+    if first in verbs:
+        return verbs[first](arguments[1:])
+    looks_like_file = "/" in first or first.endswith((".yaml", ".yml"))
+    if not looks_like_file and not first.startswith("-"):
+        from launcher.recipe.suggest import close_matches, did_you_mean
+
+        hint = did_you_mean(close_matches(first, verbs)) or f"verbs are {', '.join(verbs)}; a recipe ends in .yaml"
+        raise UserError(Problem(f"launch {first}", "is neither a verb nor a recipe", hint))
+    from launcher.cli.run import run_recipe
+
+    return run_recipe(arguments)
+
+
+def print_problems(error: UserError) -> None:
+    """One screen on stderr."""
+    for problem in error.problems:
+        print(f"launch: {problem}", file=sys.stderr)

@@ -1,0 +1,54 @@
+"""`launch resume RUN`."""
+
+import argparse
+from collections.abc import Sequence
+
+from launcher import files
+from launcher.checkpoint.manifest import find_newest
+from launcher.cli.arguments import add_overrides, add_shape, parse
+from launcher.data.sources import check_data
+from launcher.recipe.compile import compile_recipe
+from launcher.run_folder import RECIPE, lock_run, require_run
+
+
+def resume_run(arguments: Sequence[str]) -> int:
+    """Continue a run from its newest good checkpoint, perhaps on another number of nodes."""
+    parser = argparse.ArgumentParser(prog="launch resume", description="Continue a run.")
+    parser.add_argument("run", help="folder of the run")
+    add_overrides(parser)
+    add_shape(parser)
+    options = parse(parser, arguments)
+    run_url = files.absolute(options.run)
+    require_run(run_url)
+    recipe_url = files.join(run_url, RECIPE)
+    loaded = compile_recipe(
+        files.read_text(recipe_url),
+        recipe_url,
+        options.overrides,
+        nodes=options.nodes,
+        nproc_per_node=options.nproc_per_node,
+    )
+    # The rank that trains takes the lock for good; this only tells in time that another has it. A run that was
+    # killed a moment ago may still hold it.
+    if (lock := lock_run(run_url, wait_s=5.0)) is not None:
+        lock.close()
+    check_data(loaded.recipe.data)
+    from launcher.checkpoint.restore import check_identity
+    from launcher.cli.start import freeze_and_submit, prepare
+    from launcher.plan.record import scaling_records
+
+    prepared = prepare(loaded.recipe, run_url)
+    saved, rejected = find_newest(run_url, verify=False)
+    for bad in rejected:
+        print(f"passing over {bad.url}: {bad.reason}")
+    if saved is None:
+        print("no checkpoint yet: starting from step 0")
+    else:
+        parameters = prepared.plan.parameters
+        check_identity(saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters))
+        if saved.step >= loaded.recipe.train.steps:
+            print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")
+            print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")
+            return 0
+        print(f"resuming from step {saved.step} of {loaded.recipe.train.steps}")
+    return freeze_and_submit(prepared, source=None)

@@ -1,0 +1,64 @@
+"""`launch RECIPE` and `launch plan RECIPE`."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from launcher import files
+from launcher.cli.arguments import add_overrides, add_shape, parse
+from launcher.data.sources import check_data
+from launcher.recipe.compile import load_recipe
+from launcher.recipe.loaded import LoadedRecipe
+from launcher.run_folder import require_new
+
+
+def run_recipe(arguments: Sequence[str]) -> int:
+    """Start a new run: freeze it in its folder, then run it here or submit it."""
+    parser = argparse.ArgumentParser(prog="launch", description="Start a new run of a recipe.")
+    parser.add_argument("recipe", help="recipe file")
+    add_overrides(parser)
+    add_shape(parser)
+    parser.add_argument("--run-dir", metavar="URL", help="folder of the run; default runs/NAME-TIME")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the script, start nothing")
+    options = parse(parser, arguments)
+    loaded = _load(options)
+    run_url = files.absolute(options.run_dir or f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if options.dry_run:
+        return _show(loaded, run_url)
+    require_new(run_url)
+    check_data(loaded.recipe.data)
+    from launcher.cli.start import freeze_and_submit, prepare
+
+    return freeze_and_submit(prepare(loaded.recipe, run_url), source=_source_text(loaded))
+
+
+def plan_recipe(arguments: Sequence[str]) -> int:
+    """Print the plan of a recipe."""
+    parser = argparse.ArgumentParser(prog="launch plan", description="Print every derived number; start nothing.")
+    parser.add_argument("recipe", help="recipe file")
+    add_overrides(parser)
+    add_shape(parser)
+    options = parse(parser, arguments)
+    loaded = _load(options)
+    return _show(loaded, files.absolute(f"runs/{loaded.recipe.name}"))
+
+
+def _load(options: argparse.Namespace) -> LoadedRecipe:
+    return load_recipe(
+        options.recipe, options.overrides, nodes=options.nodes, nproc_per_node=options.nproc_per_node
+    )
+
+
+def _show(loaded: LoadedRecipe, run_url: str) -> int:
+    from launcher.cli.start import prepare
+    from launcher.plan.text import plan_text
+
+    prepared = prepare(loaded.recipe, run_url, only_show=True)
+    print(plan_text(prepared.recipe, prepared.plan))
+    print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))
+    return 0
+
+
+def _source_text(loaded: LoadedRecipe) -> str:
+    overrides = "".join(f"# override: {override}\n" for override in loaded.source.overrides)
+    return f"# {loaded.source.path}\n{overrides}{loaded.source.text}"

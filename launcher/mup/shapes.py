@@ -1,0 +1,91 @@
+"""Base shapes: which dimensions of each parameter grow with width, and from what base. Names and integers only."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.errors import Problem, UserError
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of every parameter, keyed by its fully qualified name."""
+
+BaseShapes = Mapping[str, tuple[int | None, ...]]
+"""Per parameter and dimension, the size at the base width, or None where it does not grow (is finite)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Width:
+    """Growth of one parameter over its base: ratios of its infinite dimensions, 1.0 where finite."""
+
+    fan_in: float
+    fan_out: float
+    num_infinite: int
+
+
+def find_base_shapes(base: Shapes, delta: Shapes) -> dict[str, tuple[int | None, ...]]:
+    """A dimension is infinite where base and delta differ (the definition of the mup package).
+
+    Raises UserError naming parameters that only one of the two models has.
+    """
+    _check_same_names(base, delta, "the base model", "the delta model")
+    return {
+        name: tuple(b if b != d else None for b, d in zip(shape, delta[name], strict=True))
+        for name, shape in base.items()
+    }
+
+
+def measure_widths(shapes: Shapes, base_shapes: BaseShapes) -> dict[str, Width]:
+    """Width multipliers of every parameter. Raises UserError for names, ranks or finite sizes that do not fit."""
+    _check_same_names(shapes, base_shapes, "the model", "the base shapes")
+    problems = [
+        Problem(name, f"shape {shape} does not fit base shape {_show(base_shapes[name])}", _FIT)
+        for name, shape in shapes.items()
+        if len(shape) != len(base_shapes[name])
+    ]
+    if problems:
+        raise UserError(*problems)
+    return {name: _width(shape, base_shapes[name]) for name, shape in shapes.items()}
+
+
+_FIT = "base shapes belong to one architecture; make them anew for this one"
+
+
+def _width(shape: tuple[int, ...], base: tuple[int | None, ...]) -> Width:
+    # torch keeps (out, in, ...): of two infinite dimensions the first is fan_out, the second fan_in.
+    # A single infinite dimension is its parameter's only width, whichever side it is on.
+    ratios = [size / b for size, b in zip(shape, base, strict=True) if b is not None]
+    if not ratios:
+        return Width(fan_in=1.0, fan_out=1.0, num_infinite=0)
+    return Width(fan_in=ratios[min(1, len(ratios) - 1)], fan_out=ratios[0], num_infinite=len(ratios))
+
+
+def hash_shapes(base_shapes: BaseShapes) -> str:
+    """Identity of base shapes: sha256 of their canonical JSON, independent of order."""
+    canonical = json.dumps({name: list(dims) for name, dims in base_shapes.items()}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def compare_shapes(saved: BaseShapes, current: BaseShapes, most: int = 8) -> list[str]:
+    """Readable differences between two sets of base shapes, one line a parameter, at most `most` and a count."""
+    lines = []
+    for name in sorted({*saved, *current}):
+        old, new = saved.get(name), current.get(name)
+        if old is None:
+            lines.append(f"{name}: not in the checkpoint, {_show(new)} in the recipe")
+        elif new is None:
+            lines.append(f"{name}: {_show(old)} in the checkpoint, not in the recipe")
+        elif tuple(old) != tuple(new):
+            lines.append(f"{name}: {_show(old)} in the checkpoint, {_show(new)} in the recipe")
+    return lines[:most] + ([f"... and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def _show(dims: tuple[int | None, ...] | None) -> str:
+    return "(" + ", ".join("finite" if d is None else str(d) for d in dims or ()) + ")"
+
+
+def _check_same_names(one: Mapping[str, object], other: Mapping[str, object], first: str, second: str) -> None:
+    problems = [Problem(name, f"is in {first} but not in {second}", _FIT) for name in one if name not in other]
+    problems += [Problem(name, f"is in {second} but not in {first}", _FIT) for name in other if name not in one]
+    if problems:
+        raise UserError(*problems)

@@ -1,0 +1,90 @@
+"""Plan: every derived number of a run, computed once, before anything starts."""
+
+from dataclasses import dataclass
+
+from launcher.optim.schedule import schedule_factor
+from launcher.plan.batch import BatchShape, shape_batch
+from launcher.plan.parameters import Parameters, describe_parameters
+from launcher.recipe.schema import Recipe
+from models.build import flops_per_token
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes per rank of what a step keeps, activations not counted."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will run, in numbers."""
+
+    batch: BatchShape
+    parameters: Parameters
+    steps: int
+    shard_size: int
+    """Ranks that hold one whole set of parameters between them."""
+    memory: Memory
+    flops_per_token: float
+    """Forward and backward, by the formula of each layer's docstring."""
+    checkpoint_bytes: float
+
+    @property
+    def total_tokens(self) -> int:
+        """Positions trained on over the whole run."""
+        return self.steps * self.batch.tokens_per_step
+
+    @property
+    def total_flops(self) -> float:
+        """Floating-point operations of the whole run."""
+        return self.total_tokens * self.flops_per_token
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Derive every number of a run from its recipe; nodes and processes are those of its cluster section."""
+    cluster, train = recipe.cluster, recipe.train
+    world_size = cluster.nodes * cluster.nproc_per_node
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    shard_size = find_shard_size(recipe, world_size)
+    weights = 4.0 * parameters.num_parameters  # float32 masters
+    moments = 2.0 * weights  # AdamW keeps two
+    return Plan(
+        batch=shape_batch(
+            train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len
+        ),
+        parameters=parameters,
+        steps=train.steps,
+        shard_size=shard_size,
+        memory=Memory(
+            parameters=weights / shard_size, gradients=weights / shard_size, optimizer=moments / shard_size
+        ),
+        flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len),
+        checkpoint_bytes=weights + moments,
+    )
+
+
+def find_shard_size(recipe: Recipe, world_size: int) -> int:
+    """Ranks over which one copy of the parameters is spread."""
+    match recipe.parallel.strategy:
+        case "single" | "ddp":
+            return 1
+        case "fsdp2":
+            return world_size
+        case "hsdp":
+            return recipe.parallel.shard_size or recipe.cluster.nproc_per_node
+
+
+def group_rates(plan: Plan, recipe: Recipe, step: int) -> dict[str, float]:
+    """Learning rate of every group for one step."""
+    factor = schedule_factor(recipe.schedule, step, plan.steps)
+    return {group.name: group.lr * factor for group in plan.parameters.groups}

@@ -1,0 +1,132 @@
+"""The run folder: everything about one training, across restarts. Torch-free.
+
+recipe.yaml (resolved), recipe.source.yaml (as written), plan.json, base_shapes.bsh, job.sh, environment.json,
+code.diff, journal.jsonl, mlflow.json, checkpoints/, logs/, quarantine/, lock
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from launcher import files
+from launcher.errors import Problem, UserError
+from launcher.track.journal import read_journal
+
+RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
+    "recipe.yaml",
+    "recipe.source.yaml",
+    "plan.json",
+    "base_shapes.bsh",
+    "job.sh",
+)
+ENVIRONMENT, DIFF, JOURNAL, LOCK = "environment.json", "code.diff", "journal.jsonl", "lock"
+
+
+def is_run(run_url: str) -> bool:
+    """Whether a folder holds a run."""
+    return files.exists(files.join(run_url, RECIPE)) and files.exists(files.join(run_url, PLAN))
+
+
+def require_new(run_url: str) -> None:
+    """Raise UserError where a new run would mix with what a folder holds, or could not be written."""
+    if is_run(run_url):
+        raise UserError(
+            Problem(
+                f"--run-dir {run_url}",
+                "already holds a run",
+                f"continue it with `launch resume {run_url}`, or choose another --run-dir",
+            )
+        )
+    local = files.local_path(run_url)
+    if local is not None and local.exists() and not local.is_dir():
+        raise UserError(Problem(f"--run-dir {run_url}", "is a file", "choose another --run-dir"))
+    if files.list_names(run_url):
+        raise UserError(
+            Problem(f"--run-dir {run_url}", "is not empty and holds no run", "choose another --run-dir")
+        )
+    files.check_writable(run_url)
+
+
+def require_run(run_url: str) -> None:
+    """Raise UserError where a folder holds no run."""
+    if is_run(run_url):
+        return
+    what = "is not a run: it has no recipe.yaml and plan.json" if files.exists(run_url) else "does not exist"
+    raise UserError(Problem(run_url, what, f"runs hereabouts: {_nearby_runs(run_url) or 'none'}"))
+
+
+def _nearby_runs(run_url: str) -> str:
+    parent = run_url.rstrip("/").rsplit("/", 1)[0]
+    places = [files.join(parent, name) for name in files.list_names(parent)]
+    return ", ".join([place for place in places if is_run(place)][-5:])
+
+
+def freeze(
+    run_url: str,
+    *,
+    recipe: str,
+    source: str | None,
+    plan: Mapping[str, object],
+    shapes: str,
+    script: str,
+    environment: Mapping[str, object],
+    diff: str,
+) -> str:
+    """Write what will run into the run folder; returns the script's URL. The recipe goes last but for the script."""
+    files.make_folder(files.join(run_url, "logs"))
+    texts = {SOURCE: source, ENVIRONMENT: _json(environment), DIFF: diff, SHAPES: shapes, PLAN: _json(plan)}
+    for name, text in {**texts, RECIPE: recipe, SCRIPT: script}.items():
+        if text is not None:
+            files.write_text(files.join(run_url, name), text)
+    return files.join(run_url, SCRIPT)
+
+
+def _json(record: Mapping[str, object]) -> str:
+    return json.dumps(record, indent=1) + "\n"
+
+
+def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
+    """Take a run for this process until the returned file is closed or the process ends.
+
+    Raises UserError naming the holder where another process has it. None for remote folders, which have no locks.
+    """
+    local = files.local_path(run_url)
+    if local is None:
+        return None
+    stream = open(local / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                stream.seek(0)
+                holder = stream.read().strip() or "an unknown process"
+                stream.close()
+                message = f"is being trained by {holder}"
+                raise UserError(Problem(run_url, message, "wait for it, or stop it first")) from None
+            time.sleep(0.1)
+    stream.seek(0)
+    stream.truncate()
+    stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+    stream.flush()
+    return stream
+
+
+def journal_folder(run_url: str, spool: Path) -> Path:
+    """Where the journal is written: the run folder, or the local spool folder of a remote one."""
+    return files.local_path(run_url) or spool
+
+
+def next_attempt(folder: Path) -> int:
+    """Number of the attempt that starts now: one more than the starts in the journal."""
+    path = folder / JOURNAL
+    if not path.exists():
+        return 1
+    return 1 + sum(record["event"] == "start" for record in read_journal(path))

@@ -1,0 +1,136 @@
+"""The loop. Everything that happens to a model in training happens on this page."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from launcher.checkpoint.restore import check_data, check_identity, choose_checkpoint, restore_tensors
+from launcher.checkpoint.save import delete_old, save_checkpoint
+from launcher.data.batches import Batches, held_out_batches
+from launcher.data.corpus import open_corpus
+from launcher.mup.init import init_parameters
+from launcher.optim.build import build_optimizer
+from launcher.optim.schedule import schedule_factor
+from launcher.parallel.engine import TorchEngine
+from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
+from launcher.plan.plan import group_rates, make_plan
+from launcher.plan.record import checkpoint_record, data_record, scaling_records
+from launcher.recipe.schema import Recipe
+from launcher.run_folder import next_attempt
+from launcher.track.meter import StepMeter
+from launcher.track.mlflow import MlflowTarget
+from launcher.track.record import AttemptRecord
+from launcher.track.tracker import Tracker
+from launcher.world import World, seed_step
+from models.build import build_model
+
+
+def train(recipe: Recipe, run_url: str, world: World, *, folder: Path, mlflow: MlflowTarget | None) -> int:
+    """Train a run from its newest good checkpoint, or from the start, to its last step; returns that step.
+
+    `folder` is the local folder of the journal. All resumable state is in `engine` and `step`: batches, schedule
+    and random numbers are pure functions of (seed, step).
+    """
+    plan = make_plan(recipe)
+    parameters = plan.parameters
+    with torch.device("meta"):
+        model = build_model(recipe.model, parameters.multipliers)
+    mesh = build_mesh(recipe.parallel, world, plan.shard_size)
+    model = shard_model(model, mesh).to_empty(device=world.device)
+    init_parameters(
+        model, parameters.facts, {name: s.init for name, s in parameters.scalings.items()}, recipe.seed
+    )
+    optimizer = build_optimizer(dict(model.named_parameters()), parameters.groups, recipe.optim)
+    engine = TorchEngine(
+        replicate_model(model, recipe.parallel, world),
+        optimizer,
+        grad_clip=recipe.optim.grad_clip,
+        precision=recipe.parallel.precision,
+        mesh=mesh,
+        world=world,
+    )
+    corpus = open_corpus(recipe.data, recipe.model.vocab_size)
+    batches = Batches(
+        corpus.train,
+        global_batch_size=plan.batch.global_batch_size,
+        micro_batch_size=plan.batch.micro_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        seed=recipe.seed,
+        prefetch=recipe.data.prefetch,
+    )
+    held_out = list(
+        held_out_batches(
+            corpus.held_out,
+            num_sequences=recipe.train.eval_sequences,
+            micro_batch_size=plan.batch.micro_batch_size,
+            rank=world.rank,
+            world_size=world.size,
+        )
+    )
+
+    step = 0
+    saved, rejected = choose_checkpoint(run_url, world)
+    if saved is not None:
+        check_identity(saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters))
+        check_data(saved, data_record(recipe, plan, corpus.fingerprint))
+        restore_tensors(saved, engine.state())
+        step = saved.step
+
+    attempt = world.from_main(next_attempt(folder) if world.is_main else 0)
+    tracker = Tracker(
+        folder, rank=world.rank, attempt=attempt, total_steps=plan.steps, mlflow=mlflow, stream=sys.stdout
+    )
+    tracker.start(
+        AttemptRecord(
+            from_step=step,
+            run_name=recipe.name,
+            run_dir=run_url,
+            world_size=world.size,
+            recipe=recipe.model_dump(mode="json"),
+            artifacts=("recipe.yaml", "plan.json", "base_shapes.bsh"),
+        )
+    )
+    for bad in rejected:
+        tracker.event("checkpoint_rejected", {"url": bad.url, "reason": bad.reason, "damaged": bad.damaged})
+        tracker.say(f"passed over {bad.url}: {bad.reason}")
+    tracker.say(f"data: {corpus.description}")
+    tracker.say(f"attempt {attempt} starts " + (f"from {saved.url}" if saved else "from step 0"))
+
+    meter = StepMeter(plan.batch.tokens_per_step)
+    while step < plan.steps:
+        factor = schedule_factor(recipe.schedule, step, plan.steps)
+        seed_step(recipe.seed, step, world.rank)
+        loss, norms = engine.train_step(batches.at(step), factor)
+        meter.add(norms, batches.wait_s)
+        step += 1
+        last = step == plan.steps
+
+        if step % recipe.track.log_every == 0 or last:
+            rates = group_rates(plan, recipe, step - 1)
+            lr = recipe.optim.lr * factor
+            tracker.log_step(
+                meter.record(step, loss=engine.average(loss), lr=lr, lr_group=rates, norms=norms)
+            )
+        if held_out and (last or (recipe.train.eval_every and step % recipe.train.eval_every == 0)):
+            start = time.perf_counter()
+            held_out_loss = engine.evaluate(held_out)
+            seconds = time.perf_counter() - start
+            tracker.log_eval(step, held_out_loss, sequences=recipe.train.eval_sequences, seconds=seconds)
+            meter.exclude(seconds)
+        if step % recipe.checkpoint.every == 0 or last:
+            start = time.perf_counter()
+            tracker.sync()
+            record = checkpoint_record(recipe, plan, step, attempt, corpus.fingerprint)
+            url = save_checkpoint(run_url, step=step, tensors=engine.state(), record=record, world=world)
+            if world.is_main:
+                delete_old(run_url, recipe.checkpoint.keep)
+            seconds = time.perf_counter() - start
+            tracker.checkpoint_saved(step, seconds, url)
+            meter.exclude(seconds)
+
+    batches.close()
+    tracker.close("FINISHED")
+    return step

@@ -1,0 +1,88 @@
+"""Who and where this process is: rank, device, process group. Created once, passed down."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import signal
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """One process among `size`; a process started without torchrun is a world of one."""
+
+    rank: int
+    local_rank: int
+    size: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def from_main(self, value: T) -> T:
+        """Rank 0's value (small, picklable) on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value (small, picklable), in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        box: list[T] = [value] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
+
+def close_world(world: World) -> None:
+    """Leave the process group."""
+    if world.size > 1:
+        dist.destroy_process_group()
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this rank when the agent that started it dies, so that no orphan goes on writing."""
+    if platform.system() == "Linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def open_world(timeout_s: float = 600.0) -> World:
+    """Join the process group that torchrun's variables describe, and bind the device of this local rank."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    use_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(device)
+    if size > 1:
+        backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+        dist.init_process_group(
+            backend, timeout=timedelta(seconds=timeout_s), device_id=device if use_cuda else None
+        )
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return World(rank=rank, local_rank=local_rank, size=size, local_size=local_size, device=device)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for one step of one rank, so that a resume draws the same dropout masks as an uninterrupted run."""
+    digest = hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8]) >> 1)
