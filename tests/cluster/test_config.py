@@ -1,0 +1,46 @@
+import pytest
+from pydantic import ValidationError
+
+from cluster.config import ClusterConfig
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--exclude=n[3-4]",
+        "--exclusive",
+        "--mem=0",
+        "--nodelist=n1",
+        "-Ca100",
+        "--gres=gpu:h100:8",
+        "--nice=5",
+    ],
+)
+def test_other_sbatch_options_are_taken(option: str) -> None:
+    assert ClusterConfig(sbatch_options=(option,)).sbatch_options == (option,)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--nodes=4", "'--nodes=4' is set by `cluster.nodes`"),
+        ("-N4", "'-N4' is set by `cluster.nodes`"),
+        ("--output=x.log", "RUN/logs"),
+        ("--open-mode=truncate", "append, always"),
+        ("exclusive", "an option is one word"),
+        ("--exclusive\n--mem=0", "one line"),
+        ("", "not empty"),
+    ],
+)
+def test_sbatch_options_set_elsewhere_or_malformed_are_refused(option: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ClusterConfig(sbatch_options=(option,))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"partition": "a\nb"}, {"account": ""}, {"env": {"1A": "x"}}, {"env": {"A": "x\ny"}}, {"nodes": 0}],
+)
+def test_values_that_cannot_go_into_a_script_are_refused(section: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ClusterConfig.model_validate(section)

@@ -1,0 +1,147 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.config import ClusterConfig
+from cluster.job import SubmitError
+from cluster.slurm import SlurmCluster
+from tests.cluster.jobs import NASTY, assert_bash_reads, small_job, write_program
+from tests.golden.check import check_golden
+
+SHOW = "import json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))\n"
+FAKE_SCONTROL = '#!/bin/bash\n[ "$*" = "show hostnames n[7-8]" ] && printf "n7\\nn8\\n"\n'
+FAKE_SRUN = '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\nSLURM_NODEID=1 SLURMD_NODENAME=n8 exec "$@"\n'
+
+
+def test_the_usual_script() -> None:
+    config = ClusterConfig(nodes=2, nproc_per_node=2)
+    script = SlurmCluster(config).render(small_job(nodes=2))
+    assert_bash_reads(script)
+    check_golden("slurm.sh", script)
+
+
+def test_everything_that_a_recipe_can_ask_for() -> None:
+    config = ClusterConfig(
+        nodes=8,
+        nproc_per_node=4,
+        time_min=600,
+        partition="gpu",
+        account="physics",
+        qos="high",
+        gpus_per_node=4,
+        cpus_per_node=48,
+        sbatch_options=("--exclude=n[3-4]", "--mem=0", "--comment=two words"),
+        setup=("module load cuda/12.8",),
+        env={"NCCL_DEBUG": "WARN"},
+    )
+    cluster = SlurmCluster(config)
+    script = cluster.render(small_job(nodes=8, nproc_per_node=4, threads=cluster.threads(4)))
+    assert_bash_reads(script)
+    check_golden("slurm-full.sh", script)
+
+
+@pytest.mark.parametrize("run_dir", ["s3://bucket/run", "runs/here", "/runs/a\\b"])
+def test_a_run_folder_that_slurm_cannot_log_to_is_refused(run_dir: str) -> None:
+    with pytest.raises(ValueError, match="run_dir is"):
+        SlurmCluster(ClusterConfig()).render(small_job(run_dir=run_dir))
+
+
+def test_every_word_reaches_the_agents_as_it_was_given(tmp_path: Path) -> None:
+    bin_folder = tmp_path / "bin"
+    write_program(bin_folder / "scontrol", FAKE_SCONTROL)
+    write_program(bin_folder / "srun", FAKE_SRUN)
+    python = write_program(tmp_path / NASTY / "python", f"#!{sys.executable}\n{SHOW}")
+    job = small_job(
+        cwd=str(python.parent), python=str(python), command=("-m", NASTY, ""), env={"A": NASTY}, nodes=2
+    )
+    done = subprocess.run(
+        ["bash"],
+        input=SlurmCluster(ClusterConfig()).render(job),
+        env={"PATH": f"{bin_folder}:/usr/bin:/bin", "SLURM_JOB_ID": "24001", "SLURM_JOB_NODELIST": "n[7-8]"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    arguments, env, cwd = json.loads(done.stdout)
+    assert arguments == [
+        *("-m", "torch.distributed.run", "--local-addr=n8", "--rdzv-conf=is_host=0,read_timeout=600"),
+        *("--nnodes=2", "--nproc-per-node=2", "--max-restarts=0"),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=n7:20001", "--rdzv-id=24001.0"),
+        *("-m", NASTY, ""),
+    ]
+    assert (env["A"], cwd) == (NASTY, str(python.parent))
+
+
+def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> Path:
+    """Put an sbatch on PATH, and return a script to submit."""
+    write_program(tmp_path / "bin" / "sbatch", f"#!/bin/bash\n{body}\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    run_dir = tmp_path / NASTY.replace("\\", "")
+    run_dir.mkdir()
+    script = run_dir / "launch.sh"
+    script.write_text(SlurmCluster(ClusterConfig()).render(small_job(run_dir=str(run_dir))))
+    return script
+
+
+@pytest.mark.parametrize("answer", ["123", "123;cluster-b"])
+def test_submit_hands_over_the_file_and_returns_the_job_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    script = fake_sbatch(
+        tmp_path, monkeypatch, f'printf "%s\\n" "$@" >"{tmp_path}/arguments"; echo "{answer}"'
+    )
+    assert SlurmCluster(ClusterConfig()).submit(script) == "123"
+    assert (tmp_path / "arguments").read_text().splitlines() == ["--parsable", str(script)]
+    assert (script.parent / "logs").is_dir()
+    assert SlurmCluster(ClusterConfig()).submit(script) == "123"  # again, with the logs there
+
+
+def test_submit_does_not_hand_on_the_allocation_it_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    script = fake_sbatch(tmp_path, monkeypatch, f'env >"{tmp_path}/env"; echo 1')
+    SlurmCluster(ClusterConfig()).submit(script)
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert {name for name in names if name.startswith("SLURM_")} == {"SLURM_CONF"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1",
+            "invalid partition specified: nope",
+        ),
+        ("exit 255", "sbatch ended with 255 and said nothing"),
+        ("echo Submitted", "sbatch answered 'Submitted\\\\n' where a job id was expected"),
+    ],
+)
+def test_a_refusal_is_told_in_the_words_of_sbatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    script = fake_sbatch(tmp_path, monkeypatch, body)
+    with pytest.raises(SubmitError, match=message):
+        SlurmCluster(ClusterConfig()).submit(script)
+
+
+def test_without_sbatch_submit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = fake_sbatch(tmp_path, monkeypatch, "")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SubmitError, match="sbatch is not on PATH"):
+        SlurmCluster(ClusterConfig()).submit(script)
+
+
+def test_a_script_moved_to_another_folder_is_not_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = fake_sbatch(tmp_path, monkeypatch, "echo 1")
+    moved = tmp_path / "elsewhere" / "launch.sh"
+    moved.parent.mkdir()
+    script.rename(moved)
+    with pytest.raises(ValueError, match="not rendered for the run folder it lies in"):
+        SlurmCluster(ClusterConfig()).submit(moved)
