@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from launcher import files
 from launcher.checkpoint.manifest import find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse
-from launcher.data.sources import check_data
+from launcher.data.sources import check_sources
 from launcher.recipe.compile import compile_recipe
 from launcher.run_folder import RECIPE, lock_run, require_run
 
@@ -32,7 +32,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     # killed a moment ago may still hold it.
     if (lock := lock_run(run_url, wait_s=5.0)) is not None:
         lock.close()
-    check_data(loaded.recipe.data)
+    check_sources(loaded.recipe.data)
     from launcher.checkpoint.restore import check_identity
     from launcher.cli.start import freeze_and_submit, prepare
     from launcher.plan.record import scaling_records

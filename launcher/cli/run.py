@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from launcher import files
 from launcher.cli.arguments import add_overrides, add_shape, parse
-from launcher.data.sources import check_data
+from launcher.data.sources import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.run_folder import require_new
@@ -26,7 +26,7 @@ def run_recipe(arguments: Sequence[str]) -> int:
     if options.dry_run:
         return _show(loaded, run_url)
     require_new(run_url)
-    check_data(loaded.recipe.data)
+    check_sources(loaded.recipe.data)
     from launcher.cli.start import freeze_and_submit, prepare
 
     return freeze_and_submit(prepare(loaded.recipe, run_url), source=_source_text(loaded))

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from launcher.data.order import windows_of_step
+from launcher.data.order import evenly_spaced, windows_of_step
 from launcher.data.samples import IGNORED, Batch, Samples
 
 
@@ -92,8 +92,8 @@ def held_out_batches(
     Every rank gets equally many batches of equal shape, as collectives need; what is left over is padding,
     whose targets are all IGNORED.
     """
-    count = min(num_sequences, samples.num_samples)
-    chosen = np.arange(count, dtype=np.int64) * samples.num_samples // max(1, count)
+    chosen = evenly_spaced(num_sequences, samples.num_samples)
+    count = len(chosen)
     per_forward = micro_batch_size * world_size
     padded = -(-count // per_forward) * per_forward
     for rows in _rows_of_rank(padded, micro_batch_size, rank, world_size):

@@ -118,12 +118,16 @@ class DataConfig(Section):
                 raise ValueError(f"seq_len is {self.seq_len}; source.min_length {source.min_length} is more")
             case CopyingSource() if 2 * source.num_symbols > self.seq_len:
                 least = 2 * source.num_symbols
-                raise ValueError(f"seq_len is {self.seq_len}; {source.num_symbols} symbols need at least {least}")
+                raise ValueError(
+                    f"seq_len is {self.seq_len}; {source.num_symbols} symbols need at least {least}"
+                )
             case RecallSource() if 2 * source.num_pairs + source.num_queries > self.seq_len:
                 least = 2 * source.num_pairs + source.num_queries
                 raise ValueError(f"seq_len is {self.seq_len}; the pairs and queries need at least {least}")
             case RecallSource() if source.num_pairs > source.num_keys:
-                raise ValueError(f"source.num_pairs is {source.num_pairs}; num_keys {source.num_keys} is less")
+                raise ValueError(
+                    f"source.num_pairs is {source.num_pairs}; num_keys {source.num_keys} is less"
+                )
             case RecallSource() if source.num_queries > source.num_pairs:
                 raise ValueError(
                     f"source.num_queries is {source.num_queries}; num_pairs {source.num_pairs} is less"

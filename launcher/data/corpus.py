@@ -9,9 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher import files
-from launcher.data.config import DataConfig, FilesSource, StdlibSource, TokensSource
+from launcher.data.config import (
+    CopyingSource,
+    DataConfig,
+    DigitsSource,
+    FilesSource,
+    GeneratedSource,
+    ListOpsSource,
+    RecallSource,
+    Source,
+    TextSource,
+    TokensSource,
+    task_shape,
+)
+from launcher.data.digits import open_digits
+from launcher.data.listops import ListOps
+from launcher.data.order import NO_END
 from launcher.data.samples import Samples, Tokens, Windows
 from launcher.data.sources import SourceFile, find_source_files, require_files
+from launcher.data.synthetic import Copying, Recall
 from launcher.errors import Problem, UserError
 
 SEPARATOR = b"\0"
@@ -35,14 +51,73 @@ class Corpus:
     """One line for people."""
 
 
-def open_corpus(config: DataConfig, vocab_size: int) -> Corpus:
-    """Read or map a source. Raises UserError for what is missing, too short or outside the vocabulary."""
-    if isinstance(config.source, TokensSource):
-        return _open_tokens(config, config.source, vocab_size)
-    return _open_text(config, config.source, vocab_size)
+def open_corpus(config: DataConfig, vocab_size: int | None) -> Corpus:
+    """Read, map or set up a source. Raises UserError for what is missing, too short or outside the vocabulary.
+
+    `vocab_size` is the model's; None for a model that takes signals.
+    """
+    source = config.source
+    vocab_size = _check_inputs(source, vocab_size)
+    match source:
+        case TokensSource():
+            return _open_tokens(config, source, vocab_size)
+        case DigitsSource():
+            return _open_digits(source)
+        case ListOpsSource() | CopyingSource() | RecallSource():
+            return _open_generated(config, source)
+        case _:
+            return _open_text(config, source, vocab_size)
 
 
-def _open_text(config: DataConfig, source: StdlibSource | FilesSource, vocab_size: int) -> Corpus:
+def _check_inputs(source: Source, vocab_size: int | None) -> int:
+    """Whether the model takes what the source gives; returns a vocabulary size, 0 for signals."""
+    shape = task_shape(source)
+    if shape.inputs == "signals":
+        if vocab_size is not None:
+            message = f"`{source.type}` gives signals; the model embeds tokens"
+            raise UserError(Problem("data.source.type", message, "choose a model that takes signals"))
+        return 0
+    if vocab_size is None:
+        message = f"`{source.type}` gives tokens; the model takes signals"
+        raise UserError(Problem("data.source.type", message, "choose a model that embeds tokens"))
+    # A text may do with fewer than all 256 bytes; what it holds is checked as it is read.
+    if not isinstance(source, TextSource) and vocab_size < (shape.vocab_size or 0):
+        message = f"{vocab_size} is too few: `{source.type}` has {shape.vocab_size} symbols"
+        raise UserError(Problem("model.vocab_size", message, f"set it to at least {shape.vocab_size}"))
+    return vocab_size
+
+
+def _open_generated(config: DataConfig, source: GeneratedSource) -> Corpus:
+    samples = [_generated(source, config.seq_len, held_out) for held_out in (False, True)]
+    digest = hashlib.blake2b(source.model_dump_json().encode(), digest_size=16)
+    for one in samples:  # a change of the generator shows too
+        first = one.batch(np.arange(4))
+        digest.update(first.x.numpy().tobytes() + first.y.numpy().tobytes())
+    count = samples[0].num_samples
+    described = "new sequences without end" if count == NO_END else f"{count:_} sequences to train on"
+    return Corpus(samples[0], samples[1], digest.hexdigest(), f"{source.type}: {described}")
+
+
+def _generated(source: GeneratedSource, seq_len: int, held_out: bool) -> Samples:
+    match source:
+        case ListOpsSource():
+            return ListOps(source, seq_len=seq_len, held_out=held_out)
+        case CopyingSource():
+            return Copying(source, seq_len=seq_len, held_out=held_out)
+        case RecallSource():
+            return Recall(source, seq_len=seq_len, held_out=held_out)
+
+
+def _open_digits(source: DigitsSource) -> Corpus:
+    train, held_out = open_digits(source)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (train, held_out):
+        digest.update(part.signals.tobytes() + part.labels.tobytes())
+    description = f"digits: {train.num_samples} images to train on, {held_out.num_samples} held out"
+    return Corpus(train, held_out, digest.hexdigest(), description)
+
+
+def _open_text(config: DataConfig, source: TextSource, vocab_size: int) -> Corpus:
     found = find_source_files(source)
     place = source.url if isinstance(source, FilesSource) else source.type
     shares = [_share_of(file.name) for file in found]

@@ -9,6 +9,9 @@ A resume therefore needs one integer, the step.
 import numpy as np
 from numpy.typing import NDArray
 
+NO_END = 1 << 40
+"""Number of samples of a source that makes new ones for ever."""
+
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 # Four rounds already pass for random functions (Luby and Rackoff 1988); small domains need more to mix.
@@ -30,7 +33,8 @@ def _mix_int(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash each integer: random bits that stay the same in every version of every library."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -61,9 +65,9 @@ def _feistel(value: NDArray[np.uint64], size: int, seed: int) -> NDArray[np.uint
     for turn in range(_ROUNDS):
         key = np.uint64(stream_key(seed, turn))
         if turn % 2:
-            low = low ^ (_mix(high + key) & low_mask)
+            low = low ^ (mix(high + key) & low_mask)
         else:
-            high = high ^ (_mix(low + key) & high_mask)
+            high = high ^ (mix(low + key) & high_mask)
     return (high << low_bits) | low
 
 
@@ -78,3 +82,30 @@ def windows_of_step(step: int, global_batch_size: int, num_windows: int, seed: i
         inside = samples // num_windows == epoch
         windows[inside] = permute(samples[inside] % num_windows, num_windows, stream_key(seed, epoch))
     return windows
+
+
+def evenly_spaced(count: int, size: int) -> NDArray[np.int64]:
+    """At most `count` indices in [0, size), as far apart as can be: what an evaluation scores."""
+    count = min(count, size)
+    return np.array([at * size // count for at in range(count)], dtype=np.int64)
+
+
+def draw(keys: NDArray[np.uint64], count: int, below: int) -> NDArray[np.int64]:
+    """`count` random integers in [0, below) for each key, as (keys, count).
+
+    A product of 32 random bits: no value is likelier than another by more than below / 2**32.
+    """
+    positions = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = mix(keys[:, None] + positions) >> np.uint64(32)
+    return ((bits * np.uint64(below)) >> np.uint64(32)).astype(np.int64)
+
+
+def choose(keys: NDArray[np.uint64], count: int, size: int) -> NDArray[np.int64]:
+    """`count` different integers in [0, size) for each key, in random order, as (keys, count)."""
+    positions = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    return np.argsort(mix(keys[:, None] + positions), axis=1, kind="stable")[:, :count]
+
+
+def sample_keys(indices: NDArray[np.int64], *stream: int) -> NDArray[np.uint64]:
+    """A key for each sample of a stream."""
+    return mix(mix(indices.astype(np.uint64)) + np.uint64(stream_key(*stream)))

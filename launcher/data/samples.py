@@ -39,6 +39,10 @@ class Samples(abc.ABC):
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The samples with these numbers, stacked."""
 
+    def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
+        """Accuracies on these samples that are no learning, by name, to be shown beside a model's."""
+        return {}
+
 
 @final
 class Tokens:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
-from launcher.data.config import DataConfig, FilesSource, StdlibSource
+from launcher.data.config import DataConfig, StdlibSource, TextSource, TokensSource
 from launcher.errors import Problem, UserError
 
 # What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
@@ -29,7 +29,7 @@ class SourceFile:
     url: str
 
 
-def find_source_files(source: StdlibSource | FilesSource) -> list[SourceFile]:
+def find_source_files(source: TextSource) -> list[SourceFile]:
     """Sorted files of a text source. Raises UserError where there are none."""
     return _find_stdlib() if isinstance(source, StdlibSource) else _find_files(source.url)
 
@@ -37,9 +37,9 @@ def find_source_files(source: StdlibSource | FilesSource) -> list[SourceFile]:
 def check_sources(config: DataConfig) -> None:
     """Raise UserError for files that are not there, before a job is queued."""
     source = config.source
-    if source.type == "tokens":
+    if isinstance(source, TokensSource):
         require_files([source.train] + ([source.held_out] if source.held_out else []))
-    else:
+    elif isinstance(source, TextSource):
         find_source_files(source)
 
 

@@ -33,7 +33,7 @@ def _world(loaded: LoadedRecipe) -> str:
 
 
 def _batch_divides_over_ranks(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """The batch triangle: global = ranks x accumulation x micro, all whole; a small share is one micro-batch."""
+    """The batch triangle: global = ranks x accumulation x micro, all whole; a small share is one micro."""
     world, train = _world_size(loaded), loaded.recipe.train
     share, rest = divmod(train.global_batch_size, world)
     if rest:

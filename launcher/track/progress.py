@@ -31,7 +31,7 @@ class Progress:
 
     def eval_line(self, step: int, loss: float, *, sequences: int, seconds: float) -> str:
         """An evaluation on held-out data."""
-        number = self._number("eval", loss, self._paint(_BOLD, format_fixed(loss, 4)), width=7)
+        number = self._number("eval", loss, format_fixed(loss, 4), width=7, code=_BOLD)
         return f"{self._step(step)}  {number}  {self._paint(_DIM, f'{sequences} sequences, {seconds:.1f} s')}"
 
     def checkpoint_line(self, step: int, seconds: float, url: str) -> str:
@@ -43,9 +43,10 @@ class Progress:
     def _step(self, step: int) -> str:
         return f"{self._paint(_DIM, 'step')} {step:>{self._digits}}/{self._total_steps}"
 
-    def _number(self, label: str, value: float, text: str, *, width: int) -> str:
+    def _number(self, label: str, value: float, text: str, *, width: int, code: str = "") -> str:
         padded = f"{text:>{width}}"
-        return f"{self._paint(_DIM, label)} {padded if math.isfinite(value) else self._paint(_RED, padded)}"
+        colour = code if math.isfinite(value) else _RED
+        return f"{self._paint(_DIM, label)} {self._paint(colour, padded) if colour else padded}"
 
     def _paint(self, code: str, text: str) -> str:
         return f"{code}{text}{_RESET}" if self._colour else text

@@ -1,0 +1,54 @@
+"""Handwritten digits as signals: the one door to scikit-learn, which ships them."""
+
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from launcher.data.config import DigitsSource
+from launcher.data.order import permute, stream_key
+from launcher.data.samples import Batch, Samples
+from launcher.errors import Problem, UserError
+
+_SPLIT_KEY = stream_key(0xD161)  # one split for all, whatever the seed: results compare
+
+
+@final
+class Digits(Samples):
+    """Images read row by row: signals (B, 64, 1) in [-1, 1], labels 0 to 9."""
+
+    def __init__(self, signals: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        self.signals = signals
+        self.labels = labels
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        return Batch(torch.from_numpy(self.signals[indices]), torch.from_numpy(self.labels[indices]))
+
+    def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
+        return {
+            "most frequent digit": int(np.bincount(self.labels[indices]).max(initial=0))
+            / max(1, len(indices))
+        }
+
+
+def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
+    """Training and held-out images. Raises UserError where scikit-learn is not installed."""
+    try:
+        from sklearn.datasets import load_digits  # an extra, and a second to import
+    except ImportError:
+        message = "digits come with scikit-learn, which is not installed"
+        raise UserError(Problem("data.source.type", message, "pip install 'mulaunch[digits]'")) from None
+    pixels, labels = load_digits(return_X_y=True)
+    signals = (np.asarray(pixels, dtype=np.float32) / 8 - 1)[:, :, None]  # grey values are 0 to 16
+    labels = np.asarray(labels, dtype=np.int64)
+    held = np.zeros(len(labels), dtype=bool)
+    for digit in range(10):
+        of_digit = np.flatnonzero(labels == digit)
+        count = min(len(of_digit) - 1, max(1, round(source.held_out * len(of_digit))))
+        held[of_digit[permute(np.arange(count), len(of_digit), _SPLIT_KEY)]] = True
+    return Digits(signals[~held], labels[~held]), Digits(signals[held], labels[held])
