@@ -1,4 +1,4 @@
-"""Golden files: text that changes only on purpose. `UPDATE_GOLDEN=1 pytest ...` writes them; read the diff."""
+"""Golden files: text that changes only on purpose. `UPDATE_GOLDEN=1 pytest ...` writes them anew."""
 
 import os
 from pathlib import Path

@@ -82,6 +82,14 @@ class SlurmLab:
                 raise AssertionError(f"job {job_id} was not over after {timeout_s} s:\n{text}")
             time.sleep(0.2)
 
+    def wait_for_files(self, *paths: Path, timeout_s: float = 120) -> None:
+        """Wait until a job has written these files."""
+        deadline = time.monotonic() + timeout_s
+        while not all(path.exists() for path in paths):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not all of {paths} were there after {timeout_s} s")
+            time.sleep(0.1)
+
 
 def why_no_lab() -> str | None:
     """What this machine lacks for a lab, after an attempt to install it; None if nothing."""
