@@ -54,8 +54,8 @@ class ListOpsSource(Section):
 
 
 class CopyingSource(Section):
-    """Copying (Hochreiter and Schmidhuber 1997; Arjovsky et al., arXiv 1511.06464): symbols, then blanks, then
-    as many cues, at each of which one symbol is to be said. New sequences without end."""
+    """Copying (Hochreiter and Schmidhuber 1997; Arjovsky et al., arXiv 1511.06464): symbols, then blanks,
+    then as many cues, at each of which one symbol is to be said. New sequences without end."""
 
     type: Literal["copying"]
     num_symbols: Annotated[int, Field(ge=1)] = 10
@@ -66,8 +66,8 @@ class CopyingSource(Section):
 
 
 class RecallSource(Section):
-    """Multi-query associative recall (arXiv 2312.04927): pairs of key and value, then blanks, then keys, at each
-    of which its value is to be said. New sequences without end."""
+    """Multi-query associative recall (arXiv 2312.04927): pairs of key and value, then blanks, then keys, at
+    each of which its value is to be said. New sequences without end."""
 
     type: Literal["associative-recall"]
     num_pairs: Annotated[int, Field(ge=1)] = 8
@@ -97,8 +97,9 @@ class DataConfig(Section):
     seq_len: Annotated[int, Field(ge=1)]
     """Positions of each sequence that a model sees."""
     held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of files kept for evaluation, by a hash of the file's name; null is 0.05. Only for `python-stdlib` and
-    `files`: other sources say themselves what they keep."""
+    """Share of files kept for evaluation, by a hash of the file's name; null is 0.05.
+
+    Only for `python-stdlib` and `files`: other sources say themselves what they keep."""
     prefetch: Annotated[int, Field(ge=0)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
 
@@ -106,7 +107,7 @@ class DataConfig(Section):
     def _held_out_has_files(self) -> "DataConfig":
         if self.held_out is not None and not isinstance(self.source, StdlibSource | FilesSource):
             raise ValueError(
-                f"held_out is {self.held_out}, a share of files; `{self.source.type}` does not use it: remove it"
+                f"held_out is {self.held_out}, a share of files; `{self.source.type}` does not use it"
             )
         return self
 

@@ -52,7 +52,7 @@ class Corpus:
 
 
 def open_corpus(config: DataConfig, vocab_size: int | None) -> Corpus:
-    """Read, map or set up a source. Raises UserError for what is missing, too short or outside the vocabulary.
+    """Read, map or set up a source. Raises UserError for what is missing, too short or unfit for the model.
 
     `vocab_size` is the model's; None for a model that takes signals.
     """

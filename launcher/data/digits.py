@@ -44,7 +44,7 @@ def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
         message = "digits come with scikit-learn, which is not installed"
         raise UserError(Problem("data.source.type", message, "pip install 'mulaunch[digits]'")) from None
     pixels, labels = load_digits(return_X_y=True)
-    signals = (np.asarray(pixels, dtype=np.float32) / 8 - 1)[:, :, None]  # grey values are 0 to 16
+    signals = (pixels / 8 - 1).astype(np.float32)[:, :, None]  # grey values are 0 to 16
     labels = np.asarray(labels, dtype=np.int64)
     held = np.zeros(len(labels), dtype=bool)
     for digit in range(10):

@@ -1,9 +1,9 @@
 """ListOps: nested list expressions to be classified by their value.
 
-The rules are those of Long Range Arena (arXiv 2011.04006): an argument is an operator with chance 1/4 above the
-greatest depth, else a digit; operators are MIN, MAX, MED and SM (sum modulo 10) with 2 to `max_args` arguments;
-expressions of another length than wanted are thrown away. Its brackets of pairs are left out, as all who train
-on it do.
+The rules are those of Long Range Arena (arXiv 2011.04006): an argument is an operator with chance 1/4 above
+the greatest depth, else a digit; operators are MIN, MAX, MED and SM (sum modulo 10) with 2 to `max_args`
+arguments; expressions of another length than wanted are thrown away. Its brackets around pairs are left out,
+as is usual for training on it.
 """
 
 import random
@@ -56,10 +56,10 @@ class ListOps(Samples):
         )
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
-        """Of always the most frequent value, and of the most frequent one for the root operator: no list is read.
+        """Of always the most frequent value, and of the most frequent for the root operator: no list is read.
 
-        Both are chosen on the samples they are scored on, so that they are the most such a guess can reach: under
-        Long Range Arena's rules about 0.17 and 0.37, and an accuracy below that is no learning.
+        Both are chosen on the samples they are scored on, so that they are the most such a guess can reach:
+        under Long Range Arena's rules about 0.17 and 0.37, and an accuracy below that is no learning.
         """
         table = np.zeros((_NUM_OPERATORS, NUM_VALUES), dtype=np.int64)
         for index in indices:
@@ -87,7 +87,7 @@ class ListOps(Samples):
         )
 
     def _grow(self, stream: random.Random, tokens: list[int], depth: int) -> int:
-        """Append a random expression and return its value. The root is an operator; a lone digit is too short."""
+        """Append a random expression and return its value. The root is an operator, as a digit is no list."""
         is_operator = depth == 1 or (depth < self._source.max_depth and stream.random() < _OPERATOR_CHANCE)
         if not is_operator:
             digit = int(stream.random() * NUM_VALUES)

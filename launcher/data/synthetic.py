@@ -73,5 +73,6 @@ class Recall(Samples):
         return Batch(torch.from_numpy(x_BL), torch.from_numpy(y_BL))
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
-        # One of the values seen, each as good as the next; repeated values make it a little better.
-        return {"any value seen": 1 / self._source.num_pairs, "guess": 1 / self._source.num_values}
+        share = 1 / self._source.num_pairs  # the right pair by luck, or another that has the same value
+        seen = share + (1 - share) / self._source.num_values
+        return {"guess": 1 / self._source.num_values, "any value seen": seen}

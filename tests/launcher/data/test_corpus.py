@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from launcher import files
+from launcher.data.batches import held_out_batches
 from launcher.data.config import DataConfig, FilesSource, Source, StdlibSource, TokensSource
 from launcher.data.corpus import open_corpus
 from launcher.data.samples import Windows
-from launcher.data.sources import check_data, find_source_files
+from launcher.data.sources import check_sources, find_source_files
 from launcher.errors import UserError
 
 
@@ -225,11 +226,11 @@ def test_a_folder_is_no_token_file(folder: Path) -> None:
 
 
 def test_missing_data_is_found_before_anything_is_read(folder: Path) -> None:
-    check_data(text(folder))
+    check_sources(text(folder))
     with pytest.raises(UserError, match="no files here"):
-        check_data(text(folder / "nowhere"))
+        check_sources(text(folder / "nowhere"))
     with pytest.raises(UserError, match="no such file"):
-        check_data(tokens(f"{folder}/train.bin"))
+        check_sources(tokens(f"{folder}/train.bin"))
 
 
 def test_too_few_tokens_for_a_window(tmp_path: Path) -> None:
@@ -274,6 +275,47 @@ def test_a_wrong_dtype_is_noticed_by_the_size(tmp_path: Path) -> None:
     assert "101 bytes are no whole number of uint16 tokens" in _message(tokens(path))
 
 
-def test_a_share_is_refused_where_it_would_do_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="held_out is 0.1; `tokens` takes a file"):
-        config(TokensSource(type="tokens", train="x"), held_out=0.1)
+GENERATED: list[tuple[dict[str, object], int]] = [
+    ({"type": "listops", "min_length": 10}, 16),
+    ({"type": "copying"}, 10),
+    ({"type": "associative-recall"}, 65),
+]
+
+
+@pytest.mark.parametrize(("source", "vocab_size"), GENERATED)
+def test_a_generated_source_opens_and_needs_its_symbols(source: dict[str, object], vocab_size: int) -> None:
+    data = DataConfig.model_validate({"source": source, "seq_len": 64})
+    corpus = open_corpus(data, vocab_size)
+    x = corpus.train.batch(np.arange(64)).x
+    assert x.shape == (64, 64)
+    assert int(x.max()) == vocab_size - 1
+    message = _message(data, vocab_size - 1)
+    assert f"model.vocab_size: {vocab_size - 1} is too few" in message
+    assert f"set it to at least {vocab_size}" in message
+
+
+@pytest.mark.parametrize(("source", "vocab_size"), GENERATED)
+def test_another_seed_is_another_data_set(source: dict[str, object], vocab_size: int) -> None:
+    prints = {
+        open_corpus(
+            DataConfig.model_validate({"source": {**source, "seed": seed}, "seq_len": 64}), vocab_size
+        ).fingerprint
+        for seed in (0, 0, 1)
+    }
+    assert len(prints) == 2
+
+
+def test_signals_and_tokens_need_a_model_that_takes_them() -> None:
+    digits = DataConfig.model_validate({"source": {"type": "digits"}, "seq_len": 64})
+    with pytest.raises(UserError, match="`digits` gives signals; the model embeds tokens"):
+        open_corpus(digits, 256)
+    with pytest.raises(UserError, match="`copying` gives tokens; the model takes signals"):
+        open_corpus(DataConfig.model_validate({"source": {"type": "copying"}, "seq_len": 64}), None)
+
+
+def test_digits_open_as_a_corpus() -> None:
+    pytest.importorskip("sklearn")
+    corpus = open_corpus(DataConfig.model_validate({"source": {"type": "digits"}, "seq_len": 64}), None)
+    assert corpus.train.num_samples + corpus.held_out.num_samples == 1797
+    (batch, *_) = held_out_batches(corpus.held_out, num_sequences=3, micro_batch_size=4, rank=0, world_size=1)
+    assert (batch.y == -100).tolist() == [False, False, False, True]

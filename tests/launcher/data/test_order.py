@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from launcher.data.order import permute, stream_key, windows_of_step
+from launcher.data.order import choose, draw, evenly_spaced, permute, sample_keys, stream_key, windows_of_step
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 255, 256, 257, 10_007, 2**20 + 1])
@@ -104,3 +104,34 @@ def test_stream_keys_of_different_parts_differ() -> None:
     keys = {stream_key(a, b) for a in range(100) for b in range(100)} | {stream_key(a) for a in range(100)}
     assert len(keys) == 10_100
     assert all(0 <= key < 2**64 for key in keys)
+
+
+@pytest.mark.parametrize("below", [2, 3, 10, 1000])
+def test_drawn_numbers_are_equally_likely(below: int) -> None:
+    numbers = draw(sample_keys(np.arange(100), 1), 20 * below, below)
+    assert numbers.shape == (100, 20 * below)
+    assert _chi_square(np.bincount(numbers.ravel(), minlength=below)) < _bound(below)
+
+
+def test_chosen_numbers_differ_and_are_equally_likely() -> None:
+    chosen = choose(sample_keys(np.arange(5000), 2), 3, 7)
+    assert all(len(set(row)) == 3 for row in chosen.tolist())
+    for column in chosen.T:
+        assert _chi_square(np.bincount(column, minlength=7)) < _bound(7)
+
+
+def test_samples_and_streams_have_keys_of_their_own() -> None:
+    keys = [sample_keys(np.arange(1000), seed, split) for seed in range(5) for split in range(2)]
+    assert len(np.unique(np.concatenate(keys))) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(3, 9, [0, 3, 6]), (5, 3, [0, 1, 2]), (2, 0, []), (0, 9, [])]
+)
+def test_evaluated_samples_are_evenly_spaced(count: int, size: int, expected: list[int]) -> None:
+    assert evenly_spaced(count, size).tolist() == expected
+
+
+def test_evaluated_samples_of_an_endless_source_do_not_overflow() -> None:
+    spaced = evenly_spaced(2**15, 2**62)
+    assert (np.diff(spaced) == 2**47).all()
