@@ -22,8 +22,8 @@ class Progress:
         parts = [
             self._step(record.step),
             self._number("loss", record.loss, format_fixed(record.loss, 4), width=7),
-            self._number("lr", record.lr, f"{record.lr:.2e}", width=8),
-            self._number("|grad|", record.grad_norm, format_fixed(record.grad_norm, 3), width=6),
+            self._number("lr", record.lr, format_scientific(record.lr, 2), width=7),
+            self._number("grad", record.grad_norm, format_fixed(record.grad_norm, 3), width=6),
             f"{format_count(record.tokens_per_s):>5} {self._paint(_DIM, 'tok/s')}",
             f"{self._paint(_DIM, 'ETA')} {format_duration(eta_s)}",
         ]
@@ -53,8 +53,16 @@ class Progress:
 
 
 def format_fixed(number: float, decimals: int) -> str:
-    """So many decimals, so that columns line up; large numbers in scientific notation."""
-    return f"{number:.{decimals}f}" if abs(number) < 1000 or not math.isfinite(number) else f"{number:.1e}"
+    """So many decimals, two fewer from 100, scientific from 1000: at most decimals + 3 wide."""
+    if abs(number) >= 1000 and math.isfinite(number):
+        return format_scientific(number, 1)
+    return f"{number:.{decimals if abs(number) < 99.995 else decimals - 2}f}"
+
+
+def format_scientific(number: float, decimals: int) -> str:
+    """1.00e-3: the exponent in as few digits as it needs."""
+    mantissa, _, exponent = f"{number:.{decimals}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def format_count(number: float) -> str:
@@ -70,13 +78,11 @@ def format_count(number: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """0:07, 12:34, 1:02:03, 3d 04:05; a dash where it is not known."""
+    """0:07, 12:34, 1h02m, 3d04h; a dash where it is not known."""
     if not math.isfinite(seconds) or seconds < 0:
         return "-"
-    whole = round(seconds)
-    days, rest = divmod(whole, 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, rest = divmod(rest, 60)
-    if days:
-        return f"{days}d {hours:02}:{minutes:02}"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours < 24 else f"{hours // 24}d{hours % 24:02}h"

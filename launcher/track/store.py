@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from launcher.errors import Problem, UserError
 
@@ -64,7 +63,8 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
     """Where artifacts of a new experiment go: beside a SQLite file; None leaves it to the server."""
     database = sqlite_path(tracking_uri)
-    return (database.parent / "mlruns" / quote(experiment, safe=" ")).as_uri() if database else None
+    folder = re.sub(r"[^\w -]", "_", experiment)  # no path of its own; runs below it have unique names
+    return (database.parent / "mlruns" / folder).as_uri() if database else None
 
 
 def _sqlite_uri(path: Path) -> str:
