@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -64,6 +65,13 @@ def compile_recipe(
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as loadable YAML with every key written and every override in it."""
     return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors."""
+    from launcher.recipe.json_schema import editor_schema  # 10 ms that no other verb should pay
+
+    return editor_schema(Recipe)
 
 
 def _with_flags(tree: Node, flags: Mapping[str, int | None]) -> Node:

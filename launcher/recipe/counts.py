@@ -4,7 +4,7 @@ import re
 
 _COUNT = re.compile(r"([-+]?)([0-9]+(?:_[0-9]+)*)(?:\.([0-9]*))?(?:[eE]\+?([0-9]{1,3})|([kKMBT]))")
 _POWERS = {"k": 3, "K": 3, "M": 6, "B": 9, "T": 12}
-PATTERN = r"^[-+]?[0-9]+(_[0-9]+)*(\.[0-9]*)?([eE]\+?[0-9]{1,3}|[kKMBT])$"
+PATTERN = r"^[-+]?[0-9]+((_[0-9]+)+|(_[0-9]+)*(\.[0-9]*)?([eE]\+?[0-9]{1,3}|[kKMBT]))$"
 """The same, for editors that check a recipe against the JSON Schema."""
 
 

@@ -1,5 +1,7 @@
 """Validation errors -> problems in our own words, placed in the recipe, with the nearest right answer."""
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -163,7 +165,8 @@ class Explainer:
         if {"integer", "number"} & kinds and isinstance(value, str) and _is_number(value):
             return f"write {value.replace(',', '')} without {'commas' if ',' in value else 'quotes'}"
         if "array" in kinds and "items" in self.shape.deref(schema) and not isinstance(value, (list, dict)):
-            return f"write [{text or repr(value)}]"
+            simple = re.fullmatch(r"[\w./ -]+", text)
+            return f"write [{text if simple else json.dumps(value)}]"
         return ""
 
 

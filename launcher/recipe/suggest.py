@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-GOOD = 0.65
+GOOD = 0.7
 """Similarity from which a suggestion helps more than a list of what there is."""
 TIE = 0.1
 
@@ -26,13 +26,14 @@ def did_you_mean(words: Iterable[str]) -> str:
 
 
 def _likeness(given: str, word: str) -> float:
-    """1 for the same letters, whatever case and separators; 0.9 for some of its words; else a ratio."""
+    """1 for the same letters, whatever case and separators; 0.9 for a part; 0.8 if swapped; else a ratio."""
     given_words, words = _words(given), _words(word)
     if "".join(given_words) == "".join(words):
         return 1.0
     ratio = SequenceMatcher(None, "_".join(given_words), "_".join(words), autojunk=False).ratio()
-    parted = len(given) > 2 and given_words and set(given_words) < set(words)
-    return max(ratio, 0.9 if parted else 0.0)
+    part = len(given) > 2 and (word.lower().startswith(given.lower()) or set(given_words) < set(words))
+    swapped = sorted(given) == sorted(word)
+    return max(ratio, 0.9 if part else 0.8 if swapped else 0.0)
 
 
 def _words(name: str) -> list[str]:

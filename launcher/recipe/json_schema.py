@@ -1,0 +1,59 @@
+"""The JSON Schema that editors complete and check recipes with."""
+
+import ast
+import inspect
+import textwrap
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from launcher.recipe.counts import PATTERN
+
+
+def editor_schema(recipe: type[BaseModel]) -> dict[str, Any]:
+    """The recipe's schema with every field's docstring, and with whole numbers as people may write them."""
+    schema = recipe.model_json_schema(schema_generator=_Documented)
+    described = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return _with_counts(described)
+
+
+class _Documented(GenerateJsonSchema):
+    """Puts the docstring under each field into the schema, for an editor to show."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        described = super().model_schema(schema)
+        for name, text in _field_docstrings(schema["cls"]).items():
+            described["properties"][name].setdefault("description", text)
+        return described
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """A title would only repeat the key."""
+        return False
+
+
+def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
+    """The string under each field of a class, as people write docstrings of fields."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(section)))
+    definition = tree.body[0]
+    assert isinstance(definition, ast.ClassDef), f"{section} is no class statement"
+    documented = {}
+    for line, following in zip(definition.body, definition.body[1:], strict=False):
+        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and is_text:
+            documented[line.target.id] = inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined]
+    return documented
+
+
+def _with_counts(schema: Any) -> Any:
+    """Allow 500M and the like wherever a whole number is wanted."""
+    if isinstance(schema, list):
+        return [_with_counts(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") != "integer" or "const" in schema or "enum" in schema:
+        return {key: _with_counts(part) for key, part in schema.items()}
+    outside = {key: schema[key] for key in ("description", "default") if key in schema}
+    number = {key: part for key, part in schema.items() if key not in outside}
+    return {"anyOf": [number, {"type": "string", "pattern": PATTERN}], **outside}
