@@ -3,7 +3,10 @@
 MLflow is imported when a run is opened, which takes 1-2 s, and never by the training thread.
 """
 
+import contextlib
 import logging
+import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from launcher.track.points import Point, flatten_params
 from launcher.track.record import Outcome
-from launcher.track.store import artifact_location
+from launcher.track.store import artifact_location, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,6 +104,9 @@ def open_run(
 
     `retried` says that an earlier call may have created the run without learning of its success.
     """
+    database = sqlite_path(target.tracking_uri)
+    if database is not None and not database.exists():
+        create_database(database)
     client = _connect(target.tracking_uri)
     run = _find_run(client, run_id) if run_id else None
     if run is not None:
@@ -116,8 +122,35 @@ def open_run(
     return MlflowRun(client, created)
 
 
+def create_database(path: Path) -> None:
+    """Create a SQLite store, whole or not at all; one that appears meanwhile is kept.
+
+    MLflow takes seconds to create its tables, and two processes doing that in one file, or one that is killed
+    on the way, leave a file that no MLflow can open any more. So it is made under another name.
+    """
+    _configure()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{temporary}", (path.parent / "mlruns").as_uri()).engine.dispose()
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)  # unlike a rename, refuses to replace a file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _connect(tracking_uri: str) -> "MlflowClient":
-    from mlflow import MlflowClient, environment_variables
+    _configure()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def _configure() -> None:
+    """Make MLflow quick to give up, and quiet."""
+    from mlflow import environment_variables
 
     # Where the command line did not. Retries are the feed's own: those of MLflow hold a thread for minutes.
     for variable in (
@@ -131,7 +164,6 @@ def _connect(tracking_uri: str) -> "MlflowClient":
     logging.getLogger("urllib3.connectionpool").setLevel(
         logging.ERROR
     )  # the feed reports failures itself, once
-    return MlflowClient(tracking_uri)
 
 
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
@@ -149,8 +181,16 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
 
 def _find_experiment(client: "MlflowClient", target: MlflowTarget) -> str:
     """The id of the experiment, created where there is none."""
+    from mlflow.exceptions import MlflowException
+
     experiment = client.get_experiment_by_name(target.experiment)
     if experiment is not None:
         return str(experiment.experiment_id)
     location = artifact_location(target.tracking_uri, target.experiment)
-    return str(client.create_experiment(target.experiment, artifact_location=location))
+    try:
+        return str(client.create_experiment(target.experiment, artifact_location=location))
+    except MlflowException as error:
+        created = client.get_experiment_by_name(target.experiment)  # by another run, meanwhile
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or created is None:
+            raise
+        return str(created.experiment_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.track.mlflow import MlflowTarget
+from launcher.track.mlflow import MlflowTarget, create_database
 from tests.launcher.track.gate import Gate
 
 SERVER = """
@@ -25,10 +25,8 @@ server.serve_forever()
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store with its tables, which take four seconds to create."""
-    from mlflow import MlflowClient
-
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    create_database(path)
     return path
 
 
