@@ -17,9 +17,6 @@
 #SBATCH --requeue
 # quickstart: 8 nodes x 4 processes. Submit again to resume.
 
-# Slurm's TERM goes to this shell and to all ranks. If the shell ended by it,
-# Slurm would kill ranks that are still saving.
-trap : TERM
 set -eo pipefail
 cd /home/me/project
 module load cuda/12.8

@@ -9,9 +9,6 @@
 #SBATCH --requeue
 # quickstart: 2 nodes x 2 processes. Submit again to resume.
 
-# Slurm's TERM goes to this shell and to all ranks. If the shell ended by it,
-# Slurm would kill ranks that are still saving.
-trap : TERM
 set -eo pipefail
 cd /home/me/project
 export OMP_NUM_THREADS=4
