@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel
 
+from launcher.data.config import task_shape
 from launcher.errors import Problem
 from launcher.optim.config import TensorRate
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.tree import Key
 
-BYTE_VALUES = 256
-BYTE_SOURCES = ("python-stdlib", "files")
 Path = tuple[Key, ...]
 
 
@@ -141,12 +140,21 @@ def _mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
-def _vocabulary_holds_every_byte(loaded: LoadedRecipe) -> Iterator[Problem]:
-    model, source = loaded.recipe.model, loaded.recipe.data.source
-    if source.type in BYTE_SOURCES and model.vocab_size < BYTE_VALUES:
-        kind = loaded.cite("data", "source", "type")
-        message = f"model.vocab_size = {model.vocab_size} is too small for the bytes of {kind}"
-        yield Problem(loaded.place("model", "vocab_size"), message, f"use {BYTE_VALUES} or more")
+def _model_takes_the_data(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """What the source gives is what the model reads and says."""
+    model, task = loaded.recipe.model, task_shape(loaded.recipe.data.source)
+    source = loaded.cite("data", "source", "type")
+    if (task.inputs, task.targets) != ("tokens", "tokens"):
+        place = loaded.place("data", "source", "type")
+        model_type = loaded.cite("model", "type")
+        message = (
+            f"{source} goes from {task.inputs} to {task.targets}, but {model_type} from tokens to tokens"
+        )
+        yield Problem(place, message, "use a source that asks for the next token")
+    elif task.vocab_size is not None and model.vocab_size < task.vocab_size:
+        given = f"model.vocab_size = {model.vocab_size}"
+        message = f"{given} is too small for the {task.vocab_size} symbols of {source}"
+        yield Problem(loaded.place("model", "vocab_size"), message, f"use {task.vocab_size} or more")
 
 
 def _one_rate_per_tensor(loaded: LoadedRecipe) -> Iterator[Problem]:
@@ -179,6 +187,6 @@ RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _one_process_per_gpu,
     _warmup_ends_before_the_run,
     _mup_has_one_base,
-    _vocabulary_holds_every_byte,
+    _model_takes_the_data,
     _one_rate_per_tensor,
 )

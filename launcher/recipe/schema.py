@@ -35,7 +35,7 @@ class Recipe(Section):
 
     version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig

@@ -139,7 +139,7 @@ _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def _limits(schema: Schema) -> str:
-    words = [f"{sign} {schema[name]:g}" for name, sign in _BOUNDS.items() if name in schema]
+    words = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
     if "multipleOf" in schema:
         words.append(f"a multiple of {schema['multipleOf']}")
     if "pattern" in schema:

@@ -91,7 +91,7 @@ WRONG_VALUES = [
     Bad("steps: 100", "steps: ~", "26:10", "train.steps is ~, must be a whole number"),
     Bad("steps: 100", "steps: [100]", "26:10", "train.steps is [100], must be a whole number"),
     Bad("steps: 100", "steps: {a: 1}", "26:10", "train.steps is a section, must be a whole number"),
-    Bad("seed: 1", "seed: -1", "3:7", "seed is -1, must be a whole number >= 0"),
+    Bad("seed: 1", "seed: -1", "3:7", "seed is -1, must be a whole number >= 0 and < 9223372036854775808"),
     Bad("d_state: 16", "d_state: 15", "10:18", "must be a whole number >= 2 and a multiple of 2"),
     Bad("lr: 4e-3", "lr: fast", "17:7", "optim.lr is 'fast', must be a number > 0"),
     Bad("lr: 4e-3", "lr: 2k", "17:7", "optim.lr is '2k', must be a number > 0\n    write 2000"),
@@ -240,7 +240,15 @@ RULES = [
         "23:47",
         "equals mup.base_width = 16 (small.yaml:23:30)",
     ),
-    Bad("vocab_size: 256", "vocab_size: 255", "6:15", "too small for the bytes of data.source.type = files"),
+    Bad(
+        "vocab_size: 256",
+        "vocab_size: 255",
+        "6:15",
+        "too small for the 256 symbols of data.source.type = files",
+    ),
+    Bad(
+        "{type: files, url: corpus}", "{type: digits}", "13:18", "from signals to label, but model.type = lm"
+    ),
     Bad("{lr_cap: 1e-3}", "{lr: 1e-3, lr_mult: 2}", "21:29", "two rates for one tensor"),
 ]
 
