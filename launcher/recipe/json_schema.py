@@ -40,9 +40,10 @@ def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef), f"{section} is no class statement"
     documented = {}
     for line, following in zip(definition.body, definition.body[1:], strict=False):
-        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and is_text:
-            documented[line.target.id] = inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined]
+        if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            documented[line.target.id] = inspect.cleandoc(str(following.value.value))
     return documented
 
 

@@ -1,6 +1,7 @@
 """A checked recipe that still knows where each of its values was written."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from launcher.recipe.overrides import flag_node
 from launcher.recipe.schema import Recipe
@@ -31,9 +32,9 @@ class LoadedRecipe:
 
     def cite(self, *path: Key) -> str:
         """A value with where it comes from: `train.steps = 40 (override 'train.steps=40')`."""
-        value: object = self.recipe
+        value: Any = self.recipe
         for key in path:
-            value = value[key] if isinstance(value, (dict, tuple)) else getattr(value, str(key))  # type: ignore[index]
+            value = value[key] if isinstance(value, (dict, tuple)) else getattr(value, str(key))
         shown = "null" if value is None else value
         found = find(self.tree, path)
         return f"{dotted(path)} = {shown} ({found.place if found is not None else 'default'})"
