@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import BaseModel
+
 from launcher.recipe.overrides import flag_node
 from launcher.recipe.schema import Recipe
 from launcher.recipe.tree import Key, Node, dotted, find, nearest, put
@@ -34,7 +36,7 @@ class LoadedRecipe:
         """A value with where it comes from: `train.steps = 40 (override 'train.steps=40')`."""
         value: Any = self.recipe
         for key in path:
-            value = value[key] if isinstance(value, (dict, tuple)) else getattr(value, str(key))
+            value = getattr(value, str(key)) if isinstance(value, BaseModel) else value[key]
         shown = "null" if value is None else value
         found = find(self.tree, path)
         return f"{dotted(path)} = {shown} ({found.place if found is not None else 'default'})"
