@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong. `place` is "file:line:column", a path, an override or a flag; `remedy` may be empty."""
+    """One thing wrong. `place` is "file:line:column", a path, an override or a flag."""
 
     place: str
     message: str

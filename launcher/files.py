@@ -17,7 +17,9 @@ def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise UserError(Problem(url, f"cannot be opened: {error}", "use a local path or an fsspec URL")) from None
+        raise UserError(
+            Problem(url, f"cannot be opened: {error}", "use a local path or an fsspec URL")
+        ) from None
 
 
 def local_path(url: str) -> Path | None:
@@ -31,6 +33,14 @@ def absolute(url: str) -> str:
     """The same place, independent of the working folder."""
     local = local_path(url)
     return str(local) if local else url.rstrip("/")
+
+
+def shortest(url: str) -> str:
+    """A local path relative to the working folder where it lies in it; any other URL as it is."""
+    local = local_path(url)
+    if local is None or not local.is_relative_to(Path.cwd()):
+        return url
+    return str(local.relative_to(Path.cwd()))
 
 
 def join(url: str, *parts: str) -> str:

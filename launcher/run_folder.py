@@ -8,8 +8,10 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +27,8 @@ RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
     "job.sh",
 )
 ENVIRONMENT, DIFF, JOURNAL, LOCK = "environment.json", "code.diff", "journal.jsonl", "lock"
+SPOOLED = (JOURNAL, "mlflow.json")
+ARTIFACTS = (RECIPE, PLAN, SHAPES)
 
 
 def is_run(run_url: str) -> bool:
@@ -77,7 +81,7 @@ def freeze(
     environment: Mapping[str, object],
     diff: str,
 ) -> str:
-    """Write what will run into the run folder; returns the script's URL. The recipe goes last but for the script."""
+    """Write what will run into the run folder; returns the script's URL."""
     files.make_folder(files.join(run_url, "logs"))
     texts = {SOURCE: source, ENVIRONMENT: _json(environment), DIFF: diff, SHAPES: shapes, PLAN: _json(plan)}
     for name, text in {**texts, RECIPE: recipe, SCRIPT: script}.items():
@@ -93,7 +97,7 @@ def _json(record: Mapping[str, object]) -> str:
 def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
     """Take a run for this process until the returned file is closed or the process ends.
 
-    Raises UserError naming the holder where another process has it. None for remote folders, which have no locks.
+    Raises UserError naming the holder where another process has it. None for remote folders: no locks there.
     """
     local = files.local_path(run_url)
     if local is None:
@@ -119,9 +123,39 @@ def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
     return stream
 
 
-def journal_folder(run_url: str, spool: Path) -> Path:
-    """Where the journal is written: the run folder, or the local spool folder of a remote one."""
-    return files.local_path(run_url) or spool
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """Where journal and tracking state are written: the run folder, or a local copy of a remote one's.
+
+    Object stores cannot append, so those files are put there whole, at each checkpoint and at the end.
+    """
+
+    folder: Path
+    run_url: str
+
+    def publish(self) -> None:
+        """Copy the files to a remote run folder; nothing to do for a local one."""
+        if self.folder == files.local_path(self.run_url):
+            return
+        for name in SPOOLED:
+            if (path := self.folder / name).exists():
+                files.write_bytes(files.join(self.run_url, name), path.read_bytes())
+
+
+def open_spool(run_url: str, is_main: bool) -> Spool:
+    """The spool of a run; for a remote one, rank 0 fetches what earlier attempts have written."""
+    local = files.local_path(run_url)
+    if local is not None:
+        return Spool(local, run_url)
+    spool = Spool(Path(tempfile.mkdtemp(prefix="launch-spool-")), run_url)
+    if is_main:
+        for name in SPOOLED:
+            if files.exists(url := files.join(run_url, name)):
+                (spool.folder / name).write_bytes(files.read_bytes(url))
+        # what the tracking server is sent, named relative to the journal
+        for name in ARTIFACTS:
+            (spool.folder / name).write_bytes(files.read_bytes(files.join(run_url, name)))
+    return spool
 
 
 def next_attempt(folder: Path) -> int:

@@ -2,10 +2,11 @@
 
 import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 
+from launcher.checkpoint.manifest import step_folder
 from launcher.checkpoint.restore import check_data, check_identity, choose_checkpoint, restore_tensors
 from launcher.checkpoint.save import delete_old, save_checkpoint
 from launcher.data.batches import Batches, held_out_batches
@@ -18,7 +19,8 @@ from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
 from launcher.plan.plan import group_rates, make_plan
 from launcher.plan.record import checkpoint_record, data_record, scaling_records
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import next_attempt
+from launcher.run_folder import ARTIFACTS, Spool, next_attempt
+from launcher.track.feed import FeedStatus
 from launcher.track.meter import StepMeter
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.record import AttemptRecord
@@ -27,11 +29,20 @@ from launcher.world import World, seed_step
 from models.build import build_model
 
 
-def train(recipe: Recipe, run_url: str, world: World, *, folder: Path, mlflow: MlflowTarget | None) -> int:
-    """Train a run from its newest good checkpoint, or from the start, to its last step; returns that step.
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Where a training ended."""
 
-    `folder` is the local folder of the journal. All resumable state is in `engine` and `step`: batches, schedule
-    and random numbers are pure functions of (seed, step).
+    step: int
+    checkpoint_url: str
+    mlflow: FeedStatus | None
+
+
+def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: MlflowTarget | None) -> Result:
+    """Train a run from its newest good checkpoint, or from the start, to its last step.
+
+    All resumable state is in `engine` and `step`: batches, schedule and random numbers are pure functions of
+    (seed, step).
     """
     plan = make_plan(recipe)
     parameters = plan.parameters
@@ -74,14 +85,21 @@ def train(recipe: Recipe, run_url: str, world: World, *, folder: Path, mlflow: M
     step = 0
     saved, rejected = choose_checkpoint(run_url, world)
     if saved is not None:
-        check_identity(saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters))
+        check_identity(
+            saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
+        )
         check_data(saved, data_record(recipe, plan, corpus.fingerprint))
         restore_tensors(saved, engine.state())
         step = saved.step
 
-    attempt = world.from_main(next_attempt(folder) if world.is_main else 0)
+    attempt = world.from_main(next_attempt(spool.folder) if world.is_main else 0)
     tracker = Tracker(
-        folder, rank=world.rank, attempt=attempt, total_steps=plan.steps, mlflow=mlflow, stream=sys.stdout
+        spool.folder,
+        rank=world.rank,
+        attempt=attempt,
+        total_steps=plan.steps,
+        mlflow=mlflow,
+        stream=sys.stdout,
     )
     tracker.start(
         AttemptRecord(
@@ -90,7 +108,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, folder: Path, mlflow: M
             run_dir=run_url,
             world_size=world.size,
             recipe=recipe.model_dump(mode="json"),
-            artifacts=("recipe.yaml", "plan.json", "base_shapes.bsh"),
+            artifacts=ARTIFACTS,
         )
     )
     for bad in rejected:
@@ -127,10 +145,13 @@ def train(recipe: Recipe, run_url: str, world: World, *, folder: Path, mlflow: M
             url = save_checkpoint(run_url, step=step, tensors=engine.state(), record=record, world=world)
             if world.is_main:
                 delete_old(run_url, recipe.checkpoint.keep)
+                spool.publish()
             seconds = time.perf_counter() - start
             tracker.checkpoint_saved(step, seconds, url)
             meter.exclude(seconds)
 
     batches.close()
-    tracker.close("FINISHED")
-    return step
+    status = tracker.close("FINISHED")
+    if world.is_main:
+        spool.publish()
+    return Result(step, step_folder(run_url, step), status)

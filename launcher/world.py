@@ -83,6 +83,6 @@ def open_world(timeout_s: float = 600.0) -> World:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one step of one rank, so that a resume draws the same dropout masks as an uninterrupted run."""
+    """Seed torch for one step of one rank: a resume draws the same dropout masks as an uninterrupted run."""
     digest = hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8]) >> 1)

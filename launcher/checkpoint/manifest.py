@@ -27,7 +27,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A step folder that is no good checkpoint, and why. `damaged`: it once had a manifest that vouched for it."""
+    """A step folder that is no good checkpoint, and why. `damaged`: its manifest vouches for more."""
 
     url: str
     reason: str
@@ -72,7 +72,9 @@ def verify_digests(saved: Saved) -> Rejected | None:
     assert isinstance(entries, dict), "read_manifest has checked it"
     for name, entry in entries.items():
         if (digest := digest_file(files.join(saved.url, name))) != entry["sha256"]:
-            return Rejected(saved.url, f"{name} has digest {digest[:12]}..., not the manifest's", damaged=True)
+            return Rejected(
+                saved.url, f"{name} has digest {digest[:12]}..., not the manifest's", damaged=True
+            )
     return None
 
 

@@ -8,7 +8,7 @@ import torch
 from launcher import files
 from launcher.checkpoint.manifest import Rejected, Saved, find_newest
 from launcher.checkpoint.save import quarantine
-from launcher.checkpoint.storage import read_index, read_tensors
+from launcher.checkpoint.storage import read_shapes, read_tensors
 from launcher.errors import Problem, UserError
 from launcher.mup.shapes import BaseShapes, compare_shapes
 from launcher.world import World
@@ -28,7 +28,7 @@ def choose_checkpoint(run_url: str, world: World) -> tuple[Saved | None, list[Re
 def check_identity(
     saved: Saved, base_shapes: BaseShapes, base_shapes_hash: str, scalings: Mapping[str, object]
 ) -> None:
-    """Raise UserError where a checkpoint was trained with other base shapes or multipliers, showing the difference.
+    """Raise UserError where a checkpoint was trained with other base shapes or multipliers, and show them.
 
     Its weights were scaled once, at the start, by its own base shapes; under others they mean something else.
     """
@@ -48,14 +48,20 @@ def check_identity(
     if different:
         lines = [f"{n}: {theirs_scalings.get(n)} saved, {scalings[n]} in the recipe" for n in different[:4]]
         raise UserError(
-            Problem(saved.url, "was trained with other multipliers:\n    " + "\n    ".join(lines), "see RUN/recipe.yaml")
+            Problem(
+                saved.url,
+                "was trained with other multipliers:\n    " + "\n    ".join(lines),
+                "see RUN/recipe.yaml",
+            )
         )
 
 
 def check_data(saved: Saved, now: Mapping[str, object]) -> None:
-    """Raise UserError where the rest of the run would not read the samples that an uninterrupted one reads."""
+    """Raise UserError where the run would not go on with the samples that an uninterrupted one reads."""
     data = cast(dict[str, object], saved.manifest["data"])
-    different = [f"{key}: {data.get(key)} saved, {value} now" for key, value in now.items() if data.get(key) != value]
+    different = [
+        f"{key}: {data.get(key)} saved, {value} now" for key, value in now.items() if data.get(key) != value
+    ]
     if different:
         raise UserError(
             Problem(
@@ -67,18 +73,20 @@ def check_data(saved: Saved, now: Mapping[str, object]) -> None:
 
 
 def restore_tensors(saved: Saved, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill live tensors, however sharded, from a checkpoint. Raises UserError where names or shapes differ."""
-    index = read_index(saved.url).state_dict_metadata
+    """Fill live tensors, however sharded, from a checkpoint. Raises UserError if names or shapes differ."""
+    index = read_shapes(saved.url)
     problems = [
-        Problem(files.join(saved.url, name), "is in the checkpoint but not in this run", "see RUN/recipe.yaml")
+        Problem(
+            files.join(saved.url, name), "is in the checkpoint but not in this run", "see RUN/recipe.yaml"
+        )
         for name in index
         if name not in tensors
     ]
     for name, tensor in tensors.items():
         if name not in index:
             problems.append(Problem(name, f"is not in {saved.url}", "see RUN/recipe.yaml"))
-        elif tuple(index[name].size) != tuple(tensor.shape):
-            message = f"has shape {tuple(index[name].size)} in {saved.url}, {tuple(tensor.shape)} in this run"
+        elif index[name] != tuple(tensor.shape):
+            message = f"has shape {index[name]} in {saved.url}, {tuple(tensor.shape)} in this run"
             problems.append(Problem(name, message, "see RUN/recipe.yaml"))
     if problems:
         raise UserError(*problems[:10])

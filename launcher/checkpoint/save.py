@@ -19,7 +19,12 @@ from launcher.world import World
 
 
 def save_checkpoint(
-    run_url: str, *, step: int, tensors: Mapping[str, torch.Tensor], record: Mapping[str, object], world: World
+    run_url: str,
+    *,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    record: Mapping[str, object],
+    world: World,
 ) -> str:
     """Write one checkpoint and return its URL. `record` is what the manifest keeps besides step and files.
 
@@ -33,7 +38,9 @@ def save_checkpoint(
     world.barrier()
     names = world.from_main(sorted(files.list_names(url)) if world.is_main else [])
     mine = names[world.rank :: world.size]
-    described = {name: entry for part in world.gather(describe_files(url, mine)) for name, entry in part.items()}
+    described = {
+        name: entry for part in world.gather(describe_files(url, mine)) for name, entry in part.items()
+    }
     if world.is_main:
         publish_manifest(url, {"format": FORMAT, "step": step, **record, "files": described})
     world.barrier()
@@ -67,7 +74,7 @@ def quarantine(run_url: str, url: str) -> str:
 
 
 def _clear_place(run_url: str, url: str) -> None:
-    """Make room for a save: an unfinished one is deleted, a published one (of a rewound run) is kept aside."""
+    """Make room for a save: an unfinished one is deleted, a published one (of a rewound run) put aside."""
     if not files.exists(url):
         return
     if isinstance(read_manifest(url), Saved):

@@ -1,7 +1,7 @@
 """Tensors to and from a folder at any fsspec URL, through torch.distributed.checkpoint. Executes no pickle.
 
-DCP keeps its index, `.metadata`, as a pickle. It is read here by an unpickler that knows nothing but the plain
-data classes of that index; tensors are read by torch with weights_only; nothing else is ever stored.
+DCP keeps its index, `.metadata`, as a pickle. It is read here by an unpickler that knows nothing but the
+plain data classes of that index; tensors are read by torch with weights_only; nothing else is ever stored.
 """
 
 import contextlib
@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 _ALLOWED = {
     ("torch.distributed.checkpoint.metadata", "Metadata"),
@@ -38,7 +39,9 @@ class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED or (module == "torch" and name in _ALLOWED_DTYPES):
             return super().find_class(module, name)
-        raise UntrustedIndexError(f"the checkpoint's .metadata names {module}.{name}, which no index contains")
+        raise UntrustedIndexError(
+            f"the checkpoint's .metadata names {module}.{name}, which no index contains"
+        )
 
 
 class _SafeReader(FsspecReader):
@@ -57,18 +60,24 @@ class _SafeReader(FsspecReader):
 def write_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write every rank's shards (all ranks together); one file a rank, then the index."""
     with _quiet():
-        dcp.save(dict(tensors), storage_writer=FsspecWriter(url, overwrite=False))
+        save(dict(tensors), storage_writer=FsspecWriter(url, overwrite=False))
 
 
 def read_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill the given tensors, sharded as they now are, from a folder written at any sharding."""
     with _quiet():
-        dcp.load(dict(tensors), storage_reader=_SafeReader(url))
+        load(dict(tensors), storage_reader=_SafeReader(url))
 
 
-def read_index(url: str) -> Metadata:
-    """The names, shapes and places of what a folder holds."""
-    return _SafeReader(url).read_metadata()
+def read_shapes(url: str) -> dict[str, tuple[int, ...]]:
+    """Name and whole shape of every tensor that a folder holds. UntrustedIndexError for anything else."""
+    entries = _SafeReader(url).read_metadata().state_dict_metadata
+    shapes = {}
+    for name, entry in entries.items():
+        if not isinstance(entry, TensorStorageMetadata):
+            raise UntrustedIndexError(f"{name} is no tensor; a checkpoint of ours holds nothing else")
+        shapes[name] = tuple(entry.size)
+    return shapes
 
 
 @contextlib.contextmanager

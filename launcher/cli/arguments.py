@@ -7,7 +7,10 @@ from collections.abc import Sequence
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """key=value words behind the recipe or run."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="values that replace the recipe's, such as optim.lr=3e-4"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="values that replace the recipe's, such as optim.lr=3e-4",
     )
 
 
@@ -15,7 +18,10 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     """--nodes and --nproc-per-node."""
     parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes, instead of cluster.nodes")
     parser.add_argument(
-        "--nproc-per-node", type=int, metavar="M", help="processes per node, instead of cluster.nproc_per_node"
+        "--nproc-per-node",
+        type=int,
+        metavar="M",
+        help="processes per node, instead of cluster.nproc_per_node",
     )
 
 

@@ -69,7 +69,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if not looks_like_file and not first.startswith("-"):
         from launcher.recipe.suggest import close_matches, did_you_mean
 
-        hint = did_you_mean(close_matches(first, verbs)) or f"verbs are {', '.join(verbs)}; a recipe ends in .yaml"
+        hint = (
+            did_you_mean(close_matches(first, verbs))
+            or f"verbs are {', '.join(verbs)}; a recipe ends in .yaml"
+        )
         raise UserError(Problem(f"launch {first}", "is neither a verb nor a recipe", hint))
     from launcher.cli.run import run_recipe
 

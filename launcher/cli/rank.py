@@ -1,38 +1,36 @@
 """What each rank runs: `python -m launcher.cli.rank --run-dir RUN`, started by torchrun."""
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from launcher import files
 from launcher.cli.main import print_problems
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
-from launcher.run_folder import RECIPE, journal_folder, lock_run
+from launcher.recipe.schema import Recipe
+from launcher.run_folder import RECIPE, lock_run, open_spool
 from launcher.track.config import MLflowConfig
-from launcher.track.feed import STATE_NAME
+from launcher.track.feed import saved_tracking_uri
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.store import resolve_tracking_uri
-from launcher.train import train
+from launcher.train import Result, train
 from launcher.world import close_world, die_with_parent, open_world
 
 
 def find_target(config: MLflowConfig, folder: Path) -> MlflowTarget | None:
-    """The tracking store of this attempt: the recipe's, the environment's, the last attempt's or the default."""
+    """The tracking store: the recipe's, the environment's, the last attempt's or the default."""
     if not config.enabled:
         return None
-    state = folder / STATE_NAME
-    previous = json.loads(state.read_text())["tracking_uri"] if state.exists() else None
     environment = os.environ.get("MLFLOW_TRACKING_URI")
+    previous = saved_tracking_uri(folder)
     uri = resolve_tracking_uri(config.tracking_uri, environment, Path.cwd(), previous=previous)
     return MlflowTarget(uri, config.experiment)
 
 
 def main() -> int:
-    """Train the run in a folder; the first rank holds its lock."""
+    """Train the run in a folder; the first rank holds its lock and its journal."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m launcher.cli.rank")
     parser.add_argument("--run-dir", required=True)
@@ -42,9 +40,11 @@ def main() -> int:
         recipe_url = files.join(run_url, RECIPE)
         recipe = compile_recipe(files.read_text(recipe_url), recipe_url).recipe
         lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
-        folder = journal_folder(run_url, Path(tempfile.gettempdir()) / "mulaunch" / recipe.name)
-        mlflow = find_target(recipe.track.mlflow, folder) if world.is_main else None
-        train(recipe, run_url, world, folder=folder, mlflow=mlflow)
+        spool = open_spool(run_url, world.is_main)
+        mlflow = find_target(recipe.track.mlflow, spool.folder) if world.is_main else None
+        result = train(recipe, run_url, world, spool=spool, mlflow=mlflow)
+        if world.is_main:
+            print(summary_text(run_url, result, recipe), flush=True)
         if lock is not None:
             lock.close()
     except UserError as error:
@@ -53,6 +53,26 @@ def main() -> int:
     finally:
         close_world(world)
     return 0
+
+
+def summary_text(run_url: str, result: Result, recipe: Recipe) -> str:
+    """Where everything is, and what to try next."""
+    short = files.shortest(run_url)
+    lines = ["", f"run         {short}", f"checkpoint  {files.shortest(result.checkpoint_url)}"]
+    status = result.mlflow
+    if status is not None:
+        where = f"experiment {status.experiment!r}, run {status.run_id} in {status.tracking_uri}"
+        lines.append(f"mlflow      {where}" + (f" ({status.problem})" if status.problem else ""))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "next:",
+            f"  launch resume {short} train.steps={2 * recipe.train.steps}",
+            "  launch plan recipes/s4-lm-1b.yaml --nodes 8",
+            "  launch ui",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def resume_run(arguments: Sequence[str]) -> int:
         nodes=options.nodes,
         nproc_per_node=options.nproc_per_node,
     )
-    # The rank that trains takes the lock for good; this only tells in time that another has it. A run that was
-    # killed a moment ago may still hold it.
+    # The rank that trains takes the lock for good; this only tells in time that another has it. A run that
+    # was killed a moment ago may still hold it.
     if (lock := lock_run(run_url, wait_s=5.0)) is not None:
         lock.close()
     check_sources(loaded.recipe.data)
@@ -45,7 +45,9 @@ def resume_run(arguments: Sequence[str]) -> int:
         print("no checkpoint yet: starting from step 0")
     else:
         parameters = prepared.plan.parameters
-        check_identity(saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters))
+        check_identity(
+            saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
+        )
         if saved.step >= loaded.recipe.train.steps:
             print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")
             print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")

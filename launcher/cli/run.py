@@ -34,7 +34,9 @@ def run_recipe(arguments: Sequence[str]) -> int:
 
 def plan_recipe(arguments: Sequence[str]) -> int:
     """Print the plan of a recipe."""
-    parser = argparse.ArgumentParser(prog="launch plan", description="Print every derived number; start nothing.")
+    parser = argparse.ArgumentParser(
+        prog="launch plan", description="Print every derived number; start nothing."
+    )
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)

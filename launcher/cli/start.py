@@ -35,7 +35,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepared:
-    """Plan a run and render its script. `only_show`: for another machine, so what this host has does not count."""
+    """Plan a run and render its script. `only_show`: for another machine, whatever this host has."""
     plan = make_plan(recipe)
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
@@ -49,7 +49,7 @@ def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepare
 def _make_job(recipe: Recipe, run_url: str, cluster: Cluster) -> Job:
     shape = recipe.cluster
     before = _first_launch(run_url)
-    # Sums depend on the number of threads, relative paths on the folder: both stay those of the first attempt.
+    # Sums depend on the number of threads, relative paths on the folder: both stay the first attempt's.
     same_shape = before.get("nproc_per_node") == shape.nproc_per_node
     threads = before.get("threads") if same_shape else None
     return Job(
@@ -74,9 +74,14 @@ def _first_launch(run_url: str) -> dict[str, object]:
 
 
 def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
-    """Write the run folder, then run it in the foreground or hand it to the queue. Returns only in the second case."""
+    """Write the run folder, then run it here (and never return) or hand it to the queue."""
     job = prepared.job
-    launch = {"cwd": job.cwd, "threads": job.threads, "nproc_per_node": job.nproc_per_node, "nodes": job.nodes}
+    launch = {
+        "cwd": job.cwd,
+        "threads": job.threads,
+        "nproc_per_node": job.nproc_per_node,
+        "nodes": job.nodes,
+    }
     script_url = run_folder.freeze(
         prepared.run_url,
         recipe=dump_recipe(prepared.recipe),
@@ -91,7 +96,9 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
     try:
         job_id = prepared.cluster.submit(_local_script(script_url, prepared.script))
     except SubmitError as error:
-        raise UserError(Problem("sbatch", str(error), f"mend it, then: launch resume {prepared.run_url}")) from None
+        raise UserError(
+            Problem("sbatch", str(error), f"mend it, then: launch resume {prepared.run_url}")
+        ) from None
     print(f"job: {job_id}\nlog: {prepared.run_url}/logs/slurm-{job_id}.log")
     print(f"submit again to resume: sbatch {script_url}")
     return 0

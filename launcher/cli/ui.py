@@ -12,7 +12,9 @@ from launcher.track.ui import make_ui_command
 def open_ui(arguments: Sequence[str]) -> int:
     """Become MLflow's server on the default store, until ctrl-C."""
     parser = argparse.ArgumentParser(prog="launch ui", description="Open MLflow's pages on a store.")
-    parser.add_argument("--store", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in this folder")
+    parser.add_argument(
+        "--store", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in this folder"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args(arguments)

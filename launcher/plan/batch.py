@@ -22,7 +22,7 @@ class BatchShape:
 
 
 def shape_batch(global_batch_size: int, most_per_forward: int, world_size: int, seq_len: int) -> BatchShape:
-    """Spread a step's sequences evenly, at most `most_per_forward` at once. Raises ValueError where they don't divide."""
+    """Spread a step's sequences evenly, at most `most_per_forward` at once. ValueError if uneven."""
     per_rank, rest = divmod(global_batch_size, world_size)
     if rest or per_rank == 0:
         raise ValueError(f"global_batch_size {global_batch_size} is not a multiple of {world_size} ranks")

@@ -93,10 +93,16 @@ def dump_base_shapes(base_shapes: BaseShapes) -> str:
 def read_base_shapes(url: str) -> BaseShapes:
     """Read a `.bsh` file. Raises UserError where it is missing or no base-shapes file."""
     if not files.exists(url):
-        raise UserError(Problem(url, "no such base-shapes file", "make one with: launch plan RECIPE, or set mup.base_width"))
+        raise UserError(
+            Problem(
+                url, "no such base-shapes file", "make one with: launch plan RECIPE, or set mup.base_width"
+            )
+        )
     data = parse_yaml(files.read_text(url), url)
     if not isinstance(data, dict) or not all(_is_dims(dims) for dims in data.values()):
-        raise UserError(Problem(url, "is no base-shapes file", "each line names a parameter and a list of sizes or null"))
+        raise UserError(
+            Problem(url, "is no base-shapes file", "each line names a parameter and a list of sizes or null")
+        )
     return {str(name): tuple(dims) for name, dims in data.items()}
 
 

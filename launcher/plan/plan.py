@@ -59,9 +59,7 @@ def make_plan(recipe: Recipe) -> Plan:
     weights = 4.0 * parameters.num_parameters  # float32 masters
     moments = 2.0 * weights  # AdamW keeps two
     return Plan(
-        batch=shape_batch(
-            train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len
-        ),
+        batch=shape_batch(train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len),
         parameters=parameters,
         steps=train.steps,
         shard_size=shard_size,

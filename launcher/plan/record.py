@@ -39,7 +39,7 @@ def _parameter_record(parameters: Parameters, name: str) -> dict[str, object]:
 
 
 def scaling_records(parameters: Parameters) -> dict[str, object]:
-    """Every parameter's factors, as a manifest keeps and compares them; the wording of the source is not compared."""
+    """Every parameter's factors, as a manifest keeps and compares them."""
     return {
         name: {
             "init": scaling.init,
@@ -65,8 +65,7 @@ def checkpoint_record(
         "base_shapes": {name: list(dims) for name, dims in plan.parameters.base_shapes.items()},
         "base_shapes_hash": plan.parameters.base_shapes_hash,
         "scalings": scaling_records(plan.parameters),
-        "data": data_record(recipe, plan, fingerprint)
-        | {"position": step * plan.batch.global_batch_size},
+        "data": data_record(recipe, plan, fingerprint) | {"position": step * plan.batch.global_batch_size},
         # Random numbers are drawn anew each step from (seed, step, rank): these two are their whole state.
         "rng": {"seed": recipe.seed, "step": step},
         "schedule": recipe.schedule.model_dump(mode="json") | {"total_steps": plan.steps},

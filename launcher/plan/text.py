@@ -1,5 +1,7 @@
 """The plan as people read it."""
 
+from collections.abc import Sequence
+
 from launcher.plan.plan import GIB, Plan
 from launcher.recipe.schema import Recipe
 
@@ -14,8 +16,21 @@ def plan_text(recipe: Recipe, plan: Plan) -> str:
 def _heading(recipe: Recipe) -> list[str]:
     data = recipe.model_dump(mode="json")
     lines = [f"recipe {recipe.name}, seed {recipe.seed}"]
-    for section in ("model", "data", "optim", "schedule", "mup", "parallel", "train", "checkpoint", "track", "cluster"):
-        values = ", ".join(f"{key}={_short(value)}" for key, value in data[section].items() if value is not None)
+    for section in (
+        "model",
+        "data",
+        "optim",
+        "schedule",
+        "mup",
+        "parallel",
+        "train",
+        "checkpoint",
+        "track",
+        "cluster",
+    ):
+        values = ", ".join(
+            f"{key}={_short(value)}" for key, value in data[section].items() if value is not None
+        )
         lines += _wrap(f"{section:<10} ", values)
     return [*lines, ""]
 
@@ -45,12 +60,13 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"parameters   {plan.parameters.num_parameters:,}",
         f"ranks        {batch.world_size} = {cluster.nodes} node(s) x {cluster.nproc_per_node}; "
         f"each copy of the parameters on {plan.shard_size}",
-        f"batch        {batch.global_batch_size} sequences x {batch.seq_len} = {batch.tokens_per_step:,} tokens a step "
-        f"= {batch.micro_batch_size} x {batch.num_micro} forward(s) x {batch.world_size} rank(s)",
+        f"batch        {batch.global_batch_size} sequences x {batch.seq_len} = {batch.tokens_per_step:,} tokens "
+        f"a step = {batch.micro_batch_size} x {batch.num_micro} forward(s) x {batch.world_size} rank(s)",
         f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs "
         f"({plan.flops_per_token:.3g} a token)",
-        f"memory       {memory.total / GIB:.2f} GiB a rank before activations: parameters "
-        f"{memory.parameters / GIB:.2f}, gradients {memory.gradients / GIB:.2f}, moments {memory.optimizer / GIB:.2f}",
+        f"memory       {memory.total / GIB:.2f} GiB a rank before activations: "
+        f"parameters {memory.parameters / GIB:.2f}, gradients {memory.gradients / GIB:.2f}, "
+        f"moments {memory.optimizer / GIB:.2f}",
         f"checkpoint   {plan.checkpoint_bytes / GIB:.2f} GiB every {recipe.checkpoint.every} steps, "
         f"the newest {recipe.checkpoint.keep} kept",
         f"base shapes  {plan.parameters.base_shapes_hash}",
@@ -79,7 +95,9 @@ def _groups(plan: Plan) -> list[str]:
 def _widths(plan: Plan, recipe: Recipe) -> list[str]:
     """One row per distinct (role, width, factors), with the rule behind it."""
     parameters = plan.parameters
-    rows = [("role", "width x", "init x", "forward x", "lr x", "decay x", f"rule ({recipe.mup.type})")]
+    rows: list[tuple[str, ...]] = [
+        ("role", "width x", "init x", "forward x", "lr x", "decay x", f"rule ({recipe.mup.type})")
+    ]
     for name in parameters.shapes:
         scaling = parameters.scalings[name]
         factors = (scaling.init, scaling.forward, scaling.lr, scaling.weight_decay)
@@ -94,7 +112,7 @@ def _widths(plan: Plan, recipe: Recipe) -> list[str]:
     return _table(rows)
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

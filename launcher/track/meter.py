@@ -1,4 +1,4 @@
-"""What happened between two logged steps: times on the host, clipping on the device. Reads nothing until asked."""
+"""What happened between two logged steps: times on the host, clipping on the device."""
 
 import time
 from typing import final
