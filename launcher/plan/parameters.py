@@ -45,7 +45,7 @@ def meta_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) -> Parameters:
-    """Sort, measure and scale every parameter of a model. Raises UserError where shapes, roles or names don't fit."""
+    """Sort, measure and scale every parameter of a model. UserError where anything doesn't fit."""
     shapes = meta_shapes(model)
     facts = match_facts(shapes, model_facts(model))
     base_shapes = _base_shapes(model, mup, shapes)

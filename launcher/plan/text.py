@@ -60,8 +60,9 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"parameters   {plan.parameters.num_parameters:,}",
         f"ranks        {batch.world_size} = {cluster.nodes} node(s) x {cluster.nproc_per_node}; "
         f"each copy of the parameters on {plan.shard_size}",
-        f"batch        {batch.global_batch_size} sequences x {batch.seq_len} = {batch.tokens_per_step:,} tokens "
-        f"a step = {batch.micro_batch_size} x {batch.num_micro} forward(s) x {batch.world_size} rank(s)",
+        f"batch        {batch.global_batch_size} sequences x {batch.seq_len} = {batch.tokens_per_step:,} "
+        f"tokens a step, as {batch.micro_batch_size} x {batch.num_micro} forward(s) x "
+        f"{batch.world_size} rank(s)",
         f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs "
         f"({plan.flops_per_token:.3g} a token)",
         f"memory       {memory.total / GIB:.2f} GiB a rank before activations: "
