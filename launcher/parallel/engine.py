@@ -58,7 +58,9 @@ class TorchEngine(Engine):
         self._grad_clip = grad_clip
         self._autocast = precision == "bf16"
         self._world = world
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
+        self._named = {plain_name(name): p for name, p in model.named_parameters()}
+        self._parameters = list(self._named.values())
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self._shard_group = mesh.get_group(SHARD_AXIS) if mesh is not None else None
 
@@ -95,6 +97,8 @@ class TorchEngine(Engine):
         for batch in micro_batches:
             sums[0] += self._loss_sum(batch)
             sums[1] += (batch.y != IGNORED).sum()
+        if isinstance(self._model, FSDPModule):
+            self._model.reshard()  # without a backward the root would stay gathered
         if self._world.size > 1:
             dist.all_reduce(sums)
         return float(sums[0] / sums[1])
@@ -103,10 +107,10 @@ class TorchEngine(Engine):
         """See Engine. Moments are made (as after a step of zero rate) where no step was taken yet."""
         if not self._optimizer.state:
             make_optimizer_state(self._optimizer)
-        entries = {f"model/{plain_name(name)}": p.detach() for name, p in self._model.named_parameters()}
-        for name, parameter in self._model.named_parameters():
+        entries = {f"model/{name}": parameter.detach() for name, parameter in self._named.items()}
+        for name, parameter in self._named.items():
             for key, value in self._optimizer.state[parameter].items():
-                entries[f"optim/{plain_name(name)}/{key}"] = value
+                entries[f"optim/{name}/{key}"] = value
         return entries
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
