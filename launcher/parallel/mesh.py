@@ -15,6 +15,8 @@ SHARD_AXIS, REPLICATE_AXIS = "shard", "replicate"
 
 def build_mesh(config: ParallelConfig, world: World, shard_size: int) -> DeviceMesh | None:
     """One axis over which parameters are sharded, for hsdp a second over which they are replicated."""
+    if world.size == 1:
+        return None  # one rank holds everything: nothing to shard, and no process group to do it in
     match config.strategy:
         case "single" | "ddp":
             return None

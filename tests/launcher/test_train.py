@@ -1,0 +1,101 @@
+"""The loop: golden losses, the same losses at every world size, resume equals uninterrupted."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launcher.checkpoint.manifest import list_steps, step_folder
+from launcher.track.journal import read_journal
+from tests.small_run import losses, train_run
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "small-losses.json"
+# 20 steps of float32 whose sums may be taken in another order: by another number of ranks, or on a machine
+# with other vector instructions. A difference of one unit (6e-8) grows by the steps, not by the ranks.
+RELATIVE = 1e-5
+
+
+def test_losses_of_the_small_recipe_are_golden(tmp_path: Path, update_golden: bool) -> None:
+    found = losses(train_run(tmp_path / "run"))
+    if update_golden:
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    assert found == pytest.approx(json.loads(GOLDEN.read_text()), rel=RELATIVE)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    found = losses(train_run(tmp_path / "run", "train.steps=40", "model.dropout=0"))
+    assert found[0] == pytest.approx(5.545, abs=0.01), "a zero readout starts at ln 256"
+    assert found[-1] < 4.0
+
+
+# Dropout masks differ between ranks, by design; everything else may not.
+@pytest.mark.parametrize(("strategy", "ranks"), [("ddp", 2), ("fsdp2", 2), ("fsdp2", 1), ("hsdp", 2)])
+def test_every_sharding_gives_the_losses_of_one_process(tmp_path: Path, strategy: str, ranks: int) -> None:
+    alone = train_run(tmp_path / "one", "model.dropout=0")
+    spread = train_run(tmp_path / "many", "model.dropout=0", f"parallel.strategy={strategy}", ranks=ranks)
+    assert losses(spread) == pytest.approx(losses(alone), rel=RELATIVE)
+    for step, record in alone.items():
+        assert spread[step]["grad_norm"] == pytest.approx(record["grad_norm"], rel=1e-4), step
+        assert spread[step]["lr"] == record["lr"]
+
+
+@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("fsdp2", 2)])
+def test_resume_equals_uninterrupted_bit_for_bit(tmp_path: Path, strategy: str, ranks: int) -> None:
+    options = (f"parallel.strategy={strategy}",)
+    whole = train_run(tmp_path / "whole", *options, ranks=ranks)
+    train_run(tmp_path / "cut", *options, ranks=ranks)
+    shutil.rmtree(step_folder(str(tmp_path / "cut"), 20))  # as if it had died after step 10's checkpoint
+    resumed = train_run(tmp_path / "cut", *options, ranks=ranks)
+    assert [resumed[step]["attempt"] for step in (10, 11, 20)] == [1, 2, 2]
+    exact = ("loss", "lr", "grad_norm", "clip_coefficient", "tokens")
+    for step in whole:
+        assert [resumed[step][key] for key in exact] == [whole[step][key] for key in exact], step
+    evals = [[r["loss"] for r in read_journal(tmp_path / run / "journal.jsonl") if r["event"] == "eval"]
+             for run in ("whole", "cut")]  # fmt: skip
+    assert evals[0][-1] == evals[1][-1]
+
+
+def test_a_run_goes_on_at_another_world_size_with_the_same_samples(tmp_path: Path) -> None:
+    options = ("model.dropout=0", "parallel.strategy=fsdp2")
+    whole = train_run(tmp_path / "whole", *options, ranks=1)
+    train_run(tmp_path / "moved", *options, ranks=2)
+    shutil.rmtree(step_folder(str(tmp_path / "moved"), 20))
+    moved = train_run(tmp_path / "moved", *options, ranks=1)
+    assert losses(moved) == pytest.approx(losses(whole), rel=RELATIVE)
+
+
+def test_a_damaged_checkpoint_is_passed_over_put_aside_and_reported(tmp_path: Path) -> None:
+    whole = train_run(tmp_path / "whole")
+    train_run(tmp_path / "bad")
+    shard = next(Path(step_folder(str(tmp_path / "bad"), 20)).glob("*.distcp"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    redone = train_run(tmp_path / "bad")
+    assert losses(redone) == losses(whole)
+    rejected = [
+        r for r in read_journal(tmp_path / "bad/journal.jsonl") if r["event"] == "checkpoint_rejected"
+    ]
+    assert len(rejected) == 1
+    assert "digest" in rejected[0]["reason"]
+    assert (tmp_path / "bad/quarantine/step-0000000020.1").is_dir()
+
+
+def test_gradient_accumulation_changes_nothing_but_the_memory(tmp_path: Path) -> None:
+    once = train_run(tmp_path / "once", "model.dropout=0", "train.micro_batch_size=8")
+    often = train_run(tmp_path / "often", "model.dropout=0", "train.micro_batch_size=1")
+    assert losses(often) == pytest.approx(losses(once), rel=RELATIVE)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    train_run(tmp_path / "run", "checkpoint.every=4", "checkpoint.keep=2")
+    assert list_steps(str(tmp_path / "run")) == [16, 20]
+
+
+def test_bf16_follows_fp32(tmp_path: Path) -> None:
+    exact = losses(train_run(tmp_path / "fp32", "model.dropout=0"))
+    rough = losses(train_run(tmp_path / "bf16", "model.dropout=0", "parallel.precision=bf16"))
+    # bfloat16 keeps 8 bits: each product is off by up to 2**-8; the loss, a mean of many, by less than that
+    assert rough == pytest.approx(exact, rel=2**-7)
+    assert rough != exact

@@ -1,0 +1,181 @@
+"""The house rules that can be measured: who imports whom, one door per vendor, sizes, what stays torch-free."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("models", "cluster", "launcher")
+MAY_IMPORT = {"models": set(), "cluster": set(), "launcher": {"models", "cluster"}}
+NEVER = {
+    "cluster": {"torch", "deepspeed", "mlflow", "numpy", "yaml"},
+    "models": {"deepspeed", "mlflow", "yaml", "fsspec", "os", "pathlib", "subprocess"},
+}
+# One file, or one folder, may import each of these.
+DOORS = {
+    "yaml": "launcher/recipe/yaml_text.py",
+    "mlflow": "launcher/track/mlflow.py",
+    "fsspec": "launcher/files.py",
+    "deepspeed": "launcher/parallel/deepspeed.py",
+    "subprocess": "cluster/",
+    "sklearn": "launcher/data/digits.py",
+    "matplotlib": "launcher/report/",
+    "argparse": "launcher/cli/",
+}
+ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/", "launcher/parallel/environment.py")
+# Nouns do not know the verbs or the loop, and only these few see the whole recipe.
+ABOVE_THE_NOUNS = ("launcher.cli", "launcher.train")
+MAX_FILE, MAX_FUNCTION, MAX_LOOP = 400, 60, 150
+# PyTorch's and pickle's own signatures.
+PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py"}
+
+
+def sources() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(dotted module, line) of every import, also those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+
+
+def test_rooms_import_one_way() -> None:
+    wrong = []
+    for path in sources():
+        room = place(path).split("/")[0]
+        for module, line in imports(path):
+            top = module.split(".")[0]
+            if top in ROOMS and top not in MAY_IMPORT[room] | {room}:
+                wrong.append(f"{place(path)}:{line} imports {module}; {room}/ may import {MAY_IMPORT[room]}")
+            if top in NEVER.get(room, ()):
+                wrong.append(f"{place(path)}:{line} imports {module}; {room}/ must run without it")
+            if top == "tests":
+                wrong.append(f"{place(path)}:{line} imports {module}; tests are not shipped")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_vendor_has_one_door() -> None:
+    wrong = [
+        f"{place(path)}:{line} imports {module}; only {DOORS[module.split('.')[0]]} may"
+        for path in sources()
+        for module, line in imports(path)
+        if not place(path).startswith(DOORS.get(module.split(".")[0], ""))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nouns_do_not_know_the_verbs() -> None:
+    wrong = [
+        f"{place(path)}:{line} imports {module}"
+        for path in sources()
+        for module, line in imports(path)
+        if module.startswith(ABOVE_THE_NOUNS)
+        and not place(path).startswith(("launcher/cli/", "launcher/sweep/", "launcher/train.py"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_command_line_knows_the_cluster() -> None:
+    wrong = [
+        f"{place(path)}:{line} imports {module}"
+        for path in sources()
+        for module, line in imports(path)
+        if place(path).startswith("launcher/")
+        and module.split(".")[0] == "cluster"
+        and not place(path).startswith("launcher/cli/")
+        and place(path) != "launcher/recipe/schema.py"
+    ]
+    assert not wrong, "a rank must not know what launched it:\n" + "\n".join(wrong)
+
+
+def test_environment_is_read_at_the_doors() -> None:
+    wrong = [
+        f"{place(path)}:{node.lineno}"
+        for path in sources()
+        if not place(path).startswith(ENVIRONMENT_DOORS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    ]
+    assert not wrong, "pass values in instead of reading the environment:\n" + "\n".join(wrong)
+
+
+def test_files_and_functions_stay_small() -> None:
+    wrong = []
+    for path in sources():
+        lines = len(path.read_text().splitlines())
+        if lines > MAX_FILE:
+            wrong.append(f"{place(path)}: {lines} lines; at most {MAX_FILE}")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                limit = (
+                    MAX_LOOP if (place(path), node.name) == ("launcher/train.py", "train") else MAX_FUNCTION
+                )
+                if length > limit:
+                    wrong.append(f"{place(path)}:{node.lineno} {node.name}: {length} lines; at most {limit}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_globals_no_hasattr_no_keyword_pass_through() -> None:
+    wrong = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Global):
+                wrong.append(f"{place(path)}:{node.lineno} global")
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr":
+                wrong.append(f"{place(path)}:{node.lineno} hasattr")
+            if (
+                isinstance(node, ast.FunctionDef)
+                and node.args.kwarg
+                and place(path) not in PASS_THROUGH_DOORS
+            ):
+                wrong.append(f"{place(path)}:{node.lineno} **{node.args.kwarg.arg}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_says_what_lives_in_it() -> None:
+    silent = [place(path) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent, silent
+
+
+def test_recipes_hold_no_python() -> None:
+    assert not list((ROOT / "recipes").rglob("*.py"))
+
+
+TORCH_FREE = [
+    place(path).removesuffix(".py").replace("/", ".")
+    for path in sources()
+    if place(path).startswith(("launcher/recipe/", "cluster/"))
+    or path.name == "config.py"
+    or place(path)
+    in ("launcher/errors.py", "launcher/files.py", "launcher/run_folder.py", "launcher/cli/main.py")
+    or place(path)
+    in ("launcher/cli/run.py", "launcher/cli/resume.py", "launcher/cli/schema.py", "launcher/cli/ui.py")
+]
+
+
+def test_the_way_to_a_checked_recipe_imports_no_torch() -> None:
+    program = "\n".join(
+        [*(f"import {module}" for module in TORCH_FREE), "import sys", "print('torch' in sys.modules)"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False", "one of the torch-free modules imports torch"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_where_the_design_says(room: str) -> None:
+    assert (ROOT / room / "__init__.py").is_file()
