@@ -53,7 +53,6 @@ def require_new(run_url: str) -> None:
         raise UserError(
             Problem(f"--run-dir {run_url}", "is not empty and holds no run", "choose another --run-dir")
         )
-    files.check_writable(run_url)
 
 
 def require_run(run_url: str) -> None:

@@ -1,4 +1,4 @@
-"""The house rules that can be measured: who imports whom, one door per vendor, sizes, what stays torch-free."""
+"""The house rules that can be measured: who imports whom, one door per vendor, sizes, what is torch-free."""
 
 import ast
 import subprocess

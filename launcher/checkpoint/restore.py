@@ -72,6 +72,16 @@ def check_data(saved: Saved, now: Mapping[str, object]) -> None:
         )
 
 
+def saved_schedule(saved: Saved) -> Mapping[str, float | int | None]:
+    """What Schedule.state() was when the checkpoint was written."""
+    return cast(dict[str, dict[str, float | int | None]], saved.manifest["schedule"])["state"]
+
+
+def saved_fingerprint(saved: Saved) -> str:
+    """Hash of the data that a checkpoint was trained on."""
+    return str(cast(dict[str, object], saved.manifest["data"])["fingerprint"])
+
+
 def restore_tensors(saved: Saved, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill live tensors, however sharded, from a checkpoint. Raises UserError if names or shapes differ."""
     index = read_shapes(saved.url)

@@ -33,9 +33,9 @@ def resume_run(arguments: Sequence[str]) -> int:
     if (lock := lock_run(run_url, wait_s=5.0)) is not None:
         lock.close()
     check_sources(loaded.recipe.data)
-    from launcher.checkpoint.restore import check_identity
+    from launcher.checkpoint.restore import check_data, check_identity, saved_fingerprint
     from launcher.cli.start import freeze_and_submit, prepare
-    from launcher.plan.record import scaling_records
+    from launcher.plan.record import data_record, scaling_records
 
     prepared = prepare(loaded.recipe, run_url)
     saved, rejected = find_newest(run_url, verify=False)
@@ -48,6 +48,8 @@ def resume_run(arguments: Sequence[str]) -> int:
         check_identity(
             saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
         )
+        # The content of the data is compared by the ranks, which read it.
+        check_data(saved, data_record(loaded.recipe, prepared.plan, saved_fingerprint(saved)))
         if saved.step >= loaded.recipe.train.steps:
             print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")
             print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")

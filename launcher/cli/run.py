@@ -29,7 +29,9 @@ def run_recipe(arguments: Sequence[str]) -> int:
     check_sources(loaded.recipe.data)
     from launcher.cli.start import freeze_and_submit, prepare
 
-    return freeze_and_submit(prepare(loaded.recipe, run_url), source=_source_text(loaded))
+    prepared = prepare(loaded.recipe, run_url)
+    files.check_writable(run_url)
+    return freeze_and_submit(prepared, source=_source_text(loaded))
 
 
 def plan_recipe(arguments: Sequence[str]) -> int:

@@ -1,0 +1,101 @@
+"""The command line before torch: help, errors and how fast they come."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.main import USAGE, main
+from tests.launch import assert_one_screen, launch
+from tests.small_run import RECIPE
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_help_names_every_verb_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert out == USAGE
+    for word in ("--nodes", "--nproc-per-node", "--run-dir", "--dry-run", "plan", "resume", "ui", "schema"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["bad.yaml"], ["plan", "bad.yaml"], ["resume", "nowhere"], ["nonsense"]]
+)
+def test_help_and_errors_import_no_torch(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "bad.yaml").write_text(RECIPE.replace("d_model", "d_modle"))
+    program = (
+        "import sys; from launcher.cli.main import main; code = main(sys.argv[1:]); "
+        "print(code, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    code = 0 if words == ["--help"] else 2
+    assert done.stdout.splitlines()[-1] == f"{code} False False"
+
+
+def test_a_misspelt_verb_gets_the_nearest_one(tmp_path: Path) -> None:
+    assert_one_screen(launch("pln", "small.yaml", folder=tmp_path), "launch pln", "plan")
+
+
+def test_every_mistake_of_a_recipe_is_shown_at_once_with_its_place(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("d_model: 16", "d_modle: 16").replace("steps: 20", "steps: soon"))
+    done = launch("small.yaml", "optim.lr=-1", folder=tmp_path)
+    assert_one_screen(done, "small.yaml:7:3", "d_model", "small.yaml:17:", "steps", "override 'optim.lr=-1'")
+
+
+def test_an_impossible_batch_is_refused(tmp_path: Path, recipe: Path) -> None:
+    done = launch("small.yaml", "train.global_batch_size=9", "parallel.strategy=ddp", "--nproc-per-node", "2",
+                  folder=tmp_path)  # fmt: skip
+    assert_one_screen(done, "global_batch_size", "9", "8 or 10")
+
+
+def test_missing_files_are_named(tmp_path: Path, recipe: Path) -> None:
+    assert_one_screen(launch("smal.yaml", folder=tmp_path), "smal.yaml", "small.yaml")
+    done = launch("small.yaml", "data.source={type: files, url: nowhere/*.txt}", folder=tmp_path)
+    assert_one_screen(done, "nowhere")
+    done = launch("small.yaml", "mup={type: mup, base_shapes: none.bsh}", folder=tmp_path)
+    assert_one_screen(done, "none.bsh", "base-shapes file")
+
+
+def test_an_unwritable_run_folder_is_refused(tmp_path: Path, recipe: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_one_screen(launch("small.yaml", "--run-dir", "file", folder=tmp_path), "file", "--run-dir")
+    assert_one_screen(
+        launch("small.yaml", "--run-dir", "file/below", folder=tmp_path), "file/below", "--run-dir"
+    )
+    assert_one_screen(
+        launch("small.yaml", "--run-dir", "/proc/run", folder=tmp_path), "/proc/run", "--run-dir"
+    )
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
+    assert_one_screen(launch("resume", "nowhere", folder=tmp_path), "nowhere", "does not exist")
+    assert_one_screen(launch("resume", ".", folder=tmp_path), "not a run")
+
+
+def test_a_dry_run_prints_plan_and_script_and_writes_nothing(tmp_path: Path, recipe: Path) -> None:
+    done = launch("small.yaml", "--dry-run", "--run-dir", "X", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for fragment in ("parameters ", "peak lr", "torch.distributed.run", "--nproc-per-node=1", "ssm.dt"):
+        assert fragment in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_several_nodes_without_slurm_are_refused(
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(RECIPE.replace("type: local", "type: auto"))
+    words = ("small.yaml", "--nodes", "2", "parallel.strategy=ddp", "--run-dir", "X")
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no sbatch
+    assert_one_screen(launch(*words, folder=tmp_path), "sbatch")
+    assert not (tmp_path / "X").exists()

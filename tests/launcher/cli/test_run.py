@@ -1,0 +1,110 @@
+"""`launch RECIPE` and `launch resume RUN`, for real: torchrun, gloo, kill -9."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launcher.track.journal import step_records
+from tests.launch import assert_one_screen, launch, launch_and_kill
+from tests.small_run import RECIPE
+
+OPTIONS = ("small.yaml", "parallel.strategy=fsdp2", "--nproc-per-node", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and one finished run, `whole`."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.yaml").write_text(RECIPE)
+    done = launch(*OPTIONS, "track.mlflow.enabled=true", "--run-dir", "whole", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout)
+    return folder
+
+
+def test_a_run_says_where_everything_is_and_what_to_try_next(folder: Path) -> None:
+    out = (folder / "output.txt").read_text()
+    for line in (
+        "run         whole",
+        "checkpoint  whole/checkpoints/step-0000000020",
+        "mlflow      experiment",
+    ):
+        assert line in out
+    for command in ("launch resume whole", "launch plan recipes/s4-lm-1b.yaml --nodes 8", "launch ui"):
+        assert command in out
+    assert "step 20/20  loss" in out
+
+
+def test_a_run_folder_holds_what_the_readme_says(folder: Path) -> None:
+    names = {path.name for path in (folder / "whole").iterdir()}
+    assert {"recipe.yaml", "recipe.source.yaml", "plan.json", "base_shapes.bsh", "job.sh", "environment.json",
+            "journal.jsonl", "mlflow.json", "checkpoints", "logs", "code.diff"} <= names  # fmt: skip
+    manifest = json.loads((folder / "whole/checkpoints/step-0000000020/manifest.json").read_text())
+    for key in ("format", "step", "tokens", "attempt", "engine", "world_size", "recipe", "base_shapes",
+                "base_shapes_hash", "scalings", "data", "rng", "schedule", "files"):  # fmt: skip
+        assert key in manifest
+    assert manifest["data"]["position"] == 20 * 8
+    record = step_records(folder / "whole/journal.jsonl")[20]
+    assert {"step", "loss", "lr", "grad_norm"} <= record.keys()
+
+
+def test_a_killed_run_resumes_bit_for_bit(folder: Path) -> None:
+    saved = folder / "killed/checkpoints/step-0000000010/manifest.json"
+    launch_and_kill(*OPTIONS, "--run-dir", "killed", folder=folder, when=saved)
+    # The ranks die with their agent, so the run is free; were they alive, the lock would refuse this.
+    done = launch("resume", "killed", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole, killed = (step_records(folder / run / "journal.jsonl") for run in ("whole", "killed"))
+    assert [killed[s]["loss"] for s in whole] == [whole[s]["loss"] for s in whole]
+    assert [killed[s]["grad_norm"] for s in whole] == [whole[s]["grad_norm"] for s in whole]
+    assert killed[20]["attempt"] == 2
+
+
+def test_a_half_written_checkpoint_is_passed_over(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "half")
+    (folder / "half/checkpoints/step-0000000020/manifest.json").unlink()  # the save never finished
+    done = launch("resume", "half", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passing over" in done.stdout
+    assert "resuming from step 10" in done.stdout
+    whole, half = (step_records(folder / run / "journal.jsonl") for run in ("whole", "half"))
+    assert [half[s]["loss"] for s in whole] == [whole[s]["loss"] for s in whole]
+
+
+def test_a_complete_run_says_so(folder: Path) -> None:
+    done = launch("resume", "whole", folder=folder)
+    assert done.returncode == 0
+    assert "is complete: step 20 of 20" in done.stdout
+
+
+def test_a_run_folder_is_never_started_over(folder: Path) -> None:
+    before = (folder / "whole/journal.jsonl").read_bytes()
+    done = launch(*OPTIONS, "--run-dir", "whole", folder=folder)
+    assert_one_screen(done, "already holds a run", "launch resume")
+    assert (folder / "whole/journal.jsonl").read_bytes() == before
+
+
+def test_a_second_process_on_a_run_is_refused(folder: Path) -> None:
+    with open(folder / "whole/lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = launch("resume", "whole", "train.steps=40", folder=folder)
+    assert_one_screen(done, "is being trained by process")
+
+
+def test_other_base_shapes_are_refused_with_the_difference(folder: Path) -> None:
+    before = sorted(path.name for path in (folder / "whole").rglob("*"))
+    recipe = (folder / "whole/recipe.yaml").read_bytes()
+    done = launch("resume", "whole", "mup.base_width=4", "train.steps=40", folder=folder)
+    assert_one_screen(
+        done, "other base shapes", "embedding.weight: (finite, 8) in the checkpoint, (finite, 4)"
+    )
+    assert sorted(path.name for path in (folder / "whole").rglob("*")) == before
+    assert (folder / "whole/recipe.yaml").read_bytes() == recipe
+
+
+def test_other_data_are_refused(folder: Path) -> None:
+    done = launch("resume", "whole", "data.seq_len=64", "train.steps=40", folder=folder)
+    assert_one_screen(done, "seq_len: 32 saved, 64 now")
