@@ -3,19 +3,24 @@
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from launcher.checkpoint.manifest import step_folder
-from launcher.checkpoint.restore import check_data, check_identity, choose_checkpoint, restore_tensors
+from launcher.checkpoint.restore import (
+    check_data,
+    check_identity,
+    choose_checkpoint,
+    restore_tensors,
+    saved_schedule,
+)
 from launcher.checkpoint.save import delete_old, save_checkpoint
 from launcher.data.batches import Batches, held_out_batches
 from launcher.data.corpus import open_corpus
 from launcher.mup.init import init_parameters
-from launcher.optim.build import build_optimizer
-from launcher.optim.schedule import schedule_factor
-from launcher.parallel.engine import TorchEngine
-from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
+from launcher.optim.schedule import Schedule
+from launcher.parallel.build import build_engine
 from launcher.plan.plan import group_rates, make_plan
 from launcher.plan.record import checkpoint_record, data_record, scaling_records
 from launcher.recipe.schema import Recipe
@@ -41,25 +46,22 @@ class Result:
 def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: MlflowTarget | None) -> Result:
     """Train a run from its newest good checkpoint, or from the start, to its last step.
 
-    All resumable state is in `engine` and `step`: batches, schedule and random numbers are pure functions of
+    All resumable state is in `engine`, `schedule` and `step`: batches and random numbers are pure functions
+    of
     (seed, step).
     """
     plan = make_plan(recipe)
     parameters = plan.parameters
     with torch.device("meta"):
         model = build_model(recipe.model, parameters.multipliers)
-    mesh = build_mesh(recipe.parallel, world, plan.shard_size)
-    model = shard_model(model, mesh).to_empty(device=world.device)
-    init_parameters(
-        model, parameters.facts, {name: s.init for name, s in parameters.scalings.items()}, recipe.seed
-    )
-    optimizer = build_optimizer(dict(model.named_parameters()), parameters.groups, recipe.optim)
-    engine = TorchEngine(
-        replicate_model(model, recipe.parallel, world),
-        optimizer,
-        grad_clip=recipe.optim.grad_clip,
-        precision=recipe.parallel.precision,
-        mesh=mesh,
+    init_scales = {name: scaling.init for name, scaling in parameters.scalings.items()}
+    engine = build_engine(
+        model,
+        config=recipe.parallel,
+        optim=recipe.optim,
+        groups=parameters.groups,
+        initialise=lambda model: init_parameters(model, parameters.facts, init_scales, recipe.seed),
+        shard_size=plan.shard_size,
         world=world,
     )
     corpus = open_corpus(recipe.data, recipe.model.vocab_size)
@@ -82,6 +84,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
         )
     )
 
+    schedule = Schedule(recipe.schedule, plan.steps)
     step = 0
     saved, rejected = choose_checkpoint(run_url, world)
     if saved is not None:
@@ -89,7 +92,8 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
             saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
         )
         check_data(saved, data_record(recipe, plan, corpus.fingerprint))
-        restore_tensors(saved, engine.state())
+        engine.load(partial(restore_tensors, saved))
+        schedule.restore(saved_schedule(saved))
         step = saved.step
 
     attempt = world.from_main(next_attempt(spool.folder) if world.is_main else 0)
@@ -119,15 +123,16 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
 
     meter = StepMeter(plan.batch.tokens_per_step)
     while step < plan.steps:
-        factor = schedule_factor(recipe.schedule, step, plan.steps)
+        factor = schedule.factor(step)
         seed_step(recipe.seed, step, world.rank)
-        loss, norms = engine.train_step(batches.at(step), factor)
+        log = (step + 1) % recipe.track.log_every == 0 or step + 1 == plan.steps
+        loss, norms = engine.train_step(batches.at(step), factor, measure=log)
         meter.add(norms, batches.wait_s)
         step += 1
         last = step == plan.steps
 
-        if step % recipe.track.log_every == 0 or last:
-            rates = group_rates(plan, recipe, step - 1)
+        if log:
+            rates = group_rates(plan, factor)
             lr = recipe.optim.lr * factor
             tracker.log_step(
                 meter.record(step, loss=engine.average(loss), lr=lr, lr_group=rates, norms=norms)
@@ -136,12 +141,24 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
             start = time.perf_counter()
             held_out_loss = engine.evaluate(held_out)
             seconds = time.perf_counter() - start
+            if not last and schedule.observe(held_out_loss):
+                tracker.say(
+                    f"step {step}: held-out loss has not improved; rates are now x "
+                    f"{schedule.factor(step):.4g}"
+                )
             tracker.log_eval(step, held_out_loss, sequences=recipe.train.eval_sequences, seconds=seconds)
             meter.exclude(seconds)
         if step % recipe.checkpoint.every == 0 or last:
             start = time.perf_counter()
             tracker.sync()
-            record = checkpoint_record(recipe, plan, step, attempt, corpus.fingerprint)
+            record = checkpoint_record(
+                recipe,
+                plan,
+                step=step,
+                attempt=attempt,
+                fingerprint=corpus.fingerprint,
+                schedule_state=schedule.state(),
+            )
             url = save_checkpoint(run_url, step=step, tensors=engine.state(), record=record, world=world)
             if world.is_main:
                 delete_old(run_url, recipe.checkpoint.keep)

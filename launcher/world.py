@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from launcher.parallel.environment import rank_environment
+
 T = TypeVar("T")
 
 
@@ -65,11 +67,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def open_world(timeout_s: float = 600.0) -> World:
+def open_world(timeout_s: float) -> World:
     """Join the process group that torchrun's variables describe, and bind the device of this local rank."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     use_cuda = torch.cuda.is_available()
+    for name, value in rank_environment(use_cuda=use_cuda).items():
+        os.environ.setdefault(name, value)
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)

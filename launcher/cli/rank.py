@@ -16,7 +16,7 @@ from launcher.track.feed import saved_tracking_uri
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.store import resolve_tracking_uri
 from launcher.train import Result, train
-from launcher.world import close_world, die_with_parent, open_world
+from launcher.world import World, close_world, die_with_parent, open_world
 
 
 def find_target(config: MLflowConfig, folder: Path) -> MlflowTarget | None:
@@ -35,24 +35,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m launcher.cli.rank")
     parser.add_argument("--run-dir", required=True)
     run_url = files.absolute(parser.parse_args().run_dir)
-    world = open_world()
+    recipe_url = files.join(run_url, RECIPE)
     try:
-        recipe_url = files.join(run_url, RECIPE)
         recipe = compile_recipe(files.read_text(recipe_url), recipe_url).recipe
-        lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
-        spool = open_spool(run_url, world.is_main)
-        mlflow = find_target(recipe.track.mlflow, spool.folder) if world.is_main else None
-        result = train(recipe, run_url, world, spool=spool, mlflow=mlflow)
-        if world.is_main:
-            print(summary_text(run_url, result, recipe), flush=True)
-        if lock is not None:
-            lock.close()
+        world = open_world(recipe.parallel.timeout_s)
+        try:
+            run_rank(recipe, run_url, world)
+        finally:
+            close_world(world)
     except UserError as error:
         print_problems(error)
         return 2
-    finally:
-        close_world(world)
     return 0
+
+
+def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
+    """Train; rank 0 holds the run's lock and tells how it ended."""
+    lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
+    spool = open_spool(run_url, world.is_main)
+    mlflow = find_target(recipe.track.mlflow, spool.folder) if world.is_main else None
+    result = train(recipe, run_url, world, spool=spool, mlflow=mlflow)
+    if world.is_main:
+        print(summary_text(run_url, result, recipe), flush=True)
+    if lock is not None:
+        lock.close()
 
 
 def summary_text(run_url: str, result: Result, recipe: Recipe) -> str:

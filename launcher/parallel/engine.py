@@ -1,31 +1,32 @@
-"""Engine: who owns forward, backward and step. The torch engine: single, DDP, FSDP2, HSDP."""
+"""Engine: who owns forward, backward and step, and what all engines share."""
 
 import abc
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
-from launcher.data.batches import Batch
-from launcher.parallel.gradients import GradientNorms, clip_gradients
-from launcher.parallel.mesh import SHARD_AXIS, plain_name
+from launcher.data.samples import IGNORED, Batch
+from launcher.parallel.gradients import GradientNorms
 from launcher.world import World
 
-IGNORED = -100
+State = Mapping[str, torch.Tensor]
+"""Parameters and optimizer moments, whole or as DTensors, keyed `model/NAME` and `optim/NAME/KEY`."""
 
 
 class Engine(abc.ABC):
     """One training step and one resumable state, the same whatever is underneath."""
 
     @abc.abstractmethod
-    def train_step(self, micro_batches: Sequence[Batch], lr_factor: float) -> tuple[torch.Tensor, GradientNorms]:
-        """Forward, backward and update. Returns this rank's share of the loss (see average) and the norms."""
+    def train_step(
+        self, micro_batches: Sequence[Batch], lr_factor: float, *, measure: bool = False
+    ) -> tuple[torch.Tensor, GradientNorms]:
+        """Forward, backward and update. Returns this rank's share of the loss (see average) and the norms.
+
+        Never waits for the device. `measure` adds the norms of weights and updates, which costs a copy of the
+        weights: for log steps.
+        """
 
     @abc.abstractmethod
     def average(self, loss: torch.Tensor) -> float:
@@ -33,112 +34,60 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, micro_batches: Sequence[Batch]) -> float:
-        """Mean loss per target over all ranks' batches; every rank must bring as many batches as the others."""
+        """Mean loss per target over all ranks' batches; every rank brings as many as the others."""
 
     @abc.abstractmethod
-    def state(self) -> dict[str, torch.Tensor]:
-        """Parameters and optimizer moments as live tensors, keyed `model/NAME` and `optim/NAME/KEY`."""
+    def state(self) -> State:
+        """What a checkpoint keeps, the same under every engine. All ranks call it together."""
+
+    @abc.abstractmethod
+    def load(self, fill: Callable[[State], None]) -> None:
+        """Take on a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
 
 
-class TorchEngine(Engine):
-    """Plain torch: a single process, DDP, FSDP2 or HSDP, by how the model was wrapped."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        grad_clip: float | None,
-        precision: str,
-        mesh: DeviceMesh | None,
-        world: World,
-    ) -> None:
-        self._model = model
-        self._optimizer = optimizer
-        self._grad_clip = grad_clip
-        self._autocast = precision == "bf16"
-        self._world = world
-        # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
-        self._named = {plain_name(name): p for name, p in model.named_parameters()}
-        self._parameters = list(self._named.values())
-        self._peaks = [group["lr"] for group in optimizer.param_groups]
-        self._shard_group = mesh.get_group(SHARD_AXIS) if mesh is not None else None
-
-    def train_step(self, micro_batches: Sequence[Batch], lr_factor: float) -> tuple[torch.Tensor, GradientNorms]:
-        """See Engine. Communication of gradients happens once, behind the last micro batch."""
-        self._model.train()
-        count = self._global_count(micro_batches)
-        # Gradients are averaged over ranks, hence the factor: each loss is a share of the global mean.
-        share = self._world.size / count
-        total = torch.zeros((), device=self._world.device)
-        for position, batch in enumerate(micro_batches):
-            with self._sync_gradients(last=position == len(micro_batches) - 1):
-                loss = self._loss_sum(batch) * share
-                loss.backward()
-            total += loss.detach()
-        norms = clip_gradients(self._parameters, self._grad_clip, self._shard_group)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * lr_factor
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return total, norms
-
-    def average(self, loss: torch.Tensor) -> float:
-        """See Engine."""
-        if self._world.size > 1:
-            dist.all_reduce(loss)
-        return float(loss / self._world.size)
-
-    @torch.no_grad()
-    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
-        """See Engine."""
-        self._model.eval()
-        sums = torch.zeros(2, device=self._world.device, dtype=torch.float64)
-        for batch in micro_batches:
-            sums[0] += self._loss_sum(batch)
-            sums[1] += (batch.y != IGNORED).sum()
-        if isinstance(self._model, FSDPModule):
-            self._model.reshard()  # without a backward the root would stay gathered
-        if self._world.size > 1:
-            dist.all_reduce(sums)
-        return float(sums[0] / sums[1])
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """See Engine. Moments are made (as after a step of zero rate) where no step was taken yet."""
-        if not self._optimizer.state:
-            make_optimizer_state(self._optimizer)
-        entries = {f"model/{name}": parameter.detach() for name, parameter in self._named.items()}
-        for name, parameter in self._named.items():
-            for key, value in self._optimizer.state[parameter].items():
-                entries[f"optim/{name}/{key}"] = value
-        return entries
-
-    def _loss_sum(self, batch: Batch) -> torch.Tensor:
-        x_BL = batch.x.to(self._world.device, non_blocking=True)
-        y_BL = batch.y.to(self._world.device, non_blocking=True)
-        with torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            logits_BLV = self._model(x_BL)
-        return F.cross_entropy(
-            logits_BLV.float().flatten(0, -2), y_BL.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-
-    def _global_count(self, micro_batches: Sequence[Batch]) -> torch.Tensor:
-        count = torch.stack([(batch.y != IGNORED).sum() for batch in micro_batches]).sum()
-        count = count.to(self._world.device, torch.float32)
-        if self._world.size > 1:
-            dist.all_reduce(count)
-        return count
-
-    def _sync_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        if isinstance(self._model, FSDPModule):
-            self._model.set_requires_gradient_sync(last)
-        if isinstance(self._model, DistributedDataParallel) and not last:
-            return self._model.no_sync()
-        return contextlib.nullcontext()
+def loss_sum(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
+    """Cross-entropy summed over the targets that count, in float32."""
+    x, y = batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True)
+    lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
+    logits = model(x, *lengths).float().flatten(0, -2)
+    return nn.functional.cross_entropy(logits, y.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def make_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Create an optimizer's lazy state by one step of zero rate and zero gradients, which moves no parameter."""
+def count_targets(micro_batches: Sequence[Batch], world: World) -> torch.Tensor:
+    """Targets that count in one step, over all ranks and micro batches."""
+    count = torch.stack([(batch.y != IGNORED).sum() for batch in micro_batches]).sum()
+    count = count.to(world.device, torch.float32)
+    if world.size > 1:
+        dist.all_reduce(count)
+    return count
+
+
+def average_loss(loss: torch.Tensor, world: World) -> float:
+    """See Engine.average."""
+    total = loss.clone()
+    if world.size > 1:
+        dist.all_reduce(total)
+    return float(total / world.size)
+
+
+@torch.no_grad()
+def evaluate_model(model: nn.Module, micro_batches: Sequence[Batch], world: World) -> float:
+    """See Engine.evaluate."""
+    model.eval()
+    sums = torch.zeros(2, device=world.device, dtype=torch.float64)
+    for batch in micro_batches:
+        sums[0] += loss_sum(model, batch, world.device)
+        sums[1] += (batch.y != IGNORED).sum()
+    if world.size > 1:
+        dist.all_reduce(sums)
+    return float(sums[0] / sums[1])
+
+
+def make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Create an optimizer's lazy state, for a checkpoint to fill.
+
+    One step of zero rate and zero gradients makes it and moves no parameter; that it was counted is undone.
+    """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -148,10 +97,6 @@ def make_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-
-
-def check_state_names(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
-    """Entries that only one of two states has, one line each."""
-    return [f"{name}: only in the checkpoint" for name in saved if name not in current] + [
-        f"{name}: not in the checkpoint" for name in current if name not in saved
-    ]
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].zero_()

@@ -1,45 +1,79 @@
-"""Gradient norms and clipping that mean the same under every sharding."""
+"""Gradient norms and clipping that mean the same under every sharding. Nothing here waits for the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 import torch.distributed as dist
-from torch.nn import Parameter
-
-from launcher.parallel.mesh import local_shard
 
 
-@dataclass(frozen=True, slots=True)
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateNorms:
+    """L2 norms of each whole parameter before a step, and of what the step added to it."""
+
+    weight: torch.Tensor
+    update: torch.Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GradientNorms:
     """Tensors on the device; reading one waits for it, so only log steps do."""
 
+    names: tuple[str, ...]
     total: torch.Tensor
     """L2 norm over all parameters before clipping."""
     coefficient: torch.Tensor
     """What the gradients were multiplied by: min(1, limit / total)."""
     per_parameter: torch.Tensor
-    """L2 norm of each parameter's gradient before clipping, in the order given."""
+    """L2 norm of each whole parameter's gradient before clipping, in the order of `names`."""
+    updates: UpdateNorms | None = None
+
+
+@torch.no_grad()
+def squared_norms(pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Squared L2 norm of each whole parameter from this rank's piece of it (perhaps empty), in float32.
+
+    One all-reduce over the group that holds one set of pieces between them; None where each rank has all.
+    """
+    squares = torch.stack(torch._foreach_norm(list(pieces), 2.0, torch.float32)).square_()
+    if group is not None:
+        dist.all_reduce(squares, group=group)
+    return squares
 
 
 @torch.no_grad()
 def clip_gradients(
-    parameters: Sequence[Parameter], limit: float | None, shard_group: dist.ProcessGroup | None
+    names: tuple[str, ...],
+    pieces: Sequence[torch.Tensor],
+    limit: float | None,
+    group: dist.ProcessGroup | None,
 ) -> GradientNorms:
-    """Scale all gradients by min(1, limit / norm) of the whole, unsharded gradient, without a host sync.
-
-    Squares are summed per parameter in float32 and added up over the shard group in one all-reduce;
-    ranks outside it hold the same shards already.
-    """
-    gradients = [local_shard(p.grad) for p in parameters if p.grad is not None]
-    if len(gradients) != len(parameters):
-        missing = sum(p.grad is None for p in parameters)
-        raise ValueError(f"{missing} of {len(parameters)} parameters got no gradient; every parameter must be used")
-    squares = torch.stack(torch._foreach_norm(gradients, 2.0, torch.float32)).square_()
-    if shard_group is not None:
-        dist.all_reduce(squares, group=shard_group)
+    """Scale gradients, given in pieces as to squared_norms, by min(1, limit / norm) of the whole gradient."""
+    squares = squared_norms(pieces, group)
     total = squares.sum().sqrt_()
     coefficient = torch.ones_like(total) if limit is None else limit / total.clamp(min=limit)
     if limit is not None:
-        torch._foreach_mul_(gradients, coefficient)
-    return GradientNorms(total=total, coefficient=coefficient, per_parameter=squares.sqrt_())
+        torch._foreach_mul_(list(pieces), coefficient)
+    return GradientNorms(names=names, total=total, coefficient=coefficient, per_parameter=squares.sqrt_())
+
+
+@final
+class UpdateMeasure:
+    """Weights as they were before a step, to be compared with what they are after it."""
+
+    @torch.no_grad()
+    def __init__(self, pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | None) -> None:
+        self._pieces = list(pieces)
+        self._group = group
+        self._before = [piece.detach().clone() for piece in pieces]
+
+    @torch.no_grad()
+    def finish(self) -> UpdateNorms:
+        """The norms, after the step; the copies are spent."""
+        weight = squared_norms(self._before, self._group)
+        torch._foreach_sub_(self._before, self._pieces)
+        update = squared_norms(self._before, self._group)
+        return UpdateNorms(weight=weight.sqrt_(), update=update.sqrt_())

@@ -1,14 +1,15 @@
-"""The device mesh and how a model is cut over it."""
+"""The device mesh, how a model is cut over it, and how its layers are wrapped."""
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher.parallel.config import ParallelConfig
 from launcher.world import World
+from models.layers import Linear
 
 SHARD_AXIS, REPLICATE_AXIS = "shard", "replicate"
 
@@ -23,6 +24,8 @@ def build_mesh(config: ParallelConfig, world: World, shard_size: int) -> DeviceM
         case "fsdp2":
             return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=(SHARD_AXIS,))
         case "hsdp":
+            if world.size % shard_size:
+                raise ValueError(f"shard_size {shard_size} does not divide the {world.size} ranks")
             return init_device_mesh(
                 world.device.type,
                 (world.size // shard_size, shard_size),
@@ -30,13 +33,26 @@ def build_mesh(config: ParallelConfig, world: World, shard_size: int) -> DeviceM
             )
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh | None) -> nn.Module:
-    """Shard every residual layer as one unit, then what is left (embedding, last norm, readout) as the root."""
+def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfig) -> nn.Module:
+    """Shard every residual layer as one unit, then what is left (embedding, last norm, readout) as the root.
+
+    With bf16, each Linear is a unit of its own that travels in bfloat16: autocast would round its weight to
+    bfloat16 all the same, so the numbers are those of an unsharded run, and it is half the bytes. Everything
+    else, above all the SSM's tensors, travels in float32. Gradients are always reduced in float32.
+    """
     if mesh is None:
         return model
+    offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
+    # A hook inside a compiled layer would break its graph: there the layer stays one unit.
+    if config.precision == "bf16" and not config.compile:
+        rounded = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for module in list(model.modules()):
+            if isinstance(module, Linear):
+                fully_shard(module, mesh=mesh, mp_policy=rounded, offload_policy=offload)
     for layer in model.get_submodule("layers").children():
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+        fully_shard(layer, mesh=mesh, offload_policy=offload)
+    fully_shard(model, mesh=mesh, offload_policy=offload)
+    return model
 
 
 def replicate_model(model: nn.Module, config: ParallelConfig, world: World) -> nn.Module:
@@ -48,9 +64,8 @@ def replicate_model(model: nn.Module, config: ParallelConfig, world: World) -> n
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers put in front of or into it."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    return ".".join(parts[1:] if parts[0] == "module" else parts)
+    """A parameter's name without the prefix that DistributedDataParallel gives it."""
+    return name.removeprefix("module.")
 
 
 def local_shard(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,47 @@
+"""From a model without storage and a recipe's choices to an engine: the one place that knows all engines."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from launcher.optim.build import build_optimizer
+from launcher.optim.config import OptimConfig
+from launcher.optim.groups import Group
+from launcher.parallel.config import ParallelConfig
+from launcher.parallel.engine import Engine
+from launcher.parallel.layers import wrap_layers
+from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
+from launcher.parallel.torch_engine import TorchEngine
+from launcher.world import World
+
+
+def build_engine(
+    model: nn.Module,
+    *,
+    config: ParallelConfig,
+    optim: OptimConfig,
+    groups: Sequence[Group],
+    initialise: Callable[[nn.Module], None],
+    shard_size: int,
+    world: World,
+) -> Engine:
+    """Shard a model that is on the meta device, give it its initial values, and take it over.
+
+    `initialise` fills parameters that may be sharded. The order matters: shard, allocate, fill, wrap, then
+    sort into groups, because optimizers hold the tensors that sharding made.
+    """
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    mesh = build_mesh(config, world, shard_size)
+    model = shard_model(model, mesh, config)
+    model = model.to_empty(device="cpu" if config.cpu_offload else world.device)
+    initialise(model)
+    wrap_layers(model, config)
+    return TorchEngine(
+        replicate_model(model, config, world),
+        build_optimizer(dict(model.named_parameters()), groups, optim),
+        grad_clip=optim.grad_clip,
+        precision=config.precision,
+        mesh=mesh,
+        world=world,
+    )

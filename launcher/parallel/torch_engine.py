@@ -1,0 +1,122 @@
+"""The torch engine: a single process, DDP, FSDP2 or HSDP, by how the model was wrapped."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from launcher.data.samples import Batch
+from launcher.parallel.engine import (
+    Engine,
+    State,
+    average_loss,
+    count_targets,
+    evaluate_model,
+    loss_sum,
+    make_moments,
+)
+from launcher.parallel.gradients import GradientNorms, UpdateMeasure, clip_gradients
+from launcher.parallel.mesh import SHARD_AXIS, local_shard, plain_name
+from launcher.world import World
+
+
+@final
+class TorchEngine(Engine):
+    """Plain torch. State and norms are those of the whole model; live tensors are sharded as the model is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        grad_clip: float | None,
+        precision: str,
+        mesh: DeviceMesh | None,
+        world: World,
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._grad_clip = grad_clip
+        self._autocast = precision == "bf16"
+        self._world = world
+        # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
+        self._parameters = {plain_name(name): p for name, p in model.named_parameters()}
+        self._names = tuple(self._parameters)
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        self._shard_group = mesh.get_group(SHARD_AXIS) if mesh is not None else None
+
+    def train_step(
+        self, micro_batches: Sequence[Batch], lr_factor: float, *, measure: bool = False
+    ) -> tuple[torch.Tensor, GradientNorms]:
+        """See Engine. Communication of gradients happens once, behind the last micro batch."""
+        self._model.train()
+        # Gradients are averaged over ranks, hence the factor: each loss is a share of the global mean.
+        share = self._world.size / count_targets(micro_batches, self._world)
+        total = torch.zeros((), device=self._world.device)
+        for position, batch in enumerate(micro_batches):
+            with self._sync_gradients(last=position == len(micro_batches) - 1):
+                with self._precision():
+                    loss = loss_sum(self._model, batch, self._world.device) * share
+                loss.backward()
+            total += loss.detach()
+        norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
+        before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * lr_factor
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total, norms if before is None else replace(norms, updates=before.finish())
+
+    def average(self, loss: torch.Tensor) -> float:
+        """See Engine."""
+        return average_loss(loss, self._world)
+
+    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
+        """See Engine."""
+        with self._precision():
+            loss = evaluate_model(self._model, micro_batches, self._world)
+        if isinstance(self._model, FSDPModule):
+            self._model.reshard()  # without a backward the root would stay gathered
+        return loss
+
+    def state(self) -> State:
+        """See Engine: live tensors."""
+        if not self._optimizer.state:
+            make_moments(self._optimizer)
+        entries = {f"model/{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state[parameter].items():
+                entries[f"optim/{name}/{key}"] = value
+        return entries
+
+    def load(self, fill: Callable[[State], None]) -> None:
+        """See Engine."""
+        fill(self.state())
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+
+    def _local_gradients(self) -> list[torch.Tensor]:
+        missing = [name for name, p in self._parameters.items() if p.grad is None]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(self._names)} parameters got no gradient, such as {missing[:3]}; "
+                "every parameter must be used in the forward pass"
+            )
+        return [local_shard(p.grad) for p in self._parameters.values() if p.grad is not None]
+
+    def _local_weights(self) -> list[torch.Tensor]:
+        return [local_shard(p.detach()) for p in self._parameters.values()]
+
+    def _sync_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self._model, FSDPModule):
+            self._model.set_requires_gradient_sync(last)
+        if isinstance(self._model, DistributedDataParallel) and not last:
+            return self._model.no_sync()
+        return contextlib.nullcontext()
