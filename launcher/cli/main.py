@@ -14,6 +14,7 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch RECIPE        start a new run
   launch resume RUN    continue a run from its newest good checkpoint
   launch plan RECIPE   print every derived number, the parameter groups and the exact command; start nothing
+  launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
 
@@ -38,12 +39,17 @@ def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
 
         return print_schema(arguments)
 
+    def sweep(arguments: Sequence[str]) -> int:
+        from launcher.cli.sweep import sweep_recipe
+
+        return sweep_recipe(arguments)
+
     def ui(arguments: Sequence[str]) -> int:
         from launcher.cli.ui import open_ui
 
         return open_ui(arguments)
 
-    return {"plan": plan, "resume": resume, "schema": schema, "ui": ui}
+    return {"plan": plan, "resume": resume, "schema": schema, "sweep": sweep, "ui": ui}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,91 @@
+"""`launch sweep`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.cli.arguments import parse
+from launcher.data.sources import check_sources
+from launcher.errors import Problem, UserError
+from launcher.recipe.schema import Recipe
+from launcher.sweep.grid import load_points, read_axes
+from launcher.sweep.transfer import Transfer, find_transfers
+from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
+from launcher.track.store import resolve_tracking_uri
+
+
+def sweep_recipe(arguments: Sequence[str]) -> int:
+    """Train a grid of a recipe's values here; 0 where every point has a result."""
+    parser = argparse.ArgumentParser(
+        prog="launch sweep",
+        description="Train a recipe at every point of a grid, one process a point. The same command again "
+        "trains only what is missing; other values with the same --out add to the table.",
+    )
+    parser.add_argument("recipe", help="recipe file")
+    parser.add_argument(
+        "axes", nargs="+", metavar="key=a,b,...", help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2"
+    )
+    parser.add_argument(
+        "--jobs", type=_positive, metavar="N", help="points trained at once; default all cores"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the sweep; default runs/sweep-NAME"
+    )
+    options = parse(parser, arguments)
+    points = load_points(options.recipe, read_axes(options.axes))
+    recipe = points[0].recipe
+    check_sources(recipe.data)
+    out = (options.out or Path("runs") / f"sweep-{recipe.name}").absolute()
+    if out.exists() and not out.is_dir():
+        raise UserError(Problem(f"--out {out}", "is a file", "choose another --out"))
+    cores = len(os.sched_getaffinity(0))
+    jobs = min(options.jobs or cores, len(points))
+
+    from launcher.sweep.sweep import PICTURE, SweepOptions, read_results, run_sweep
+    from launcher.sweep.text import sweep_text
+
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
+    run_sweep(
+        recipe.name,
+        points,
+        SweepOptions(out=out, jobs=jobs, threads=threads, mlflow=_target(recipe), say=_say),
+    )
+    results = read_results(out)
+    transfers = find_transfers(results)
+    _say(sweep_text(results, transfers))
+    if transfers:
+        _say(_draw(out / PICTURE, transfers, held_out=all(result.held_out for result in results)))
+    return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _target(recipe: Recipe) -> MlflowTarget | None:
+    config = recipe.track.mlflow
+    if not config.enabled:
+        return None
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    return MlflowTarget(resolve_tracking_uri(config.tracking_uri, environment, Path.cwd()), config.experiment)
+
+
+def _draw(path: Path, transfers: Sequence[Transfer], *, held_out: bool) -> str:
+    """Draw the picture; says where it is, or what is missing to draw it."""
+    from launcher.report.figure import can_draw
+    from launcher.report.transfer import draw_transfer
+
+    if not can_draw():
+        return "\nno picture: matplotlib is not installed (pip install 'mulaunch[plot]')"
+    loss_name = "held-out loss" if held_out else "training loss"
+    return f"\npicture: {draw_transfer(path, transfers, loss_name)}"

@@ -1,0 +1,94 @@
+"""The one door to matplotlib: figures in one style, with colours that colour-blind readers can tell apart."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
+ACCENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart with every common colour blindness."""
+
+_STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 150,
+}
+
+
+@contextlib.contextmanager
+def _styled(settings: Any) -> Iterator[None]:
+    """The house style for as long as a figure is made."""
+    before = {key: settings[key] for key in _STYLE}
+    settings.update(_STYLE)
+    try:
+        yield
+    finally:
+        settings.update(before)
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed (the `plot` extra)."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], *, share_y: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """A figure and its rows x columns panels in reading order. Raises UserError without matplotlib."""
+    if not can_draw():
+        raise UserError(Problem("pictures", "matplotlib is not installed", "pip install 'mulaunch[plot]'"))
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    with _styled(rcParams):
+        # no pyplot: no global state, no window system
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+    return figure, list(panels.flat)
+
+
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a PNG; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_STYLE["savefig.dpi"])
+    return path
+
+
+def sequential_colours(count: int) -> list[str]:
+    """Colours for an ordered quantity such as width: light to dark, readable on white and in grey."""
+    if not can_draw():
+        return [INK] * count
+    from matplotlib import colormaps, colors
+
+    scale = colormaps["viridis_r"]
+    return [colors.to_hex(scale(0.12 + 0.88 * i / max(1, count - 1))) for i in range(count)]
+
+
+def label_panels(panels: Sequence["Axes"], x: str, y: str) -> None:
+    """The same axis labels on every panel; y only on the first of a row that shares it."""
+    for position, panel in enumerate(panels):
+        panel.set_xlabel(x)
+        if position == 0:
+            panel.set_ylabel(y)

@@ -1,0 +1,143 @@
+"""The grid of a sweep: `key=a,b,c` words -> checked recipes, one a point. Torch-free."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.errors import Problem, UserError
+from launcher.recipe.compile import load_recipe
+from launcher.recipe.schema import Recipe
+
+ONE_PROCESS = (
+    "cluster={type: local, nproc_per_node: 1}",
+    "parallel.engine=torch",
+    "parallel.strategy=single",
+    "parallel.zero_stage=null",
+    "parallel.shard_size=null",
+)
+"""Overrides of every point: each is trained by one process on this machine."""
+
+_OURS = re.compile(r"cluster|cluster\..*|parallel|parallel\.(engine|strategy|zero_stage|shard_size)")
+_MOST_POINTS = 10_000
+_LONGEST_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One key and the values it takes, as written; an axis of one value is a plain override."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One point of the grid."""
+
+    settings: tuple[tuple[str, str], ...]
+    """(key, value as written) of every axis that varies, and of width, rate, seed and
+    parametrisation wherever they are given."""
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Name of its folder: readable, and the same for the same settings."""
+        return point_name(self.settings)
+
+
+CURVE_KEYS = ("model.d_model", "optim.lr", "seed")
+"""Keys along which losses form the curves of one series."""
+
+
+def point_name(settings: Sequence[tuple[str, str]]) -> str:
+    """`d_model=64,lr=1e-3,seed=1`; a hash follows where letters or the keys' sections had to go."""
+    full = ",".join(f"{key}={value}" for key, value in settings)
+    last = [key.rsplit(".", 1)[-1] for key, _ in settings]
+    values = [_short_value(value) for _, value in settings]
+    safe = ",".join(f"{key}={value}" for key, value in zip(last, values, strict=True)) or "recipe"
+    lossless = values == [value for _, value in settings] and len(set(last)) == len(last)
+    if lossless and len(safe) <= _LONGEST_NAME:
+        return safe
+    return f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def _short_value(value: str) -> str:
+    """A value as it can stand in a file name: of a section its type, else its plain letters."""
+    section = re.match(r"\{\s*type:\s*(\w+)", value)
+    return section[1] if section else re.sub(r"[^\w.+-]+", "", value)
+
+
+def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
+    """Read `key=a,b,c` words. Raises UserError for every word that is none, or comes twice."""
+    axes: list[Axis] = []
+    problems: list[Problem] = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        place = f"axis {word!r}"
+        values = split_values(text)
+        if not equals or not key.strip() or not all(values):
+            problems.append(Problem(place, "is not key=value,value,...", "for example optim.lr=1e-3,2e-3"))
+        elif key in [axis.key for axis in axes]:
+            problems.append(Problem(place, f"{key} is given twice", "write all its values behind one key"))
+        elif len(set(values)) < len(values):
+            problems.append(Problem(place, f"has a value twice: {text}", "write each value once"))
+        elif _OURS.fullmatch(key):
+            message = "is not for a sweep: each point is trained by one process here"
+            problems.append(Problem(place, message, "launch a single recipe to shard it"))
+        else:
+            axes.append(Axis(key.strip(), values))
+    if problems:
+        raise UserError(*problems)
+    return tuple(axes)
+
+
+def split_values(text: str) -> tuple[str, ...]:
+    """Split at the commas outside of brackets and quotes: `[a,b],[c]` are two values."""
+    values, depth, quote, start = [], 0, "", 0
+    for position, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            values.append(text[start:position].strip())
+            start = position + 1
+    return (*values, text[start:].strip())
+
+
+def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
+    """Check the recipe of every point, the first axis changing slowest.
+
+    Raises UserError with all that is wrong.
+    """
+    count = 1
+    for axis in axes:
+        count *= len(axis.values)
+    if count > _MOST_POINTS:
+        sizes = " x ".join(str(len(axis.values)) for axis in axes)
+        message = f"{sizes} = {count} points; at most {_MOST_POINTS} are allowed"
+        raise UserError(Problem("launch sweep", message, "sweep fewer values"))
+    points: list[SweepPoint] = []
+    problems: dict[str, Problem] = {}
+    for values in itertools.product(*(axis.values for axis in axes)):
+        overrides = [f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True)]
+        settings = tuple(
+            (axis.key, value)
+            for axis, value in zip(axes, values, strict=True)
+            if len(axis.values) > 1 or axis.key in (*CURVE_KEYS, "mup", "mup.type")
+        )
+        try:
+            recipe = load_recipe(path, [*overrides, *ONE_PROCESS]).recipe
+        except UserError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+            continue
+        points.append(SweepPoint(settings, recipe))
+    if problems:
+        raise UserError(*problems.values())
+    return tuple(points)

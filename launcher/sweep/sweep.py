@@ -1,0 +1,124 @@
+"""Run a sweep: what is done is skipped, what fails is reported, and every result is kept as it comes."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launcher import files, run_folder
+from launcher.errors import Problem, UserError
+from launcher.recipe.compile import dump_recipe
+from launcher.sweep.grid import SweepPoint
+from launcher.sweep.results import (
+    PointResult,
+    is_finished,
+    read_result,
+    result_from_record,
+    result_record,
+)
+from launcher.sweep.transfer import find_transfers
+from launcher.sweep.worker import Task, run_tasks
+from launcher.track.mlflow import MlflowTarget
+
+RESULTS, PICTURE = "sweep.json", "transfer.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions:
+    """How a sweep is run."""
+
+    out: Path
+    jobs: int
+    threads: int
+    """Of each process."""
+    mlflow: MlflowTarget | None
+    say: Callable[[str], None]
+
+
+def run_sweep(name: str, points: Sequence[SweepPoint], options: SweepOptions) -> list[PointResult]:
+    """Train every point that is not done yet; returns the results of these points.
+
+    The folder accumulates: a later sweep of other values of the same recipe adds to its table and picture.
+    """
+    folders = {point.name: options.out / point.name for point in points}
+    _check_same_recipes(points, folders)
+    done = {point.name for point in points if is_finished(folders[point.name])}
+    todo = [point for point in points if point.name not in done]
+    results = {point.name: read_result(point, folders[point.name]) for point in points}
+    options.say(
+        f"{len(points)} points in {options.out}, {len(done)} of them done; {options.jobs} process(es)"
+    )
+    _write_results(name, list(results.values()), options.out)
+    by_folder = {folders[point.name]: point for point in todo}
+    tasks = [
+        Task(run_dir=folder, recipe=dump_recipe(point.recipe), mlflow=options.mlflow)
+        for folder, point in by_folder.items()
+    ]
+    count = len(done)
+    for task, error in run_tasks(tasks, jobs=options.jobs, threads=options.threads):
+        point = by_folder[task.run_dir]
+        result = results[point.name] = read_result(point, task.run_dir, error)
+        count += 1
+        outcome = f"loss {result.loss:.4f}" if result.status == "finished" else result.status
+        seconds = f", {result.seconds:.0f} s" if result.seconds else ""
+        options.say(
+            f"[{count}/{len(points)}] {point.name}: {outcome}{seconds}" + (f": {error}" if error else "")
+        )
+        _write_results(name, list(results.values()), options.out)
+    return list(results.values())
+
+
+def _check_same_recipes(points: Sequence[SweepPoint], folders: dict[str, Path]) -> None:
+    problems = []
+    for point in points:
+        path = folders[point.name] / run_folder.RECIPE
+        if path.exists() and path.read_text() != dump_recipe(point.recipe):
+            message = "was trained from another recipe than this one"
+            problems.append(Problem(str(path), message, "choose another --out, or delete that folder"))
+    if problems:
+        raise UserError(*problems[:5])
+
+
+def read_results(out: Path) -> list[PointResult]:
+    """Every result that a sweep folder holds."""
+    path = out / RESULTS
+    return (
+        [result_from_record(record) for record in json.loads(path.read_text())["points"]]
+        if path.exists()
+        else []
+    )
+
+
+def _write_results(name: str, results: Sequence[PointResult], out: Path) -> None:
+    merged = {result.name: result for result in read_results(out)} | {
+        result.name: result for result in results
+    }
+    transfers = find_transfers(list(merged.values()))
+    record = {
+        "sweep": name,
+        "points": [result_record(result) for result in merged.values()],
+        "transfer": [
+            {
+                "series": transfer.series,
+                "optima": [asdict(optimum) for optimum in transfer.optima],
+                "shift_octaves": asdict(transfer.shift),
+                "range_octaves": transfer.range_octaves,
+                "regret": transfer.regret,
+                "wider_is_better": transfer.wider_is_better,
+                "worse_steps": list(transfer.worse_steps),
+            }
+            for transfer in transfers
+        ],
+    }
+    files.write_text(str(out / RESULTS), json.dumps(_finite(record), indent=1) + "\n")
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinities and no NaN: they are written as words."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else str(value)
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
