@@ -30,6 +30,8 @@ class ParamFacts:
     decay: bool
     ssm: str | None = None
     """Which SSM tensor it is ("dt", "A", "B", "C", "D"): key of the recipe's optim.ssm section."""
+    fan_in_dim: int = 1
+    """Which dimension is fan-in where two grow: 1 as torch stores (out, in, ...), 0 for (in, out, ...)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import files, run_folder
-from launcher.plan.parameters import dump_base_shapes
+from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import make_plan
 from launcher.plan.record import plan_record
 from launcher.recipe.compile import compile_recipe, dump_recipe

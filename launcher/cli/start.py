@@ -12,7 +12,7 @@ from cluster.local import LocalCluster
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
-from launcher.plan.parameters import dump_base_shapes
+from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import Plan, make_plan
 from launcher.plan.record import plan_record
 from launcher.recipe.compile import dump_recipe

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from models.section import Section
 
+DecayPolicy = Literal["constant", "independent", "sqrt"]
+
 
 class MupConfig(Section):
     """Parametrisation. `sp` needs nothing; `mup` scales from `base_width` or from a base-shapes file."""
@@ -17,3 +19,6 @@ class MupConfig(Section):
     """A second width, to see which dimensions grow; default 2 x base_width."""
     base_shapes: str | None = None
     """Base-shapes file to use instead of base_width."""
+    weight_decay: DecayPolicy = "constant"
+    """In width: lr x decay stays constant, decay itself does (independent), or decay grows as the root of
+    1/lr."""

@@ -1,4 +1,4 @@
-"""Optimizer and schedule sections of a recipe. Torch-free."""
+"""Optimizer section of a recipe: one section per `optim.type`. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -8,10 +8,12 @@ from models.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TensorRate(Section):
-    """Peak learning rate of one kind of SSM tensor: `lr`, or the global lr times `lr_mult`; then at most `lr_cap`."""
+    """Peak learning rate of one kind of SSM tensor: `lr`, or the global lr times `lr_mult`; then at most
+    `lr_cap`."""
 
     lr: Positive | None = None
     lr_mult: Positive = 1.0
@@ -29,26 +31,156 @@ class SSMRates(Section):
     D: TensorRate = TensorRate(lr_cap=None)
 
 
-class AdamWConfig(Section):
-    """AdamW; lr, decay and eps are those of the base width."""
+class OptimSection(Section):
+    """What every optimizer has. lr, decay and eps are those of the base width."""
 
-    type: Literal["adamw"]
     lr: Positive
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.1
     grad_clip: Positive | None = 1.0
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     ssm: SSMRates = SSMRates()
 
 
-OptimConfig = AdamWConfig
+class SGDConfig(OptimSection):
+    """Stochastic gradient descent with momentum (torch.optim.SGD); decay is added to the gradient."""
+
+    type: Literal["sgd"]
+    momentum: Beta = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
 
 
-class ScheduleConfig(Section):
-    """Factor on every group's peak learning rate as a function of the step."""
+class AdamConfig(OptimSection):
+    """Adam (arXiv 1412.6980) without decay; adamw has it."""
 
-    type: Literal["cosine", "linear", "constant"]
+    type: Literal["adam"]
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: Positive = 1e-8
+
+
+class AdamWConfig(OptimSection):
+    """Adam with decoupled decay (arXiv 1711.05101)."""
+
+    type: Literal["adamw"]
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+
+
+class AdagradConfig(OptimSection):
+    """Adagrad (torch.optim.Adagrad), without decay."""
+
+    type: Literal["adagrad"]
+    eps: Positive = 1e-10
+
+
+class SMORMS3Config(OptimSection):
+    """SMORMS3 (Simon Funk, 2015): RMSprop that chooses its own memory and bounds the rate by the signal's
+    share."""
+
+    type: Literal["smorms3"]
+    eps: Positive = 1e-16
+
+
+class LionConfig(OptimSection):
+    """Lion (arXiv 2302.06675): the sign of an interpolated momentum, decoupled decay."""
+
+    type: Literal["lion"]
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    weight_decay: NonNegative = 0.1
+
+
+class OtherRates(Section):
+    """AdamW for all parameters that are no hidden matrices, beside an optimizer that takes those only."""
+
+    lr: Positive
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+
+
+class MuonConfig(OptimSection):
+    """Muon: orthogonalised momentum for hidden matrices, AdamW for all else
+    (kellerjordan.github.io/posts/muon)."""
+
+    type: Literal["muon"]
+    momentum: Beta = 0.95
+    nesterov: bool = True
+    scale: Literal["spectral", "rms"] = "spectral"
+    """Size of an update: spectral norm sqrt(fan_out/fan_in), or entries of rms 0.2 as AdamW's (arXiv
+    2502.16982)."""
+    ns_steps: Annotated[int, Field(ge=1, le=20)] = 5
+    """Newton-Schulz steps."""
+    weight_decay: NonNegative = 0.1
+    others: OtherRates
+    """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
+
+
+OptimConfig = Annotated[
+    SGDConfig | AdamConfig | AdamWConfig | AdagradConfig | SMORMS3Config | LionConfig | MuonConfig,
+    Field(discriminator="type"),
+]
+
+
+class WarmupSection(Section):
+    """What every schedule has: a linear rise to the peak."""
+
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class CosineConfig(WarmupSection):
+    """Half a cosine from the peak to final_ratio at the last step."""
+
+    type: Literal["cosine"]
     final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Factor reached at the last step."""
+
+
+class LinearConfig(WarmupSection):
+    """A straight line from the peak to final_ratio at the last step."""
+
+    type: Literal["linear"]
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Factor reached at the last step."""
+
+
+class ConstantConfig(WarmupSection):
+    """The peak, after warmup."""
+
+    type: Literal["constant"]
+
+
+class WSDConfig(WarmupSection):
+    """Warmup, stable, decay (arXiv 2404.06395): the peak, then a straight line over the last decay_steps."""
+
+    type: Literal["wsd"]
+    decay_steps: Annotated[int, Field(ge=1)]
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Factor reached at the last step."""
+
+
+class SineRestartsConfig(WarmupSection):
+    """sin(pi t / period), t counted anew each period: every cycle starts from zero and peaks in its
+    middle."""
+
+    type: Literal["sine_restarts"]
+    period: Annotated[int, Field(ge=2)]
+    """Steps of a cycle; of one step, the factor would be 0 for ever."""
+
+
+class PlateauConfig(WarmupSection):
+    """The factor is multiplied by `factor` after more than `patience` evaluations without a better held-out
+    loss."""
+
+    type: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    patience: Annotated[int, Field(ge=0)] = 2
+    threshold: Annotated[float, Field(ge=0)] = 1e-4
+    """A better loss is below best x (1 - threshold)."""
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The factor goes no lower."""
+
+
+ScheduleConfig = Annotated[
+    CosineConfig | LinearConfig | ConstantConfig | WSDConfig | SineRestartsConfig | PlateauConfig,
+    Field(discriminator="type"),
+]

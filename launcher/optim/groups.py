@@ -3,41 +3,99 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from launcher.mup.rules import Scaling
-from launcher.optim.config import OptimConfig, SSMRates, TensorRate
+from launcher.mup.rules import Scaling, Update
+from launcher.mup.shapes import Shapes
+from launcher.optim.config import MuonConfig, OptimConfig, SSMRates, TensorRate
 from models.facts import ParamFacts, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Parameters that share a peak learning rate and a decay; the schedule multiplies the peak."""
+    """Parameters that share a peak learning rate, a decay and an eps; the schedule multiplies the peak."""
 
     name: str
     lr: float
     weight_decay: float
+    eps: float | None
+    """None where the optimizer has none."""
+    lr_factor: float
+    """What the parametrisation made of the rate: part of lr."""
+    update: Update
+    """How the optimizer treats them; a matrix optimizer has two kinds."""
     parameters: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """Base-width values of one parameter."""
+
+    lr: float
+    weight_decay: float
+    eps: float | None
+
+
+def choose_update(fact: ParamFacts, shape: tuple[int, ...], config: OptimConfig) -> Update:
+    """How an optimizer treats a parameter: a matrix optimizer takes hidden matrices and leaves the rest to
+    AdamW."""
+    match config.type:
+        case "sgd":
+            return "sgd"
+        case "adam" | "adamw" | "adagrad":
+            return "adam"
+        case "smorms3":
+            return "smorms3"
+        case "lion":
+            return "sign"
+        case "muon":
+            if not _is_hidden_matrix(fact, shape):
+                return "adam"
+            return "spectral" if config.scale == "spectral" else "unit_rms"
+
+
+def _is_hidden_matrix(fact: ParamFacts, shape: tuple[int, ...]) -> bool:
+    return fact.role is Role.MATRIX and len(shape) == 2
+
+
 def make_groups(
-    facts: Mapping[str, ParamFacts], scalings: Mapping[str, Scaling], config: OptimConfig
+    facts: Mapping[str, ParamFacts], shapes: Shapes, scalings: Mapping[str, Scaling], config: OptimConfig
 ) -> tuple[Group, ...]:
-    """Sort parameters into groups of equal label, rate and decay, in order of first appearance."""
-    sorted_names: dict[tuple[str, float, float], list[str]] = {}
+    """Sort parameters into groups of equal label, update, rate, decay and eps, in order of first
+    appearance."""
+    sorted_names: dict[tuple[str, Update, float, float, float, float | None], list[str]] = {}
     for name, fact in facts.items():
-        lr, decay = _rate(fact, config)
-        scaling = scalings[name]
-        key = (_label(fact), lr * scaling.lr, decay * scaling.weight_decay)
-        sorted_names.setdefault(key, []).append(name)
-    labels = [label for label, _, _ in sorted_names]
+        update, scaling = choose_update(fact, shapes[name], config), scalings[name]
+        base = _rates(fact, update, config)
+        eps = None if base.eps is None else base.eps * scaling.eps
+        lr, decay = base.lr * scaling.lr, base.weight_decay * scaling.weight_decay
+        sorted_names.setdefault((_label(fact), update, lr, scaling.lr, decay, eps), []).append(name)
+    labels = [key[0] for key in sorted_names]
     return tuple(
         Group(
             name=_unique(label, labels, position),
             lr=lr,
             weight_decay=decay,
+            eps=eps,
+            lr_factor=lr_factor,
+            update=update,
             parameters=tuple(names),
         )
-        for position, ((label, lr, decay), names) in enumerate(sorted_names.items())
+        for position, ((label, update, lr, lr_factor, decay, eps), names) in enumerate(sorted_names.items())
     )
+
+
+def state_per_parameter(config: OptimConfig, update: Update) -> float:
+    """Float32 numbers that an optimizer keeps for each number of a parameter."""
+    match config.type:
+        case "sgd":
+            return 1.0 if config.momentum else 0.0
+        case "adagrad" | "lion":
+            return 1.0
+        case "smorms3":
+            return 3.0
+        case "muon":
+            return 2.0 if update == "adam" else 1.0
+        case "adam" | "adamw":
+            return 2.0
 
 
 def _label(fact: ParamFacts) -> str:
@@ -51,14 +109,35 @@ def _unique(label: str, labels: list[str], position: int) -> str:
     return label if earlier == 0 else f"{label}.{earlier + 1}"
 
 
-def _rate(fact: ParamFacts, config: OptimConfig) -> tuple[float, float]:
-    """(peak lr, weight decay) at the base width."""
+def _rates(fact: ParamFacts, update: Update, config: OptimConfig) -> _Rates:
+    base = _common_rates(update, config)
     if fact.ssm is None:
-        return config.lr, config.weight_decay if fact.decay else 0.0
+        return _Rates(lr=base.lr, weight_decay=base.weight_decay if fact.decay else 0.0, eps=base.eps)
     rate = _ssm_rate(fact.ssm, config.ssm)
-    lr = rate.lr if rate.lr is not None else config.lr * rate.lr_mult
+    lr = rate.lr if rate.lr is not None else base.lr * rate.lr_mult
     # The cap acts on the peak before any width factor: an absolute number, hence independent of width.
-    return (lr if rate.lr_cap is None else min(lr, rate.lr_cap)), rate.weight_decay
+    capped = lr if rate.lr_cap is None else min(lr, rate.lr_cap)
+    return _Rates(lr=capped, weight_decay=rate.weight_decay, eps=base.eps)
+
+
+def _common_rates(update: Update, config: OptimConfig) -> _Rates:
+    """Of parameters without rates of their own."""
+    match config.type:
+        case "sgd" | "lion":
+            return _Rates(lr=config.lr, weight_decay=config.weight_decay, eps=None)
+        case "adam" | "adagrad" | "smorms3":
+            return _Rates(lr=config.lr, weight_decay=0.0, eps=config.eps)
+        case "adamw":
+            return _Rates(lr=config.lr, weight_decay=config.weight_decay, eps=config.eps)
+        case "muon":
+            return _matrix_or_other(update, config)
+
+
+def _matrix_or_other(update: Update, config: MuonConfig) -> _Rates:
+    if update == "adam":
+        others = config.others
+        return _Rates(lr=others.lr, weight_decay=others.weight_decay, eps=others.eps)
+    return _Rates(lr=config.lr, weight_decay=config.weight_decay, eps=None)
 
 
 def _ssm_rate(tensor: str, rates: SSMRates) -> TensorRate:

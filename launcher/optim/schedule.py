@@ -1,24 +1,80 @@
-"""Learning-rate schedules: the factor on every group's peak, as a pure function of the step."""
+"""Learning-rate schedules: one factor on every group's peak, a function of the step and, for plateau, of
+what was seen."""
 
 import math
+from collections.abc import Mapping
+from typing import final
 
 from launcher.optim.config import ScheduleConfig
 
 
 def schedule_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
-    """Factor for the update that makes step `step` (0-based) of `total_steps`.
+    """Factor for the update that makes step `step` (0-based) of `total_steps`, had no plateau been seen.
 
     Linear warmup reaches 1 at the end of `warmup_steps`; the last step uses `final_ratio`.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    span = max(1, total_steps - 1 - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / span)
+    past, last = step - config.warmup_steps, max(1, total_steps - 1 - config.warmup_steps)
     match config.type:
-        case "constant":
-            shape = 1.0
-        case "linear":
-            shape = 1.0 - progress
+        case "constant" | "plateau":
+            return 1.0
+        case "sine_restarts":
+            return math.sin(math.pi * (past % config.period) / config.period)
         case "cosine":
-            shape = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return shape if config.type == "constant" else config.final_ratio + (1 - config.final_ratio) * shape
+            return _between(config.final_ratio, 0.5 * (1.0 + math.cos(math.pi * min(1.0, past / last))))
+        case "linear":
+            return _between(config.final_ratio, 1.0 - min(1.0, past / last))
+        case "wsd":
+            left = max(0, total_steps - 1 - step)
+            return _between(config.final_ratio, min(1.0, left / config.decay_steps))
+
+
+def _between(lowest: float, shape: float) -> float:
+    return lowest + (1 - lowest) * shape
+
+
+@final
+class Schedule:
+    """The factor of each step. Only plateau has a state, which a checkpoint's manifest keeps."""
+
+    def __init__(self, config: ScheduleConfig, total_steps: int) -> None:
+        self._config = config
+        self._total_steps = total_steps
+        self._best: float | None = None
+        self._num_bad = 0
+        self._reduction = 1.0
+
+    def factor(self, step: int) -> float:
+        """For the update that makes step `step` (0-based)."""
+        return schedule_factor(self._config, step, self._total_steps) * self._reduction
+
+    def observe(self, held_out_loss: float) -> bool:
+        """Take note of an evaluation, the same on all ranks; returns whether the factor was reduced."""
+        config = self._config
+        if config.type != "plateau":
+            return False
+        if self._best is None or held_out_loss < self._best * (1 - config.threshold):
+            self._best, self._num_bad = held_out_loss, 0
+            return False
+        self._num_bad += 1
+        if self._num_bad <= config.patience:
+            return False
+        before, self._num_bad = self._reduction, 0
+        self._reduction = max(before * config.factor, config.final_ratio)
+        return self._reduction < before
+
+    def state(self) -> dict[str, float | int | None]:
+        """What factor() depends on besides the step; numbers that JSON keeps exactly."""
+        if self._config.type != "plateau":
+            return {}
+        return {"best": self._best, "num_bad": self._num_bad, "reduction": self._reduction}
+
+    def restore(self, state: Mapping[str, float | int | None]) -> None:
+        """Continue from a state(); one that another type of schedule left is not for this one."""
+        if self._config.type != "plateau" or not state:
+            return
+        best, num_bad, reduction = state["best"], state["num_bad"], state["reduction"]
+        assert num_bad is not None, state
+        assert reduction is not None, state
+        self._best, self._num_bad, self._reduction = best, int(num_bad), float(reduction)

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 
 import torch
 
-from launcher import files
-from launcher.errors import Problem, UserError
+from launcher.mup.bsh import read_base_shapes
 from launcher.mup.config import MupConfig
-from launcher.mup.rules import Scaling, check_roles, scale_mup_adam, scale_sp
-from launcher.mup.shapes import BaseShapes, Shapes, Width, find_base_shapes, hash_shapes, measure_widths
+from launcher.mup.rules import Scaling, check_roles, check_updates, scale_mup, scale_sp
+from launcher.mup.shapes import (
+    BaseShapes,
+    Shapes,
+    Width,
+    check_finite,
+    find_base_shapes,
+    hash_shapes,
+    measure_widths,
+)
 from launcher.optim.config import OptimConfig
-from launcher.optim.groups import Group, make_groups
-from launcher.recipe.yaml_text import dump_yaml, parse_yaml
+from launcher.optim.groups import Group, choose_update, make_groups
 from models.build import build_model, model_facts
 from models.config import ModelConfig, with_width
 from models.facts import Multipliers, ParamFacts, Role, match_facts
@@ -45,16 +51,13 @@ def meta_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) -> Parameters:
-    """Sort, measure and scale every parameter of a model. UserError where anything doesn't fit."""
+    """Sort, measure and scale every parameter of a model. Raises UserError where shapes, roles or names
+    don't fit."""
     shapes = meta_shapes(model)
     facts = match_facts(shapes, model_facts(model))
     base_shapes = _base_shapes(model, mup, shapes)
-    widths = measure_widths(shapes, base_shapes)
-    if mup.type == "mup":
-        check_roles({name: fact.role for name, fact in facts.items()}, widths)
-        scalings = {name: scale_mup_adam(fact.role, widths[name]) for name, fact in facts.items()}
-    else:
-        scalings = {name: scale_sp() for name in facts}
+    widths = measure_widths(shapes, base_shapes, {name: fact.fan_in_dim for name, fact in facts.items()})
+    scalings = _scalings(mup, optim, shapes, facts, widths)
     return Parameters(
         shapes=shapes,
         facts=facts,
@@ -62,9 +65,27 @@ def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) 
         base_shapes_hash=hash_shapes(base_shapes),
         widths=widths,
         scalings=scalings,
-        groups=make_groups(facts, scalings, optim),
+        groups=make_groups(facts, shapes, scalings, optim),
         multipliers=Multipliers(readout=_one_forward(facts, scalings, Role.READOUT)),
     )
+
+
+def _scalings(
+    mup: MupConfig,
+    optim: OptimConfig,
+    shapes: Shapes,
+    facts: Mapping[str, ParamFacts],
+    widths: Mapping[str, Width],
+) -> dict[str, Scaling]:
+    if mup.type == "sp":
+        return {name: scale_sp() for name in facts}
+    check_roles({name: fact.role for name, fact in facts.items()}, widths)
+    updates = {name: choose_update(fact, shapes[name], optim) for name, fact in facts.items()}
+    check_updates(updates, widths)
+    return {
+        name: scale_mup(fact.role, widths[name], updates[name], decay=mup.weight_decay)
+        for name, fact in facts.items()
+    }
 
 
 def _base_shapes(model: ModelConfig, mup: MupConfig, shapes: Shapes) -> BaseShapes:
@@ -73,38 +94,15 @@ def _base_shapes(model: ModelConfig, mup: MupConfig, shapes: Shapes) -> BaseShap
     if mup.base_shapes is not None:
         return read_base_shapes(mup.base_shapes)
     assert mup.base_width is not None, "the recipe compiler requires base_width or base_shapes for mup"
-    delta_width = mup.delta_width or 2 * mup.base_width
-    return find_base_shapes(
-        meta_shapes(with_width(model, mup.base_width)), meta_shapes(with_width(model, delta_width))
+    base = meta_shapes(with_width(model, mup.base_width))
+    base_shapes = find_base_shapes(
+        base, meta_shapes(with_width(model, mup.delta_width or 2 * mup.base_width))
     )
+    check_finite(shapes, base, base_shapes)
+    return base_shapes
 
 
 def _one_forward(facts: Mapping[str, ParamFacts], scalings: Mapping[str, Scaling], role: Role) -> float:
     values = {scalings[name].forward for name, fact in facts.items() if fact.role is role}
     assert len(values) <= 1, f"{role} parameters have different forward multipliers: {sorted(values)}"
     return values.pop() if values else 1.0
-
-
-def dump_base_shapes(base_shapes: BaseShapes) -> str:
-    """Base shapes as the `.bsh` text of the mup package: name -> list of base sizes, null where finite."""
-    return dump_yaml({name: list(dims) for name, dims in base_shapes.items()})
-
-
-def read_base_shapes(url: str) -> BaseShapes:
-    """Read a `.bsh` file. Raises UserError where it is missing or no base-shapes file."""
-    if not files.exists(url):
-        raise UserError(
-            Problem(
-                url, "no such base-shapes file", "make one with: launch plan RECIPE, or set mup.base_width"
-            )
-        )
-    data = parse_yaml(files.read_text(url), url)
-    if not isinstance(data, dict) or not all(_is_dims(dims) for dims in data.values()):
-        raise UserError(
-            Problem(url, "is no base-shapes file", "each line names a parameter and a list of sizes or null")
-        )
-    return {str(name): tuple(dims) for name, dims in data.items()}
-
-
-def _is_dims(dims: object) -> bool:
-    return isinstance(dims, list) and all(d is None or (isinstance(d, int) and d > 0) for d in dims)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from launcher.optim.schedule import schedule_factor
+import torch
+
+from launcher.optim.groups import state_per_parameter
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
@@ -57,7 +59,7 @@ def make_plan(recipe: Recipe) -> Plan:
     parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
     shard_size = find_shard_size(recipe, world_size)
     weights = 4.0 * parameters.num_parameters  # float32 masters
-    moments = 2.0 * weights  # AdamW keeps two
+    moments = 4.0 * count_state(recipe, parameters)
     return Plan(
         batch=shape_batch(train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len),
         parameters=parameters,
@@ -82,7 +84,15 @@ def find_shard_size(recipe: Recipe, world_size: int) -> int:
             return recipe.parallel.shard_size or recipe.cluster.nproc_per_node
 
 
-def group_rates(plan: Plan, recipe: Recipe, step: int) -> dict[str, float]:
-    """Learning rate of every group for one step."""
-    factor = schedule_factor(recipe.schedule, step, plan.steps)
+def count_state(recipe: Recipe, parameters: Parameters) -> float:
+    """Numbers that the optimizer keeps, over all ranks of one copy of the parameters."""
+    return sum(
+        state_per_parameter(recipe.optim, group.update) * torch.Size(parameters.shapes[name]).numel()
+        for group in parameters.groups
+        for name in group.parameters
+    )
+
+
+def group_rates(plan: Plan, factor: float) -> dict[str, float]:
+    """Learning rate of every group at one factor of the schedule."""
     return {group.name: group.lr * factor for group in plan.parameters.groups}

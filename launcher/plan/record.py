@@ -1,5 +1,6 @@
 """The plan as plain data: RUN/plan.json, and what a checkpoint's manifest keeps of it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from launcher.plan.parameters import Parameters
@@ -44,15 +45,23 @@ def scaling_records(parameters: Parameters) -> dict[str, object]:
         name: {
             "init": scaling.init,
             "forward": scaling.forward,
+            "gradient": scaling.gradient,
             "lr": scaling.lr,
             "weight_decay": scaling.weight_decay,
+            "eps": scaling.eps,
         }
         for name, scaling in parameters.scalings.items()
     }
 
 
 def checkpoint_record(
-    recipe: Recipe, plan: Plan, step: int, attempt: int, fingerprint: str
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    step: int,
+    attempt: int,
+    fingerprint: str,
+    schedule_state: Mapping[str, float | int | None],
 ) -> dict[str, object]:
     """What a manifest keeps besides step and files: all that a resume needs or checks, and who made it."""
     return {
@@ -68,7 +77,8 @@ def checkpoint_record(
         "data": data_record(recipe, plan, fingerprint) | {"position": step * plan.batch.global_batch_size},
         # Random numbers are drawn anew each step from (seed, step, rank): these two are their whole state.
         "rng": {"seed": recipe.seed, "step": step},
-        "schedule": recipe.schedule.model_dump(mode="json") | {"total_steps": plan.steps},
+        "schedule": recipe.schedule.model_dump(mode="json")
+        | {"total_steps": plan.steps, "state": dict(schedule_state)},
     }
 
 

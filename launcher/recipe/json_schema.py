@@ -24,8 +24,10 @@ class _Documented(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         described = super().model_schema(schema)
-        for name, text in _field_docstrings(schema["cls"]).items():
-            described["properties"][name].setdefault("description", text)
+        for section in schema["cls"].__mro__:
+            if issubclass(section, BaseModel) and section is not BaseModel:
+                for name, text in _field_docstrings(section).items():
+                    described["properties"][name].setdefault("description", text)
         return described
 
     def field_title_should_be_set(self, schema: Any) -> bool:

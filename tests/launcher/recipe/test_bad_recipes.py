@@ -70,7 +70,7 @@ MISSING_KEYS = [
     Bad("checkpoint: {every: 50, keep: 2}\n", "", "1:1", "a section with the keys every"),
     Bad(", url: corpus", "", "13:3", "data.source.url is missing\n    add `url: ...` (text)"),
     Bad("type: files, ", "", "13:3", "data.source.type is missing"),
-    Bad("  type: adamw\n", "", "15:1", "optim.type is missing\n    add `type: ...` (adamw)"),
+    Bad("  type: adamw\n", "", "15:1", "optim.type is missing\n    add `type: ...` (adagrad, adam, "),
 ]
 
 WRONG_VALUES = [
@@ -112,7 +112,7 @@ WRONG_VALUES = [
         "model.s4d.init is 'leg', must be lin, inv or legs\n    did you mean legs?",
     ),
     Bad("norm: layer", "norm: Layer", "11:9", "did you mean layer?"),
-    Bad("type: cosine", "type: cos", "22:18", "must be cosine, linear or constant\n    did you mean cosine?"),
+    Bad("type: cosine", "type: cos", "22:18", "sine_restarts or wsd\n    did you mean cosine?"),
     Bad("strategy: ddp", "strategy: fsdp", "24:37", "did you mean fsdp2?"),
     Bad("version: 1", "version: 2", "1:10", "version is 2, must be 1"),
     Bad(
@@ -147,7 +147,7 @@ WRONG_VALUES = [
     ),
     Bad("type: files", "type: 5", "13:18", "data.source.type is 5, must be "),
     Bad("{type: files, url: corpus}", "corpus", "13:11", "must be a section whose `type` is "),
-    Bad("type: adamw", "type: adam", "16:9", "optim.type is 'adam', must be adamw\n    did you mean adamw?"),
+    Bad("type: adamw", "type: addamw", "16:9", "sgd or smorms3\n    did you mean adamw?"),
     Bad("dt_min: 0.001", "dt_min: 0.2", "10:3", "dt_min 0.2 is above dt_max 0.1"),
     Bad(
         "d_model: 32",
