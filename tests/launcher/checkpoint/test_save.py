@@ -1,0 +1,62 @@
+"""Publishing, replacing and retiring checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from launcher import files
+from launcher.checkpoint.manifest import MANIFEST, Saved, list_steps, read_manifest, step_folder
+from launcher.checkpoint.save import delete_old, save_checkpoint
+from launcher.world import World
+
+ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+def save(run: Path, step: int, value: float = 1.0) -> str:
+    return save_checkpoint(
+        str(run), step=step, tensors={"a": torch.full((3,), value)}, record={}, world=ALONE
+    )
+
+
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(url: str, content: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_bytes", die)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 1)
+    assert list(Path(step_folder(str(tmp_path), 1)).glob("*.distcp")), "the shards were there before"
+    assert not isinstance(read_manifest(step_folder(str(tmp_path), 1)), Saved)
+
+
+def test_a_save_over_an_unfinished_one_starts_clean(tmp_path: Path) -> None:
+    folder = Path(step_folder(str(tmp_path), 1))
+    folder.mkdir(parents=True)
+    (folder / "__9_0.distcp").write_bytes(b"left behind")
+    save(tmp_path, 1)
+    saved = read_manifest(str(folder))
+    assert isinstance(saved, Saved)
+    assert not (folder / "__9_0.distcp").exists()
+
+
+def test_a_published_checkpoint_is_never_overwritten(tmp_path: Path) -> None:
+    save(tmp_path, 1, value=1.0)
+    save(tmp_path, 1, value=2.0)
+    assert isinstance(read_manifest(str(tmp_path / "quarantine/step-0000000001.1")), Saved)
+    save(tmp_path, 1, value=3.0)
+    assert (tmp_path / "quarantine/step-0000000001.2").is_dir()
+
+
+def test_retention_counts_complete_checkpoints_only(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    (Path(step_folder(str(tmp_path), 4)) / MANIFEST).unlink()
+    assert delete_old(str(tmp_path), keep=2) == [1]
+    assert list_steps(str(tmp_path)) == [2, 3, 4], "the unfinished newest one is not ours to delete"
+
+
+def test_the_last_complete_checkpoint_is_never_deleted(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    assert delete_old(str(tmp_path), keep=1) == []
+    assert list_steps(str(tmp_path)) == [1]

@@ -1,0 +1,190 @@
+"""Tensors on storage: any URL, any sharding, and no pickle that is not the index's own."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from launcher import files
+from launcher.checkpoint.manifest import Rejected, Saved, find_newest, read_manifest, step_folder
+from launcher.checkpoint.save import save_checkpoint
+from launcher.checkpoint.storage import UntrustedIndexError, read_shapes, read_tensors, write_tensors
+from launcher.world import World
+from tests.ranks import run_ranks
+
+# Sizes that no number of ranks here divides.
+SHAPES = {"model/a": (7, 3), "model/b": (5,), "optim/a/exp_avg": (7, 3)}
+ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+def whole_tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()} | {
+        "optim/a/step": torch.tensor(3.0)
+    }
+
+
+def cut(tensors: dict[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    """The same tensors, sharded over the ranks; 0-d ones whole on each."""
+    if world.size == 1:
+        return tensors
+    mesh = init_device_mesh("cpu", (world.size,))
+    return {
+        name: distribute_tensor(tensor, mesh, [Shard(0)]) if tensor.ndim else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def save_cut(world: World, url: str) -> None:
+    record = {"base_shapes_hash": "none"}
+    save_checkpoint(url, step=3, tensors=cut(whole_tensors(), world), record=record, world=world)
+
+
+def load_cut(world: World, url: str) -> dict[str, torch.Tensor]:
+    empty = cut({name: torch.zeros_like(tensor) for name, tensor in whole_tensors().items()}, world)
+    read_tensors(step_folder(url, 3), empty)
+    return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in empty.items()}
+
+
+@pytest.mark.parametrize(("saved_on", "loaded_on"), [(1, 1), (4, 2), (2, 3), (1, 4), (4, 1)])
+def test_tensors_are_equal_bit_for_bit_at_any_other_number_of_ranks(
+    tmp_path: Path, saved_on: int, loaded_on: int
+) -> None:
+    run_ranks(saved_on, save_cut, str(tmp_path))
+    assert isinstance(read_manifest(step_folder(str(tmp_path), 3)), Saved)
+    for loaded in run_ranks(loaded_on, load_cut, str(tmp_path)):
+        for name, tensor in whole_tensors().items():
+            assert torch.equal(loaded[name], tensor), name
+
+
+def test_a_memory_url_works_in_one_process() -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    save_cut(ALONE, url)
+    assert all(torch.equal(t, whole_tensors()[name]) for name, t in load_cut(ALONE, url).items())
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket on a real S3 API server on loopback."""
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    pytest.importorskip("moto", reason="moto, the S3 server, is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = open(tmp_path_factory.mktemp("moto") / "log", "wb")  # noqa: SIM115 - open as long as the server
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        _wait_for(port, server)
+        files.make_folder("s3://checkpoints")
+        yield "s3://checkpoints"
+    finally:
+        server.kill()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the S3 server ended"
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("the S3 server did not answer in 60 s")
+
+
+def test_an_s3_url_works(bucket: str) -> None:
+    url = f"{bucket}/run"
+    save_cut(ALONE, url)
+    found, rejected = find_newest(url, verify=True)
+    assert found is not None
+    assert found.step == 3
+    assert rejected == []
+    assert all(torch.equal(t, whole_tensors()[name]) for name, t in load_cut(ALONE, url).items())
+    files.remove(files.join(found.url, "manifest.json"))
+    found, rejected = find_newest(url, verify=True)
+    assert found is None
+    assert [bad.damaged for bad in rejected] == [False]
+
+
+class Attack:
+    """What a pickle can do to whoever loads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_an_index_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    write_tensors(str(tmp_path / "ck"), {"a": torch.ones(2)})
+    (tmp_path / "ck/.metadata").write_bytes(pickle.dumps(Attack(tmp_path / "owned")))
+    with pytest.raises(UntrustedIndexError, match="system"):
+        read_shapes(str(tmp_path / "ck"))
+    with pytest.raises(CheckpointException, match="UntrustedIndexError"):
+        read_tensors(str(tmp_path / "ck"), {"a": torch.zeros(2)})
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_shard_that_runs_code_does_not_run(tmp_path: Path) -> None:
+    write_tensors(str(tmp_path / "ck"), {"a": torch.ones(2)})
+    shard = next((tmp_path / "ck").glob("*.distcp"))
+    attack = tmp_path / "attack.pt"
+    torch.save(Attack(tmp_path / "owned"), attack)
+    shard.write_bytes(attack.read_bytes().ljust(shard.stat().st_size, b"\0"))
+    with pytest.raises(CheckpointException, match="posix.system whose module posix is blocked"):
+        read_tensors(str(tmp_path / "ck"), {"a": torch.zeros(2)})
+    assert not (tmp_path / "owned").exists()
+
+
+def test_names_and_shapes_are_read_without_the_tensors(tmp_path: Path) -> None:
+    write_tensors(str(tmp_path / "ck"), whole_tensors())
+    assert read_shapes(str(tmp_path / "ck")) == {name: tuple(t.shape) for name, t in whole_tensors().items()}
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "flip", "no manifest", "bad manifest"])
+def test_no_damage_is_taken_for_a_checkpoint(tmp_path: Path, damage: str) -> None:
+    save_cut(ALONE, str(tmp_path))
+    folder = Path(step_folder(str(tmp_path), 3))
+    shard = next(folder.glob("*.distcp"))
+    match damage:
+        case "cut":
+            shard.write_bytes(shard.read_bytes()[:-1])
+        case "missing":
+            shard.unlink()
+        case "flip":
+            content = bytearray(shard.read_bytes())
+            content[100] ^= 1
+            shard.write_bytes(content)
+        case "no manifest":
+            (folder / "manifest.json").unlink()
+        case "bad manifest":
+            (folder / "manifest.json").write_text('{"format": 1')
+    found, rejected = find_newest(str(tmp_path), verify=True)
+    assert found is None
+    assert len(rejected) == 1
+    assert isinstance(rejected[0], Rejected)

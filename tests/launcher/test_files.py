@@ -1,0 +1,51 @@
+"""The storage door."""
+
+from pathlib import Path
+
+import pytest
+
+from launcher import files
+from launcher.errors import UserError
+
+
+@pytest.mark.parametrize("prefix", ["", "file://", "memory://"])
+def test_text_reads_back(tmp_path: Path, prefix: str) -> None:
+    url = files.join(f"{prefix}{tmp_path}", "folder", "name.txt")
+    files.write_text(url, "one\ntwo")
+    assert files.read_text(url) == "one\ntwo"
+    assert files.exists(url)
+    assert files.size(url) == 7
+    assert files.list_names(files.join(f"{prefix}{tmp_path}", "folder")) == ["name.txt"]
+    files.remove(files.join(f"{prefix}{tmp_path}", "folder"))
+    assert not files.exists(url)
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "name.txt"
+    files.write_text(str(path), "old")
+
+    def die(source: str, target: str) -> None:
+        raise OSError("power is out")
+
+    monkeypatch.setattr("os.replace", die)
+    with pytest.raises(OSError, match="power"):
+        files.write_text(str(path), "new")
+    assert path.read_text() == "old"
+
+
+def test_an_unknown_protocol_is_a_users_error() -> None:
+    with pytest.raises(UserError, match="nosuch"):
+        files.exists("nosuch://place")
+
+
+def test_paths_are_shown_short_where_they_are_below_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.shortest(str(tmp_path / "runs/x")) == "runs/x"
+    assert files.shortest("/elsewhere/x") == "/elsewhere/x"
+    assert files.shortest("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_a_missing_folder_has_no_names(tmp_path: Path) -> None:
+    assert files.list_names(str(tmp_path / "none")) == []
