@@ -1,22 +1,33 @@
-"""The door to this room: a config in, a module, its parameter facts and its cost out."""
+"""The door to this room: a config in; a module, its parameter facts and its cost out."""
 
-import torch
+from torch import nn
 
-from models.config import ModelConfig
+from models.classifier import Classifier, classifier_facts, classifier_flops
+from models.config import ClassifierConfig, LMConfig
 from models.facts import Multipliers, ParamFacts
-from models.lm import LM, lm_facts, lm_flops_per_token
+from models.layers import BatchNorm
+from models.lm import LM, lm_facts, lm_flops
 
 
-def build_model(config: ModelConfig, multipliers: Multipliers | None = None) -> torch.nn.Module:
+def build_model(config: LMConfig | ClassifierConfig, multipliers: Multipliers | None = None) -> nn.Module:
     """Allocate the model on the default device; its values are undefined until initialised from facts."""
-    return LM(config, multipliers or Multipliers())
+    multipliers = multipliers or Multipliers()
+    return LM(config, multipliers) if isinstance(config, LMConfig) else Classifier(config, multipliers)
 
 
-def model_facts(config: ModelConfig) -> dict[str, ParamFacts]:
+def model_facts(config: LMConfig | ClassifierConfig) -> dict[str, ParamFacts]:
     """Facts by name pattern; each parameter of `build_model(config)` matches exactly one."""
-    return lm_facts(config)
+    return lm_facts(config) if isinstance(config, LMConfig) else classifier_facts(config)
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Training FLOPs per token: backward costs twice the forward pass (arXiv 2001.08361, section 2.1)."""
-    return 3.0 * lm_flops_per_token(config, seq_len)
+def reset_buffers(model: nn.Module) -> None:
+    """Give buffers their initial values: needed after `to_empty`. Only batch norm has any."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.reset()
+
+
+def flops_per_token(config: LMConfig | ClassifierConfig, seq_len: int) -> float:
+    """Training FLOPs per position: backward costs twice the forward pass (arXiv 2001.08361, section 2.1)."""
+    forward = lm_flops(config, seq_len) if isinstance(config, LMConfig) else classifier_flops(config, seq_len)
+    return 3.0 * forward

@@ -5,75 +5,246 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from models.section import Section
+from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
-LayerName = Literal["s4d", "ffn"]
+LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ffn"]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
-class S4DConfig(Section):
-    """Diagonal state-space layer (S4D, arXiv 2206.11893)."""
+class AttentionConfig(Section):
+    """Softmax attention."""
 
-    d_state: Annotated[int, Field(ge=2, multiple_of=2)] = 64
-    """N real state dimensions: N/2 conjugate pairs are stored."""
-    init: Literal["lin", "inv", "legs"] = "legs"
-    n_ssm: Annotated[int, Field(ge=1)] | None = None
-    """Independent copies of (A, B), shared by groups of channels; divides d_model. null: one per channel."""
-    dt_min: Annotated[float, Field(gt=0)] = 1e-3
-    dt_max: Annotated[float, Field(gt=0)] = 1e-1
-    """Step sizes are drawn log-uniformly from [dt_min, dt_max], one per channel."""
-    final_act: Literal["glu", "gelu", "id"] = "glu"
+    d_head: Count | None = 64
+    """Channels per head; the number of heads grows with d_model."""
+    num_heads: Count | None = None
+    """Instead of d_head: a fixed number of heads, whose size grows with d_model."""
+    scale: Literal["mup", "sqrt"] = "mup"
+    """Factor on logits: 8/d_head, which is 1/sqrt(d_head) at 64, or 1/sqrt(d_head)."""
+    rotary: bool = True
+    causal: bool = True
 
     @model_validator(mode="after")
-    def _dt_range(self) -> Self:
-        if self.dt_min > self.dt_max:
-            raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}")
+    def _one_way_to_count_heads(self) -> Self:
+        if (self.d_head is None) == (self.num_heads is None):
+            raise ValueError(
+                f"d_head is {self.d_head} and num_heads {self.num_heads}; give one and set the other to null"
+            )
         return self
+
+
+class MomentumConfig(Section):
+    """Linear attention with momentum (Momentum Transformer, arXiv 2208.00579)."""
+
+    d_head: Count = 64
+    momentum: Rate = 0.6
+    """beta, the decay of the momentum."""
+    step_size: Annotated[float, Field(gt=0)] = 1.0
+    """gamma."""
 
 
 class FFNConfig(Section):
     """Position-wise two-layer network."""
 
-    expand: Annotated[int, Field(ge=1)] = 4
+    expand: Count = 4
     """Hidden width as a multiple of d_model."""
 
 
-class LMConfig(Section):
-    """Language model: token embedding, pre-norm residual layers, readout."""
+class TokenEncoder(Section):
+    """A learned vector per token."""
 
-    type: Literal["lm"]
-    vocab_size: Annotated[int, Field(ge=2)]
-    d_model: Annotated[int, Field(ge=1)]
-    num_layers: Annotated[int, Field(ge=1)]
+    type: Literal["token"]
+
+
+class CharCNNEncoder(Section):
+    """Words from their characters: largest values of convolutions (arXiv 1508.06615)."""
+
+    type: Literal["char-cnn"]
+    num_chars: Annotated[int, Field(ge=2)] = 256
+    """Character ids are below this; 0 is padding."""
+    d_char: Count = 15
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 3, 4, 5, 6)
+    """Widths of the convolutions, with d_model filters each."""
+    max_chars: Count = 16
+    """Characters of a word that are read: inputs are (batch, words, max_chars)."""
+
+
+class LinearEncoder(Section):
+    """A linear map of the numbers at each step of a continuous signal."""
+
+    type: Literal["linear"]
+    num_features: Count
+
+
+TextEncoder = Annotated[TokenEncoder | CharCNNEncoder, Field(discriminator="type")]
+AnyEncoder = Annotated[TokenEncoder | CharCNNEncoder | LinearEncoder, Field(discriminator="type")]
+
+
+class BackboneSection(Section):
+    """Abstract: what every model has between its input and its head."""
+
+    type: str
+    d_model: Count
+    num_layers: Count
     """Total residual layers; a multiple of the pattern's length."""
     pattern: Annotated[tuple[LayerName, ...], Field(min_length=1)] = ("s4d",)
     """Layer kinds, repeated over the depth."""
     s4d: S4DConfig = S4DConfig()
+    s4: S4Config = S4Config()
+    dss: DSSConfig = DSSConfig()
+    attention: AttentionConfig = AttentionConfig()
+    momentum: MomentumConfig = MomentumConfig()
     ffn: FFNConfig = FFNConfig()
-    norm: Literal["layer", "rms"] = "layer"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    readout_zero_init: bool = True
+    norm: Literal["layer", "rms", "batch", "none"] = "layer"
+    prenorm: bool = True
+    """Normalise the input of each branch, and once after the last layer; else the sum after each branch."""
+    residual: Literal["none", "depth_sqrt", "completep"] = "none"
+    """Factor on each branch: 1, sqrt(b / num_layers) (Depth-muP, arXiv 2310.02244) or b / num_layers
+    (CompleteP, arXiv 2505.01618) with b = residual_base."""
+    residual_base: Count = 1
+    """Depth at which the factor is 1."""
+    layer_mix: Literal["none", "gated"] = "none"
+    """gated: the head sees sum_l sigmoid(a_l) h_l over all layers' outputs, not the last one."""
+    dropout: Rate = 0.0
+    """Of activations inside state-space and ffn layers, and of every branch."""
+    dropout_tied: bool = False
+    """One mask a sequence for all positions."""
+    embedding_dropout: Rate = 0.0
+    readout_dropout: Rate = 0.0
 
     @field_validator("pattern")
     @classmethod
-    def _pattern_fits_depth(
-        cls, pattern: tuple[LayerName, ...], info: ValidationInfo
-    ) -> tuple[LayerName, ...]:
+    def _pattern_fits_depth(cls, pattern: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         depth = info.data.get("num_layers")
         if depth is not None and depth % len(pattern):
             raise ValueError(f"num_layers {depth} is not a multiple of the pattern's length {len(pattern)}")
         return pattern
 
-    @field_validator("s4d")
+    @field_validator("s4d", "s4", "dss")
     @classmethod
-    def _copies_divide_width(cls, s4d: S4DConfig, info: ValidationInfo) -> S4DConfig:
+    def _copies_divide_width(cls, section: SSMSection, info: ValidationInfo) -> SSMSection:
         width = info.data.get("d_model")
-        if width is not None and s4d.n_ssm is not None and width % s4d.n_ssm:
-            raise ValueError(f"n_ssm {s4d.n_ssm} does not divide d_model {width}")
-        return s4d
+        if width is None:
+            return section
+        copies = section.n_ssm if section.n_ssm is not None else width
+        if width % copies:
+            raise ValueError(f"n_ssm {copies} does not divide d_model {width}")
+        if isinstance(section, S4Config | S4DConfig) and section.init in ("hippo", "diag") and copies % 2:
+            raise ValueError(f"init {section.init} halves the copies of A, but there are {copies}")
+        return section
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if "attention" in self.pattern:
+            heads = self.attention.num_heads
+            size = self.attention.d_head if heads is None else self.d_model // heads
+            if size is None or size < 1 or self.d_model % (heads or size):
+                given = f"d_head {size}" if heads is None else f"num_heads {heads}"
+                raise ValueError(f"attention.{given} does not divide d_model {self.d_model}")
+            if self.attention.rotary and size % 2:
+                raise ValueError(f"attention.rotary turns pairs of channels, but a head has {size}")
+        if "momentum" in self.pattern and self.d_model % self.momentum.d_head:
+            raise ValueError(f"momentum.d_head {self.momentum.d_head} does not divide d_model {self.d_model}")
+        return self
 
 
-ModelConfig = LMConfig
+INPUTS: dict[str, Literal["tokens", "words", "signals"]] = {
+    "token": "tokens",
+    "char-cnn": "words",
+    "linear": "signals",
+}
+"""What each encoder reads."""
 
 
-def with_width(config: LMConfig, d_model: int) -> LMConfig:
+class LMConfig(BackboneSection):
+    """Language model: encoder, residual layers, readout at every position."""
+
+    type: Literal["lm"]
+    vocab_size: Annotated[int, Field(ge=2)]
+    encoder: TextEncoder = TokenEncoder(type="token")
+    tie_embeddings: bool = False
+    """Read out with the token embedding's own table."""
+    embedding_std: Annotated[float, Field(gt=0)] | None = None
+    """Initial standard deviation of the token embedding; null is 1, or 0.02 where it also reads out."""
+    readout_zero_init: bool = True
+    """Start with a uniform guess; has no meaning with tie_embeddings."""
+    norm: Literal["layer", "rms", "none"] = "layer"
+    """Batch norm would let a position see later ones."""
+
+    @field_validator("s4d", "s4", "dss")
+    @classmethod
+    def _no_look_ahead(cls, section: SSMSection) -> SSMSection:
+        if section.bidirectional:
+            raise ValueError("bidirectional is true, but a language model must not see later positions")
+        return section
+
+    @field_validator("attention")
+    @classmethod
+    def _attention_is_causal(cls, attention: AttentionConfig) -> AttentionConfig:
+        if not attention.causal:
+            raise ValueError("causal is false, but a language model must not see later positions")
+        return attention
+
+    @field_validator("tie_embeddings")
+    @classmethod
+    def _tie_what_there_is(cls, tie: bool, info: ValidationInfo) -> bool:
+        encoder = info.data.get("encoder")
+        if tie and encoder is not None and encoder.type != "token":
+            raise ValueError(f"tie_embeddings is true, but encoder {encoder.type} has no table of tokens")
+        return tie
+
+    @property
+    def inputs(self) -> Literal["tokens", "words", "signals"]:
+        """What it reads at each position."""
+        return INPUTS[self.encoder.type]
+
+    @property
+    def targets(self) -> Literal["tokens", "label"]:
+        """What it says: a token at each position, or one label for the sequence."""
+        return "tokens"
+
+
+class ClassifierConfig(BackboneSection):
+    """Sequence classifier: encoder, residual layers, pooling over valid positions, readout."""
+
+    type: Literal["classifier"]
+    num_classes: Annotated[int, Field(ge=2)]
+    vocab_size: Annotated[int, Field(ge=2)] | None = None
+    """For encoder `token`."""
+    encoder: AnyEncoder
+    pool: Literal["mean", "last", "max"] = "mean"
+    readout_zero_init: bool = True
+
+    @field_validator("encoder")
+    @classmethod
+    def _tokens_have_a_vocabulary(cls, encoder: AnyEncoder, info: ValidationInfo) -> AnyEncoder:
+        size = info.data.get("vocab_size")
+        if (encoder.type == "token") != (size is not None):
+            raise ValueError(
+                f"encoder is {encoder.type} and vocab_size {size}; only `token` has one, and needs it"
+            )
+        return encoder
+
+    @property
+    def inputs(self) -> Literal["tokens", "words", "signals"]:
+        """What it reads at each position."""
+        return INPUTS[self.encoder.type]
+
+    @property
+    def targets(self) -> Literal["tokens", "label"]:
+        """What it says: a token at each position, or one label for the sequence."""
+        return "label"
+
+
+ModelConfig = Annotated[LMConfig | ClassifierConfig, Field(discriminator="type")]
+
+
+def with_width(config: LMConfig | ClassifierConfig, d_model: int) -> LMConfig | ClassifierConfig:
     """Return the same model at another width; every width-like dimension scales with d_model."""
     return config.model_copy(update={"d_model": d_model})
+
+
+def branch_factor(config: BackboneSection) -> float:
+    """The residual multiplier of every branch."""
+    ratio = config.residual_base / config.num_layers
+    return {"none": 1.0, "depth_sqrt": ratio**0.5, "completep": ratio}[config.residual]

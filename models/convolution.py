@@ -1,28 +1,140 @@
-"""Causal convolution of long signals with long kernels.
+"""Convolution of long signals with long kernels, by FFT.
 
-Letters: B batch, L length, H channels.
+Letters: B batch, L length, H channels, C kernels per channel, T taps of a kernel.
+
+Autograd's own backward of rfft and irfft goes through full complex transforms and keeps every spectrum. The
+adjoint here takes real transforms only, works on a few channels at a time, which stay in the cache, and keeps
+nothing but the inputs for the backward pass.
 """
+
+from typing import Any
 
 import torch
 
+_BLOCK_BYTES = 1 << 20  # of padded signals: about one core's second-level cache
+
 
 def fft_length(length: int) -> int:
-    """Smallest even 2^a 3^b 5^c that holds a linear convolution of two signals of this length."""
-    need, best = max(2 * length - 1, 2), 1 << (max(2 * length - 1, 2) - 1).bit_length()
+    """Smallest even 2^a 3^b 5^c that is at least `length`."""
+    best = 1 << max(length - 1, 1).bit_length()
     power5 = 1
     while power5 < best:
-        size = power5
-        while size < best:
-            total = size * 2 << max(0, (-(-need // (size * 2)) - 1).bit_length())
-            best = min(best, total)
-            size *= 3
+        odd = power5
+        while odd < best:
+            best = min(best, odd << max(1, (-(-length // odd) - 1).bit_length()))
+            odd *= 3
         power5 *= 5
     return best
 
 
-def causal_convolution(u_BHL: torch.Tensor, k_HL: torch.Tensor) -> torch.Tensor:
-    """y[l] = sum_j k[j] u[l-j], by FFT, in the dtype of the inputs (float32 or float64)."""
-    length = u_BHL.shape[-1]
-    size = fft_length(length)
-    spectrum = torch.fft.rfft(u_BHL, n=size) * torch.fft.rfft(k_HL, n=size)
-    return torch.fft.irfft(spectrum, n=size)[..., :length]
+def causal_convolution(u_BLH: torch.Tensor, k_CHL: torch.Tensor) -> torch.Tensor:
+    """y[l] = sum_j k[j] u[l-j], of shape (B, C, H, L), in the dtype of the inputs (float32 or float64)."""
+    return circular_convolution(u_BLH, k_CHL, fft_length(2 * u_BLH.shape[1] - 1))
+
+
+def two_sided_convolution(u_BLH: torch.Tensor, k_CHL: torch.Tensor, ahead_CHL: torch.Tensor) -> torch.Tensor:
+    """y[l] = sum_j k[j] u[l-j] + sum_j ahead[j] u[l+1+j]: each input counts once."""
+    size = fft_length(2 * u_BLH.shape[1])
+    gap = k_CHL.new_zeros(*k_CHL.shape[:2], size - 2 * u_BLH.shape[1])
+    return circular_convolution(u_BLH, torch.cat((k_CHL, gap, ahead_CHL.flip(-1)), dim=-1), size)
+
+
+def circular_convolution(u_BLH: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tensor:
+    """The first L values of the circular convolution of length `size`: (B, C, H, L)."""
+    if torch.compiler.is_compiling():
+        return _convolve(u_BLH, k_CHT, size)
+    y_BCHL: torch.Tensor = _Convolution.apply(u_BLH, k_CHT, size)
+    return y_BCHL
+
+
+def _convolve(u_BLH: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tensor:
+    """The plain form of the same."""
+    u_B1HF = torch.fft.rfft(u_BLH.transpose(1, 2), n=size)[:, None]
+    return torch.fft.irfft(u_B1HF * torch.fft.rfft(k_CHT, n=size), n=size)[..., : u_BLH.shape[1]]
+
+
+class _Convolution(torch.autograd.Function):
+    """Bilinear in (u, k), its adjoint written out; differentiable to any order, and by torch.func."""
+
+    @staticmethod
+    def forward(u_BLH: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tensor:
+        (B, L, H), C = u_BLH.shape, k_CHT.shape[0]
+        u_BHL = channels_first(u_BLH)
+        y_BCHL = u_BLH.new_empty(B, C, H, L)
+        for part in _blocks(u_BLH, size):
+            u_B1HF = torch.fft.rfft(u_BHL[:, None, part], n=size)
+            k_CHF = torch.fft.rfft(k_CHT[:, part], n=size)
+            y_BCHL[:, :, part] = torch.fft.irfft(u_B1HF * k_CHF, n=size)[..., :L]
+        return y_BCHL
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, int], output: torch.Tensor) -> None:
+        u_BLH, k_CHT, ctx.size = inputs
+        ctx.save_for_backward(u_BLH, k_CHT)
+        ctx.save_for_forward(u_BLH, k_CHT)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        u_BLH, k_CHT = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: let autograd see the operations
+            return *_plain_adjoint(u_BLH, k_CHT, grads[0], ctx.size), None
+        return *_adjoint(u_BLH, k_CHT, grads[0], ctx.size), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        (u_BLH, k_CHT), (du_BLH, dk_CHT, _) = ctx.saved_tensors, tangents
+        return _convolve(du_BLH, k_CHT, ctx.size) + _convolve(u_BLH, dk_CHT, ctx.size)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[torch.Tensor, int]:
+        u, k = (
+            x.movedim(dim, 0) if dim is not None else x.expand(info.batch_size, *x.shape)
+            for x, dim in zip(inputs[:2], in_dims[:2], strict=True)
+        )
+        return torch.stack([circular_convolution(*pair, inputs[2]) for pair in zip(u, k, strict=True)]), 0
+
+
+def _adjoint(
+    u_BLH: torch.Tensor, k_CHT: torch.Tensor, grad_BCHL: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients by u and k: correlations with the other one."""
+    L, T = u_BLH.shape[1], k_CHT.shape[-1]
+    u_BHL = channels_first(u_BLH)
+    du_BHL, dk_CHT = torch.empty_like(u_BHL), torch.empty_like(k_CHT)
+    for part in _blocks(u_BLH, size):
+        g_BCHF = torch.fft.rfft(grad_BCHL[:, :, part], n=size)
+        k_CHF = torch.fft.rfft(k_CHT[:, part], n=size)
+        du_BHL[:, part] = torch.fft.irfft((g_BCHF * k_CHF.conj()).sum(1), n=size)[..., :L]
+        u_B1HF = torch.fft.rfft(u_BHL[:, None, part], n=size)
+        dk_CHT[:, part] = torch.fft.irfft((g_BCHF * u_B1HF.conj()).sum(0), n=size)[..., :T]
+    return channels_first(du_BHL), dk_CHT
+
+
+def _plain_adjoint(
+    u_BLH: torch.Tensor, k_CHT: torch.Tensor, grad_BCHL: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The plain form of the same."""
+    g_BCHF = torch.fft.rfft(grad_BCHL, n=size)
+    k_CHF = torch.fft.rfft(k_CHT, n=size)
+    u_B1HF = torch.fft.rfft(u_BLH.transpose(1, 2), n=size)[:, None]
+    du_BHL = torch.fft.irfft((g_BCHF * k_CHF.conj()).sum(1), n=size)[..., : u_BLH.shape[1]]
+    dk_CHT = torch.fft.irfft((g_BCHF * u_B1HF.conj()).sum(0), n=size)[..., : k_CHT.shape[-1]]
+    return du_BHL.transpose(1, 2), dk_CHT
+
+
+def _blocks(u_BLH: torch.Tensor, size: int) -> list[slice]:
+    """Cut the channels so that a part fits the cache of each thread; one part on an accelerator."""
+    num_channels = u_BLH.shape[2]
+    step = num_channels
+    if u_BLH.device.type == "cpu":
+        most = _BLOCK_BYTES * torch.get_num_threads() // (u_BLH.shape[0] * size * u_BLH.element_size())
+        step = max(1, most)
+    return [slice(start, start + step) for start in range(0, num_channels, step)]
+
+
+def channels_first(x_BLH: torch.Tensor) -> torch.Tensor:
+    """(B, L, H) -> (B, H, L) in new memory, one matrix at a time: torch is fast at transposing those."""
+    out = x_BLH.new_empty(x_BLH.shape[0], x_BLH.shape[2], x_BLH.shape[1])
+    for row, x_LH in zip(out.unbind(0), x_BLH.unbind(0), strict=True):
+        row.copy_(x_LH.t())
+    return out

@@ -17,6 +17,7 @@ class Role(StrEnum):
     EMBEDDING = "embedding"  # finite -> width
     MATRIX = "matrix"  # width -> width
     READOUT = "readout"  # width -> finite
+    TIED = "tied"  # an embedding that also reads out, transposed
     VECTOR = "vector"  # biases, norm gains
     STATE = "state"  # dt, A, B, C, D of a state-space layer: one width dimension, vector-like
 
@@ -29,7 +30,7 @@ class ParamFacts:
     init: Init
     decay: bool
     ssm: str | None = None
-    """Which SSM tensor it is ("dt", "A", "B", "C", "D"): key of the recipe's optim.ssm section."""
+    """Which SSM tensor it is ("dt", "A", "B", "C", "D", "P"): key of the recipe's optim.ssm section."""
     fan_in_dim: int = 1
     """Which dimension is fan-in where two grow: 1 as torch stores (out, in, ...), 0 for (in, out, ...)."""
 

@@ -1,23 +1,40 @@
 """Position-wise two-layer network with GELU (arXiv 1706.03762, section 3.3)."""
 
+from typing import final
+
 import torch
 from torch import nn
 
 from models.config import FFNConfig
 from models.facts import ParamFacts
-from models.layers import Linear, linear_facts
+from models.layers import Dropout, Linear, linear_facts
+from models.mixer import Mixer, State
 
 
-class FFN(nn.Module):
-    """Mixer of channels only."""
+@final
+class FFN(Mixer):
+    """Mixes channels only; its state is empty."""
 
-    def __init__(self, config: FFNConfig, d_model: int) -> None:
+    def __init__(self, config: FFNConfig, d_model: int, dropout: Dropout) -> None:
         super().__init__()
         self.up = Linear(d_model, config.expand * d_model)
+        self.dropout = dropout
         self.down = Linear(config.expand * d_model, d_model)
 
-    def forward(self, x_BLH: torch.Tensor) -> torch.Tensor:
-        return self.down(nn.functional.gelu(self.up(x_BLH)))
+    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+        return self.down(self.dropout(nn.functional.gelu(self.up(x_BLH))))
+
+    def initial_state(self, batch_size: int) -> State:
+        return ()
+
+    def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        return self(x_BLH), state
+
+    def prepare(self) -> None:
+        return None
+
+    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
+        return self(x_BH[:, None])[:, 0], state
 
 
 def ffn_facts() -> dict[str, ParamFacts]:

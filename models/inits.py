@@ -28,6 +28,15 @@ def log_uniform(low: float, high: float) -> Init:
     return lambda shape, generator: start + width * torch.rand(shape, generator=generator)
 
 
-def rows(row: torch.Tensor) -> Init:
-    """Repeat one precomputed tensor along the first dimension."""
-    return lambda shape, generator: row.to(torch.float32).expand(shape).clone()
+def copies(*starts: torch.Tensor, dim: int = 0) -> Init:
+    """Cut a parameter into equal parts along `dim` and fill each with one precomputed tensor."""
+
+    def fill(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        if shape[dim] % len(starts):
+            raise ValueError(f"{shape[dim]} copies (n_ssm) do not divide into {len(starts)} initial values")
+        whole = torch.empty(shape)
+        for part, start in zip(whole.chunk(len(starts), dim=dim), starts, strict=True):
+            part.copy_(start)
+        return whole
+
+    return fill

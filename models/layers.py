@@ -18,6 +18,13 @@ class Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
 
+    def channels_last(self, x_BIL: torch.Tensor) -> torch.Tensor:
+        """Map (B, d_in, L) to (B, L, d_out): products that read x transposed, where forward would copy it."""
+        weight = self.weight.t().expand(x_BIL.shape[0], -1, -1)
+        if self.bias is None:
+            return torch.bmm(x_BIL.transpose(1, 2), weight)
+        return torch.baddbmm(self.bias, x_BIL.transpose(1, 2), weight)
+
 
 class Embedding(nn.Module):
     """A row of the table per token."""
@@ -28,6 +35,10 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(tokens, self.weight)
+
+    def read_out(self, x: torch.Tensor) -> torch.Tensor:
+        """The product with every row: logits of a tied readout."""
+        return nn.functional.linear(x, self.weight)
 
 
 class LayerNorm(nn.Module):
@@ -53,6 +64,56 @@ class RMSNorm(nn.Module):
         return nn.functional.rms_norm(x, self.weight.shape, self.weight, eps=1e-5)
 
 
+class BatchNorm(nn.Module):
+    """Normalise each channel over all valid positions of the batch; running averages of them in evaluation.
+
+    The averages are buffers of each process: valid after construction on a real device, else `reset_buffers`.
+    """
+
+    MOMENTUM = 0.1
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_model))
+        self.bias = nn.Parameter(torch.empty(d_model))
+        self.running_mean: torch.Tensor
+        self.running_var: torch.Tensor
+        self.register_buffer("running_mean", torch.zeros(d_model))
+        self.register_buffer("running_var", torch.ones(d_model))
+
+    def reset(self) -> None:
+        """Forget the running averages."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0)
+
+    def forward(self, x: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var, count = self._moments(x.float(), mask_BL)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.MOMENTUM)
+                self.running_var.lerp_(var * (count / (count - 1).clamp(min=1)), self.MOMENTUM)
+        scale = self.weight * torch.rsqrt(var + 1e-5)
+        return x * scale.to(x.dtype) + (self.bias - mean * scale).to(x.dtype)
+
+    def _moments(
+        self, x: torch.Tensor, mask_BL: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean and biased variance per channel, and the number of positions."""
+        flat = x.flatten(0, -2)
+        valid = flat.new_ones(flat.shape[0], 1) if mask_BL is None else mask_BL.reshape(-1, 1).to(flat.dtype)
+        count = valid.sum()
+        mean = (flat * valid).sum(0) / count
+        return mean, ((flat - mean).square() * valid).sum(0) / count, count
+
+
+class NoNorm(nn.Module):
+    """Leave everything as it is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
 GAIN = ParamFacts(role=Role.VECTOR, init=constant(1.0), decay=False)
 BIAS = ParamFacts(role=Role.VECTOR, init=constant(0.0), decay=False)
 MATRIX = ParamFacts(role=Role.MATRIX, init=normal_fan_in, decay=True)
@@ -65,9 +126,32 @@ def linear_facts(name: str) -> dict[str, ParamFacts]:
 
 def build_norm(kind: str, d_model: int) -> nn.Module:
     """Build the norm of that kind."""
-    return {"layer": LayerNorm, "rms": RMSNorm}[kind](d_model)
+    if kind == "none":
+        return NoNorm()
+    return {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}[kind](d_model)
 
 
 def norm_facts(kind: str, name: str) -> dict[str, ParamFacts]:
     """Facts of the norm of that kind."""
-    return {f"{name}.weight": GAIN} | ({f"{name}.bias": BIAS} if kind == "layer" else {})
+    if kind == "none":
+        return {}
+    return {f"{name}.weight": GAIN} | ({f"{name}.bias": BIAS} if kind in ("layer", "batch") else {})
+
+
+class Dropout(nn.Module):
+    """Zero a share of the activations in training; tied, one mask a sequence for all positions.
+
+    Not nn.Dropout2d, whose meaning for three dimensions changed between versions (pytorch issue 77081).
+    """
+
+    def __init__(self, rate: float, *, tied: bool = False) -> None:
+        super().__init__()
+        self.rate, self.tied = rate, tied
+
+    def forward(self, x: torch.Tensor, length_dim: int = 1) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        if not self.tied:
+            return nn.functional.dropout(x, self.rate)
+        shape = [1 if dim == length_dim else size for dim, size in enumerate(x.shape)]
+        return x * nn.functional.dropout(x.new_ones(shape), self.rate)

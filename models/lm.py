@@ -1,28 +1,26 @@
-"""Language model: token embedding, pre-norm residual layers, final norm, readout."""
+"""Language model: encoder, residual layers, readout at every position."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from models.config import LayerName, LMConfig
+from models.config import LMConfig
+from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
-from models.inits import constant, normal, normal_fan_in
-from models.layers import Embedding, Linear, build_norm, norm_facts
-from models.mixers import LAYERS
-
-
-class Residual(nn.Module):
-    """x + dropout(mixer(norm(x))). The mixer's attribute is its kind, so names read `layers.3.s4d.ssm.C`."""
-
-    def __init__(self, config: LMConfig, kind: LayerName) -> None:
-        super().__init__()
-        self.kind = kind
-        self.dropout = config.dropout
-        self.norm = build_norm(config.norm, config.d_model)
-        self.add_module(kind, LAYERS[kind].build(config))
-
-    def forward(self, x_BLH: torch.Tensor) -> torch.Tensor:
-        branch_BLH = getattr(self, self.kind)(self.norm(x_BLH))
-        return x_BLH + nn.functional.dropout(branch_BLH, self.dropout, self.training)
+from models.inits import constant, normal_fan_in
+from models.layers import Dropout, Embedding, Linear
+from models.mixer import State
+from models.residual import (
+    build_last_norm,
+    build_layers,
+    build_mix,
+    layers_facts,
+    layers_flops,
+    residuals,
+    run_layers,
+)
+from models.ssm.system import Recurrence
 
 
 class LM(nn.Module):
@@ -31,35 +29,65 @@ class LM(nn.Module):
     def __init__(self, config: LMConfig, multipliers: Multipliers) -> None:
         super().__init__()
         self.readout_multiplier = multipliers.readout
-        self.embedding = Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Residual(config, kind) for kind in layer_kinds(config))
-        self.norm = build_norm(config.norm, config.d_model)
-        self.readout = Linear(config.d_model, config.vocab_size, bias=False)
+        self.embedding = build_encoder(config)
+        self.embedding_dropout = Dropout(config.embedding_dropout, tied=config.dropout_tied)
+        self.layers = build_layers(config)
+        self.mix = build_mix(config)
+        self.norm = build_last_norm(config)
+        self.readout_dropout = Dropout(config.readout_dropout, tied=config.dropout_tied)
+        tied = config.tie_embeddings
+        self.readout = None if tied else Linear(config.d_model, config.vocab_size, bias=False)
 
-    def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
-        x_BLH = self.embedding(tokens_BL)
-        for layer in self.layers:
-            x_BLH = layer(x_BLH)
-        return self.readout(self.norm(x_BLH) * self.readout_multiplier).float()
+    def forward(
+        self, tokens_BL: torch.Tensor, states: Sequence[State] | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, list[State]]:
+        """Logits; with the states before (of `initial_states` or an earlier call), also the states after."""
+        x_BLH = self.embedding_dropout(self.embedding(tokens_BL))
+        x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states)
+        logits_BLV = self._read_out(x_BLH)
+        return logits_BLV if states is None else (logits_BLV, after)
 
+    def initial_states(self, batch_size: int) -> list[State]:
+        """The state of each layer before the first token."""
+        return [layer.mixer.initial_state(batch_size) for layer in residuals(self.layers)]
 
-def layer_kinds(config: LMConfig) -> list[LayerName]:
-    """The kind of every layer, first to last."""
-    return list(config.pattern) * (config.num_layers // len(config.pattern))
+    def prepare(self) -> list[Recurrence | None]:
+        """What `step` needs of each layer's parameters, computed once."""
+        return [layer.mixer.prepare() for layer in residuals(self.layers)]
+
+    def step(
+        self, tokens_B: torch.Tensor, states: Sequence[State], prepared: Sequence[Recurrence | None]
+    ) -> tuple[torch.Tensor, list[State]]:
+        """One token: logits (B, V) and the states after."""
+        x_BH, after, outputs = self.embedding(tokens_B), [], []
+        for layer, state, recurrence in zip(residuals(self.layers), states, prepared, strict=True):
+            x_BH, state = layer.step(x_BH, state, recurrence)
+            after.append(state)
+            outputs.append(x_BH)
+        return self._read_out(x_BH if self.mix is None else self.mix(outputs)), after
+
+    def _read_out(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.readout_dropout(self.norm(x)) * self.readout_multiplier
+        if self.readout is not None:
+            return self.readout(x).float()
+        assert isinstance(self.embedding, Embedding), "only tokens can be read out with their own table"
+        return self.embedding.read_out(x).float()
 
 
 def lm_facts(config: LMConfig) -> dict[str, ParamFacts]:
-    """Facts by name pattern, one pattern for the same parameter of all layers."""
-    readout_init = constant(0.0) if config.readout_zero_init else normal_fan_in
-    facts = {"embedding.weight": ParamFacts(role=Role.EMBEDDING, init=normal(1.0), decay=False)}
-    facts |= norm_facts(config.norm, "layers.*.norm")
-    for kind in dict.fromkeys(config.pattern):
-        facts |= prefixed(f"layers.*.{kind}.", LAYERS[kind].facts(config))
-    facts |= norm_facts(config.norm, "norm")
-    return facts | {"readout.weight": ParamFacts(role=Role.READOUT, init=readout_init, decay=True)}
+    """Facts by name pattern."""
+    std = config.embedding_std
+    if std is None:
+        std = 0.02 if config.tie_embeddings else 1.0
+    facts = prefixed("embedding.", encoder_facts(config, std, tied=config.tie_embeddings))
+    facts |= layers_facts(config)
+    if config.tie_embeddings:
+        return facts
+    init = constant(0.0) if config.readout_zero_init else normal_fan_in
+    return facts | {"readout.weight": ParamFacts(role=Role.READOUT, init=init, decay=True)}
 
 
-def lm_flops_per_token(config: LMConfig, seq_len: int) -> float:
-    """Forward FLOPs per token: the layers' own formulas and two per weight of the readout."""
-    layers = sum(LAYERS[kind].flops(config, seq_len) for kind in layer_kinds(config))
-    return layers + 2.0 * config.d_model * config.vocab_size
+def lm_flops(config: LMConfig, seq_len: int) -> float:
+    """Forward FLOPs per token: encoder, layers, and two per weight of the readout."""
+    readout = 2.0 * config.d_model * config.vocab_size
+    return encoder_flops(config) + layers_flops(config, seq_len) + readout

@@ -2,33 +2,64 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
-from torch import nn
-
-from models.config import LayerName, LMConfig
+from models.attention import Attention, attention_facts, attention_flops
+from models.config import BackboneSection, LayerName
 from models.facts import ParamFacts
 from models.ffn import FFN, ffn_facts, ffn_flops
-from models.s4d import S4D, s4d_facts, s4d_flops
+from models.layers import Dropout
+from models.mixer import Mixer
+from models.momentum import MomentumAttention, momentum_facts, momentum_flops
+from models.ssm.dss import DSS, dss_facts
+from models.ssm.mixer import SSMMixer, mixer_facts, mixer_flops
+from models.ssm.s4 import S4, s4_facts
+from models.ssm.s4d import S4D, s4d_facts
 
 
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKind:
     """One kind of residual branch: how it is built, what its parameters are, what a token costs forward."""
 
-    build: Callable[[LMConfig], nn.Module]
-    facts: Callable[[LMConfig], dict[str, ParamFacts]]
-    flops: Callable[[LMConfig, int], float]
+    build: Callable[[BackboneSection], Mixer]
+    facts: Callable[[BackboneSection], dict[str, ParamFacts]]
+    flops: Callable[[BackboneSection, int], float]
+
+
+def _dropout(config: BackboneSection) -> Dropout:
+    return Dropout(config.dropout, tied=config.dropout_tied)
 
 
 LAYERS: dict[LayerName, LayerKind] = {
     "s4d": LayerKind(
-        build=lambda config: S4D(config.s4d, config.d_model),
-        facts=lambda config: s4d_facts(config.s4d),
-        flops=lambda config, seq_len: s4d_flops(config.s4d, config.d_model, seq_len),
+        build=lambda c: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c)),
+        facts=lambda c: mixer_facts(c.s4d, s4d_facts(c.s4d)),
+        flops=lambda c, seq_len: mixer_flops(c.s4d, c.d_model, seq_len),
+    ),
+    "s4": LayerKind(
+        build=lambda c: SSMMixer(c.s4, c.d_model, S4(c.s4, c.d_model), _dropout(c)),
+        facts=lambda c: mixer_facts(c.s4, s4_facts(c.s4)),
+        flops=lambda c, seq_len: mixer_flops(c.s4, c.d_model, seq_len),
+    ),
+    "dss": LayerKind(
+        build=lambda c: SSMMixer(c.dss, c.d_model, DSS(c.dss, c.d_model), _dropout(c)),
+        facts=lambda c: mixer_facts(c.dss, dss_facts(c.dss)),
+        flops=lambda c, seq_len: mixer_flops(c.dss, c.d_model, seq_len),
+    ),
+    "attention": LayerKind(
+        build=lambda c: Attention(c.attention, c.d_model),
+        facts=lambda c: attention_facts(),
+        flops=lambda c, seq_len: attention_flops(c.d_model, seq_len, causal=c.attention.causal),
+    ),
+    "momentum": LayerKind(
+        build=lambda c: MomentumAttention(c.momentum, c.d_model),
+        facts=lambda c: momentum_facts(),
+        flops=lambda c, seq_len: momentum_flops(c.momentum, c.d_model, seq_len),
     ),
     "ffn": LayerKind(
-        build=lambda config: FFN(config.ffn, config.d_model),
-        facts=lambda config: ffn_facts(),
-        flops=lambda config, seq_len: ffn_flops(config.ffn, config.d_model),
+        build=lambda c: FFN(c.ffn, c.d_model, _dropout(c)),
+        facts=lambda c: ffn_facts(),
+        flops=lambda c, seq_len: ffn_flops(c.ffn, c.d_model),
     ),
 }

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel
 
-from launcher.data.config import task_shape
+from launcher.data.config import TaskShape, task_shape
 from launcher.errors import Problem
 from launcher.optim.config import TensorRate
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.tree import Key
+from models.config import ClassifierConfig, LinearEncoder
 
 Path = tuple[Key, ...]
 
@@ -141,20 +142,39 @@ def _mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def _model_takes_the_data(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """What the source gives is what the model reads and says."""
+    """What the source gives is what the model reads and says, and there is room for all of it."""
     model, task = loaded.recipe.model, task_shape(loaded.recipe.data.source)
     source = loaded.cite("data", "source", "type")
-    if (task.inputs, task.targets) != ("tokens", "tokens"):
-        place = loaded.place("data", "source", "type")
-        model_type = loaded.cite("model", "type")
-        message = (
-            f"{source} goes from {task.inputs} to {task.targets}, but {model_type} from tokens to tokens"
-        )
-        yield Problem(place, message, "use a source that asks for the next token")
-    elif task.vocab_size is not None and model.vocab_size < task.vocab_size:
+    if task.inputs != model.inputs:
+        encoder = loaded.cite("model", "encoder", "type")
+        message = f"{encoder} reads {model.inputs}, but {source} gives {task.inputs}"
+        remedy = {"tokens": "use encoder token", "signals": "use encoder linear, in a classifier"}[
+            task.inputs
+        ]
+        yield Problem(loaded.place("model", "encoder", "type"), message, remedy)
+    if task.targets != model.targets:
+        message = f"{loaded.cite('model', 'type')} says {model.targets}, but {source} asks for {task.targets}"
+        remedy = f"use type {'lm' if task.targets == 'tokens' else 'classifier'}, or another source"
+        yield Problem(loaded.place("model", "type"), message, remedy)
+    if model.vocab_size is not None and task.vocab_size is not None and model.vocab_size < task.vocab_size:
         given = f"model.vocab_size = {model.vocab_size}"
         message = f"{given} is too small for the {task.vocab_size} symbols of {source}"
         yield Problem(loaded.place("model", "vocab_size"), message, f"use {task.vocab_size} or more")
+    if isinstance(model, ClassifierConfig):
+        yield from _classifier_fits_the_data(loaded, model, task, source)
+
+
+def _classifier_fits_the_data(
+    loaded: LoadedRecipe, model: ClassifierConfig, task: TaskShape, source: str
+) -> Iterator[Problem]:
+    if task.num_classes is not None and model.num_classes < task.num_classes:
+        message = f"model.num_classes = {model.num_classes} is too few for the {task.num_classes} of {source}"
+        yield Problem(loaded.place("model", "num_classes"), message, f"use {task.num_classes} or more")
+    encoder = model.encoder
+    if isinstance(encoder, LinearEncoder) and task.num_features not in (None, encoder.num_features):
+        message = f"model.encoder.num_features = {encoder.num_features}, but {source} has {task.num_features}"
+        place = loaded.place("model", "encoder", "num_features")
+        yield Problem(place, message, f"use {task.num_features}")
 
 
 def _one_rate_per_tensor(loaded: LoadedRecipe) -> Iterator[Problem]:

@@ -102,14 +102,19 @@ WRONG_VALUES = [
     Bad("[0.9, 0.95]", "[0.9]", "18:10", "must be a list of 2 values, each a number >= 0 and < 1"),
     Bad("[0.9, 0.95]", "[0.9, 0.95, 0.99]", "18:10", "optim.betas is [0.9, 0.95, 0.99], must be a list of 2"),
     Bad("[0.9, 0.95]", "[0.9, 1.95]", "18:16", "optim.betas.1 is 1.95, must be a number >= 0 and < 1"),
-    Bad("[s4d]", "[s4d, ff]", "9:18", "model.pattern.1 is 'ff', must be s4d or ffn\n    did you mean ffn?"),
+    Bad(
+        "[s4d]",
+        "[s4d, ff]",
+        "9:18",
+        "model.pattern.1 is 'ff', must be s4d, s4, dss, attention, momentum or ffn\n    did you mean ffn?",
+    ),
     Bad("[s4d]", "[]", "9:12", "model.pattern is [], must be a list of at least one of"),
     Bad("[s4d]", "s4d", "9:12", "write [s4d]"),
     Bad(
         "init: legs",
         "init: leg",
         "10:28",
-        "model.s4d.init is 'leg', must be lin, inv or legs\n    did you mean legs?",
+        "model.s4d.init is 'leg', must be lin, inv, legs, real or diag\n    did you mean legs?",
     ),
     Bad("norm: layer", "norm: Layer", "11:9", "did you mean layer?"),
     Bad("type: cosine", "type: cos", "22:18", "sine_restarts or wsd\n    did you mean cosine?"),
@@ -247,7 +252,10 @@ RULES = [
         "too small for the 256 symbols of data.source.type = files",
     ),
     Bad(
-        "{type: files, url: corpus}", "{type: digits}", "13:18", "from signals to label, but model.type = lm"
+        "{type: files, url: corpus}",
+        "{type: digits}",
+        "5:9",
+        "says tokens, but data.source.type = digits (small.yaml:13:18) asks for label",
     ),
     Bad("{lr_cap: 1e-3}", "{lr: 1e-3, lr_mult: 2}", "21:29", "two rates for one tensor"),
 ]

@@ -1,0 +1,116 @@
+"""Softmax attention with rotary positions (arXiv 1706.03762, 2104.09864).
+
+Letters: B batch, L length, H channels, A heads, K channels per head.
+"""
+
+import math
+from typing import final
+
+import torch
+from torch import nn
+
+from models.config import AttentionConfig
+from models.facts import ParamFacts
+from models.layers import Linear, linear_facts
+from models.mixer import Mixer, State
+
+ROTARY_BASE = 10_000.0
+
+
+@final
+class Attention(Mixer):
+    """The state is the cache of rotated keys and of values; its length is the position."""
+
+    def __init__(self, config: AttentionConfig, d_model: int) -> None:
+        super().__init__()
+        self.causal, self.rotary = config.causal, config.rotary
+        self.num_heads = count_heads(config, d_model)
+        self.scale = logit_scale(config, d_model // self.num_heads)
+        self.query, self.key, self.value, self.output = (Linear(d_model, d_model) for _ in range(4))
+
+    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+        q, k, v = self._project(x_BLH, first=0)
+        # a causal position never sees the padding behind it
+        keys = None if self.causal or mask_BL is None else mask_BL[:, None, None]
+        return self._attend(q, k, v, keys, causal=self.causal)
+
+    def initial_state(self, batch_size: int) -> State:
+        if not self.causal:
+            raise ValueError("causal is false: a layer that looks ahead has no state to carry")
+        d_head = self.key.weight.shape[0] // self.num_heads
+        empty = self.key.weight.new_zeros(batch_size, self.num_heads, 0, d_head)
+        return empty, empty
+
+    def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        old_k, old_v = state
+        past, length = old_k.shape[2], x_BLH.shape[1]
+        q, k, v = self._project(x_BLH, first=past)
+        k, v = torch.cat((old_k.to(k.dtype), k), dim=2), torch.cat((old_v.to(v.dtype), v), dim=2)
+        seen_LK = torch.ones(length, past + length, dtype=torch.bool, device=x_BLH.device).tril(past)
+        return self._attend(q, k, v, seen_LK, causal=False), (k, v)
+
+    def prepare(self) -> None:
+        return None
+
+    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
+        out, state = self.advance(x_BH[:, None], state)
+        return out[:, 0], state
+
+    def _project(self, x_BLH: torch.Tensor, *, first: int) -> tuple[torch.Tensor, ...]:
+        """Queries, keys, values (B, A, L, K), rotated from position `first` on."""
+        q, k, v = (
+            part(x_BLH).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        if self.rotary:
+            q, k = rotate(q, first), rotate(k, first)
+        return q, k, v
+
+    def _attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, *, causal: bool
+    ) -> torch.Tensor:
+        attend = nn.functional.scaled_dot_product_attention
+        out = attend(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale)
+        return self.output(out.transpose(1, 2).flatten(2))
+
+
+def rotate(x_BALK: torch.Tensor, first: int) -> torch.Tensor:
+    """Turn pairs (k, k + K/2) of each position by position * base^(-2k/K); angles in float32."""
+    length, half = x_BALK.shape[-2], x_BALK.shape[-1] // 2
+    rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float32, device=x_BALK.device) / half)
+    positions = torch.arange(first, first + length, dtype=torch.float32, device=x_BALK.device)
+    angles_LK = positions[:, None] * rates
+    cos, sin = angles_LK.cos().to(x_BALK.dtype), angles_LK.sin().to(x_BALK.dtype)
+    a, b = x_BALK.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
+def count_heads(config: AttentionConfig, d_model: int) -> int:
+    """Number of heads: given, or as many of `d_head` as d_model holds."""
+    if config.num_heads is not None:
+        return config.num_heads
+    assert config.d_head is not None, "AttentionConfig demands one of num_heads and d_head"
+    return d_model // config.d_head
+
+
+def logit_scale(config: AttentionConfig, d_head: int) -> float:
+    """Factor on q k: muP's 1/d, 8/d to equal 1/sqrt(d) at 64 (arXiv 2203.03466, section 4), or 1/sqrt(d)."""
+    return 8 / d_head if config.scale == "mup" else 1 / math.sqrt(d_head)
+
+
+def attention_facts() -> dict[str, ParamFacts]:
+    """Facts by name."""
+    return {
+        name: fact
+        for part in ("query", "key", "value", "output")
+        for name, fact in linear_facts(part).items()
+    }
+
+
+def attention_flops(d_model: int, seq_len: int, *, causal: bool) -> float:
+    """Forward FLOPs per token: 8 H^2 of matrices, 4 L H of logits and sums (arXiv 2001.08361, table 1).
+
+    A causal position sees (L + 1) / 2 positions on average.
+    """
+    seen = (seq_len + 1) / 2 if causal else seq_len
+    return 8.0 * d_model**2 + 4.0 * seen * d_model

@@ -1,0 +1,70 @@
+"""Sequence classifier: encoder, residual layers, pooling over valid positions, readout."""
+
+import torch
+from torch import nn
+
+from models.config import ClassifierConfig
+from models.encoders import build_encoder, encoder_facts, encoder_flops
+from models.facts import Multipliers, ParamFacts, Role, prefixed
+from models.inits import constant, normal_fan_in
+from models.layers import BIAS, Dropout, Linear
+from models.residual import (
+    build_last_norm,
+    build_layers,
+    build_mix,
+    layers_facts,
+    layers_flops,
+    normalise,
+    run_layers,
+)
+
+
+class Classifier(nn.Module):
+    """inputs (B, L) tokens or (B, L, F) signals, lengths (B) -> logits (B, K) float32, of no padding."""
+
+    def __init__(self, config: ClassifierConfig, multipliers: Multipliers) -> None:
+        super().__init__()
+        self.readout_multiplier, self.pool = multipliers.readout, config.pool
+        self.embedding = build_encoder(config)
+        self.embedding_dropout = Dropout(config.embedding_dropout, tied=config.dropout_tied)
+        self.layers = build_layers(config)
+        self.mix = build_mix(config)
+        self.norm = build_last_norm(config)
+        self.readout_dropout = Dropout(config.readout_dropout)
+        self.readout = Linear(config.d_model, config.num_classes)
+
+    def forward(self, inputs: torch.Tensor, lengths_B: torch.Tensor | None = None) -> torch.Tensor:
+        """Positions from a sequence's length on are padding; without lengths, none is."""
+        mask_BL = None
+        if lengths_B is not None:
+            mask_BL = torch.arange(inputs.shape[1], device=inputs.device) < lengths_B[:, None]
+        x_BLH = self.embedding_dropout(self.embedding(inputs))
+        x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL)
+        pooled_BH = self._pool(normalise(self.norm, x_BLH, mask_BL), mask_BL)
+        # the bias is finite: the multiplier is on what comes from the width
+        return self.readout(self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier).float()
+
+    def _pool(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+        if mask_BL is None:
+            mask_BL = torch.ones(x_BLH.shape[:2], dtype=torch.bool, device=x_BLH.device)
+        mask_BL1, lengths_B1 = mask_BL[..., None], mask_BL.sum(1, keepdim=True)
+        if self.pool == "mean":
+            return (x_BLH * mask_BL1).sum(1) / lengths_B1.to(x_BLH.dtype)
+        if self.pool == "max":
+            return x_BLH.masked_fill(~mask_BL1, -torch.inf).amax(1)
+        last_B1H = (lengths_B1 - 1)[..., None].expand(-1, -1, x_BLH.shape[2])
+        return x_BLH.gather(1, last_B1H)[:, 0]
+
+
+def classifier_facts(config: ClassifierConfig) -> dict[str, ParamFacts]:
+    """Facts by name pattern."""
+    init = constant(0.0) if config.readout_zero_init else normal_fan_in
+    facts = prefixed("embedding.", encoder_facts(config, 1.0, tied=False)) | layers_facts(config)
+    readout = ParamFacts(role=Role.READOUT, init=init, decay=True)
+    return facts | {"readout.weight": readout, "readout.bias": BIAS}
+
+
+def classifier_flops(config: ClassifierConfig, seq_len: int) -> float:
+    """Forward FLOPs per position: encoder, layers, and the readout's two per weight once a sequence."""
+    readout = 2.0 * config.d_model * config.num_classes / seq_len
+    return encoder_flops(config) + layers_flops(config, seq_len) + readout

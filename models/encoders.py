@@ -1,0 +1,102 @@
+"""Input encoders: what turns a position of the input into a vector of d_model.
+
+Letters: B batch, L positions, W characters of a word, F features of a signal, H d_model.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder, LMConfig
+from models.facts import ParamFacts, Role
+from models.inits import normal
+from models.layers import BIAS, Embedding, Linear, linear_facts
+
+
+class CharCNN(nn.Module):
+    """Characters (B, L, W) int64, 0 for none, to vectors (B, L, H): max over time of tanh convolutions.
+
+    Kim et al. (arXiv 1508.06615, section 2.2), with a linear map in the place of the highway network.
+    """
+
+    def __init__(self, config: CharCNNEncoder, d_model: int) -> None:
+        super().__init__()
+        self.embedding = Embedding(config.num_chars, config.d_char)
+        self.filters = nn.ModuleList(Filters(config.d_char, d_model, width) for width in config.widths)
+        self.output = Linear(len(config.widths) * d_model, d_model)
+
+    def forward(self, chars_BLW: torch.Tensor) -> torch.Tensor:
+        words = chars_BLW.flatten(0, -2)
+        there = words > 0
+        x_XWD = self.embedding(words) * there[..., None]
+        # every word has a first position, even one without characters
+        starts = torch.cat((torch.ones_like(there[:, :1]), there[:, 1:]), dim=1)[:, None]
+        found = [filters(x_XWD.transpose(1, 2)).masked_fill(~starts, -1).amax(-1) for filters in self.filters]
+        return self.output(torch.cat(found, dim=-1)).unflatten(0, chars_BLW.shape[:-1])
+
+
+class Filters(nn.Module):
+    """tanh of a convolution of one width, from each character on."""
+
+    def __init__(self, d_char: int, d_model: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_model, d_char, width))
+        self.bias = nn.Parameter(torch.empty(d_model))
+
+    def forward(self, x_XDW: torch.Tensor) -> torch.Tensor:
+        padded = nn.functional.pad(x_XDW, (0, self.weight.shape[2] - 1))
+        return torch.tanh(nn.functional.conv1d(padded, self.weight, self.bias))
+
+
+def build_encoder(config: LMConfig | ClassifierConfig) -> nn.Module:
+    """Build the encoder that the section names."""
+    encoder = config.encoder
+    if isinstance(encoder, LinearEncoder):
+        return Linear(encoder.num_features, config.d_model)
+    if isinstance(encoder, CharCNNEncoder):
+        return CharCNN(encoder, config.d_model)
+    assert config.vocab_size is not None, "the section demands a vocabulary for tokens"
+    return Embedding(config.vocab_size, config.d_model)
+
+
+def encoder_facts(
+    config: LMConfig | ClassifierConfig, token_std: float, *, tied: bool
+) -> dict[str, ParamFacts]:
+    """Facts by name: input weights have a finite fan-in, so their initial values do not depend on width."""
+    encoder = config.encoder
+    if isinstance(encoder, LinearEncoder):
+        weight = _input(1 / math.sqrt(encoder.num_features), decay=True)
+        return {"weight": weight, "bias": BIAS}
+    if isinstance(encoder, CharCNNEncoder):
+        return {"embedding.weight": _input(1.0)} | _filter_facts(encoder) | linear_facts("output")
+    role = Role.TIED if tied else Role.EMBEDDING
+    return {"weight": ParamFacts(role=role, init=normal(token_std), decay=False)}
+
+
+def encoder_flops(config: LMConfig | ClassifierConfig) -> float:
+    """Forward FLOPs per position: two per weight and use of it (arXiv 2001.08361, table 1)."""
+    encoder = config.encoder
+    if isinstance(encoder, LinearEncoder):
+        return 2.0 * encoder.num_features * config.d_model
+    if isinstance(encoder, CharCNNEncoder):
+        taps = encoder.max_chars * sum(encoder.widths) * encoder.d_char
+        return 2.0 * config.d_model * (taps + len(encoder.widths) * config.d_model)
+    return 0.0
+
+
+def _input(std: float, *, decay: bool = False) -> ParamFacts:
+    return ParamFacts(role=Role.EMBEDDING, init=normal(std), decay=decay)
+
+
+def _filter_facts(encoder: CharCNNEncoder) -> dict[str, ParamFacts]:
+    widths: Iterable[tuple[int, int]] = enumerate(encoder.widths)
+    return {
+        name: fact
+        for index, width in widths
+        for name, fact in (
+            (f"filters.{index}.weight", _input(1 / math.sqrt(encoder.d_char * width), decay=True)),
+            (f"filters.{index}.bias", BIAS),
+        )
+    }

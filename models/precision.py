@@ -1,0 +1,10 @@
+"""Where numbers must stay float32 whatever the rest computes in."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def no_autocast(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off on the device of `x`; on meta there is none."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)

@@ -1,0 +1,138 @@
+"""Residual layers and the stack of them that every model shares."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from models.config import BackboneSection, LayerName, branch_factor
+from models.facts import ParamFacts, Role, prefixed
+from models.inits import constant
+from models.layers import BatchNorm, Dropout, build_norm, norm_facts
+from models.mixer import Mixer, State
+from models.mixers import LAYERS
+from models.ssm.system import Recurrence
+
+
+class Residual(nn.Module):
+    """x + factor * dropout(mixer(norm(x))), or norm(x + ...).
+
+    The mixer's attribute is its kind, so that names read `layers.3.s4d.ssm.C`.
+    """
+
+    def __init__(self, config: BackboneSection, kind: LayerName) -> None:
+        super().__init__()
+        self.kind, self.prenorm, self.factor = kind, config.prenorm, branch_factor(config)
+        self.norm = build_norm(config.norm, config.d_model)
+        self.dropout = Dropout(config.dropout, tied=config.dropout_tied)
+        self.add_module(kind, LAYERS[kind].build(config))
+
+    @property
+    def mixer(self) -> Mixer:
+        """The branch's own module."""
+        mixer: Mixer = getattr(self, self.kind)
+        return mixer
+
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, state: State | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, State]:
+        """The layer's output; with a state before, also the state after."""
+        inputs = normalise(self.norm, x_BLH, mask_BL) if self.prenorm else x_BLH
+        if state is None:
+            return self._add(x_BLH, self.mixer(inputs, mask_BL), mask_BL)
+        branch_BLH, state = self.mixer.advance(inputs, state)
+        return self._add(x_BLH, branch_BLH, mask_BL), state
+
+    def step(
+        self, x_BH: torch.Tensor, state: State, prepared: Recurrence | None
+    ) -> tuple[torch.Tensor, State]:
+        """One token."""
+        inputs = self.norm(x_BH) if self.prenorm else x_BH
+        branch_BH, state = self.mixer.step(inputs, state, prepared)
+        return self._add(x_BH, branch_BH, None), state
+
+    def _add(self, x: torch.Tensor, branch: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+        x = x + self.factor * self.dropout(branch)
+        return x if self.prenorm else normalise(self.norm, x, mask_BL)
+
+
+class LayerMix(nn.Module):
+    """sum_l sigmoid(a_l) h_l over the outputs of all layers (GTrans, arXiv 2207.14467)."""
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.gates = nn.Parameter(torch.empty(num_layers))
+
+    def forward(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        weights = torch.sigmoid(self.gates).to(outputs[0].dtype).unbind(0)
+        total = weights[0] * outputs[0]
+        for weight, output in zip(weights[1:], outputs[1:], strict=True):
+            total = total + weight * output
+        return total
+
+
+def normalise(norm: nn.Module, x: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+    """Apply a norm; only batch norm must know which positions are valid."""
+    normed: torch.Tensor = norm(x, mask_BL) if isinstance(norm, BatchNorm) else norm(x)
+    return normed
+
+
+def run_layers(
+    layers: nn.ModuleList,
+    mix: LayerMix | None,
+    x_BLH: torch.Tensor,
+    mask_BL: torch.Tensor | None = None,
+    states: Sequence[State] | None = None,
+) -> tuple[torch.Tensor, list[State]]:
+    """Through all layers: what the head sees, and the states after, where there were states before."""
+    outputs, after = [], []
+    for index, layer in enumerate(layers):
+        if states is None:
+            x_BLH = layer(x_BLH, mask_BL)
+        else:
+            x_BLH, state = layer(x_BLH, mask_BL, states[index])
+            after.append(state)
+        if mix is not None:
+            outputs.append(x_BLH)
+    return (x_BLH if mix is None else mix(outputs)), after
+
+
+def layer_kinds(config: BackboneSection) -> list[LayerName]:
+    """The kind of every layer, first to last."""
+    return list(config.pattern) * (config.num_layers // len(config.pattern))
+
+
+def build_layers(config: BackboneSection) -> nn.ModuleList:
+    """All residual layers."""
+    return nn.ModuleList(Residual(config, kind) for kind in layer_kinds(config))
+
+
+def residuals(layers: nn.ModuleList) -> list[Residual]:
+    """The layers as what they are."""
+    return [cast(Residual, layer) for layer in layers]
+
+
+def build_mix(config: BackboneSection) -> LayerMix | None:
+    """The mix over layers, if the section asks for it."""
+    return LayerMix(config.num_layers) if config.layer_mix == "gated" else None
+
+
+def build_last_norm(config: BackboneSection) -> nn.Module:
+    """The norm before the head; after post-norm layers there is nothing left to do."""
+    return build_norm(config.norm if config.prenorm else "none", config.d_model)
+
+
+def layers_facts(config: BackboneSection) -> dict[str, ParamFacts]:
+    """Facts of the layers, the mix and the last norm; one pattern for the same parameter of all layers."""
+    facts = norm_facts(config.norm, "layers.*.norm")
+    for kind in dict.fromkeys(config.pattern):
+        facts |= prefixed(f"layers.*.{kind}.", LAYERS[kind].facts(config))
+    if config.layer_mix == "gated":
+        facts["mix.gates"] = ParamFacts(role=Role.VECTOR, init=constant(0.0), decay=False)
+    return facts | norm_facts(config.norm if config.prenorm else "none", "norm")
+
+
+def layers_flops(config: BackboneSection, seq_len: int) -> float:
+    """Forward FLOPs per position of all layers, by each kind's own formula."""
+    return sum(LAYERS[kind].flops(config, seq_len) for kind in layer_kinds(config))

@@ -1,0 +1,81 @@
+"""State-space sections of a recipe. Torch-free."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.section import Section
+
+Positive = Annotated[float, Field(gt=0)]
+PairedState = Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+class SSMSection(Section):
+    """Abstract: what every state-space layer has."""
+
+    n_ssm: Annotated[int, Field(ge=1)] | None = None
+    """Independent copies of A and B, shared by groups of channels; divides d_model. null: one a channel."""
+    channels: Annotated[int, Field(ge=1)] = 1
+    """Kernels (and outputs) per input channel, with C and D of their own."""
+    dt_min: Positive = 1e-3
+    dt_max: Positive = 1e-1
+    """Step sizes are drawn log-uniformly from [dt_min, dt_max], one a channel; 1/dt is a length in steps."""
+    bidirectional: bool = False
+    """Add a second kernel that looks ahead: y[t] += sum_j k'[j] u[t + 1 + j]. Not for language models."""
+    gate: bool = False
+    """Multiply the activated output by silu(W x), as in GSS (arXiv 2206.13947)."""
+    final_act: Literal["glu", "gelu", "id"] = "glu"
+    """After the output matrix; glu doubles its width."""
+
+    @model_validator(mode="after")
+    def _dt_range(self) -> Self:
+        if self.dt_min > self.dt_max:
+            raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}")
+        return self
+
+
+class S4DConfig(SSMSection):
+    """Diagonal state-space layer (S4D, arXiv 2206.11893)."""
+
+    d_state: PairedState = 64
+    """N real state dimensions: N/2 conjugate pairs are stored."""
+    init: Literal["lin", "inv", "legs", "real", "diag"] = "legs"
+    """A's initial value; `diag` is `inv` for half of the copies and `lin` for the others."""
+    disc: Literal["zoh", "bilinear"] = "zoh"
+
+
+class S4Config(SSMSection):
+    """Diagonal plus low rank state-space layer (S4, arXiv 2111.00396), P tied, bilinear, of any length."""
+
+    d_state: PairedState = 64
+    """N real state dimensions: N/2 conjugate pairs are stored."""
+    init: Literal["legs", "fout", "legt", "hippo"] = "legs"
+    """HiPPO measure of A and B; `hippo` is `legs` for half of the copies and `fout` for the others."""
+    rank: Literal[1, 2] = 1
+    """Rows of P; `legt` has two."""
+
+    @model_validator(mode="after")
+    def _legt_has_rank_two(self) -> Self:
+        if self.init == "legt" and self.rank != 2:
+            raise ValueError(f"rank is {self.rank}, but init legt has rank 2")
+        return self
+
+
+class DSSConfig(SSMSection):
+    """Diagonal state spaces (DSS, arXiv 2203.14343): complex modes without conjugates, B = 1."""
+
+    d_state: Annotated[int, Field(ge=1)] = 64
+    """N complex modes."""
+    version: Literal["exp", "softmax"] = "exp"
+    """softmax divides each mode by its sum over `max_length` steps, and lets modes grow."""
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    """Steps of the softmax; the training length."""
+
+    @model_validator(mode="after")
+    def _softmax_has_a_length(self) -> Self:
+        if (self.version == "softmax") != (self.max_length is not None):
+            raise ValueError(
+                f"version is {self.version} and max_length {self.max_length}; "
+                "softmax needs max_length, the training length, and exp has none"
+            )
+        return self

@@ -1,0 +1,84 @@
+"""The mixer around a state space: activation, dropout, gate, and a position-wise output map."""
+
+import math
+from typing import final
+
+import torch
+from torch import nn
+
+from models.facts import ParamFacts, prefixed
+from models.layers import Dropout, Linear, linear_facts
+from models.mixer import Mixer, State
+from models.ssm.config import SSMSection
+from models.ssm.space import StateSpace
+from models.ssm.system import Recurrence
+
+
+@final
+class SSMMixer(Mixer):
+    """output(gelu(ssm(x)) * gate). Channels come first from the state space up to the output matrix."""
+
+    def __init__(self, config: SSMSection, d_model: int, ssm: StateSpace, dropout: Dropout) -> None:
+        super().__init__()
+        d_inner = config.channels * d_model
+        self.final_act, self.bidirectional = config.final_act, config.bidirectional
+        self.ssm = ssm
+        self.dropout = dropout
+        self.gate = Linear(d_model, d_inner) if config.gate else None
+        self.output = Linear(d_inner, 2 * d_model if config.final_act == "glu" else d_model)
+
+    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+        if self.bidirectional and mask_BL is not None:
+            x_BLH = x_BLH * mask_BL[..., None]
+        return self._mix(self.ssm(x_BLH), x_BLH)
+
+    def initial_state(self, batch_size: int) -> State:
+        if self.bidirectional:
+            raise ValueError("bidirectional is true: a layer that looks ahead has no state to carry")
+        system = self.ssm.system().recurrence()
+        return (system.b.new_zeros(batch_size, *system.b.shape),)
+
+    def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        y_BXL, x_BHN = self.ssm(x_BLH, *state)
+        return self._mix(y_BXL, x_BLH), (x_BHN,)
+
+    def prepare(self) -> Recurrence:
+        return self.ssm.system().recurrence()
+
+    def step(
+        self, x_BH: torch.Tensor, state: State, prepared: Recurrence | None
+    ) -> tuple[torch.Tensor, State]:
+        assert prepared is not None, "a state space needs its recurrence: pass what prepare() gave"
+        y_BCH, x_BHN = prepared.step(x_BH, *state)
+        return self._mix(y_BCH.flatten(1)[..., None], x_BH[:, None])[:, 0], (x_BHN,)
+
+    def _mix(self, y_BXL: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
+        y_BXL = self.dropout(nn.functional.gelu(y_BXL).to(x_BLH.dtype), length_dim=2)
+        if self.gate is None:
+            out = self.output.channels_last(y_BXL)
+        else:
+            out = self.output(y_BXL.transpose(1, 2) * nn.functional.silu(self.gate(x_BLH)))
+        if self.final_act == "glu":
+            return nn.functional.glu(out, dim=-1)
+        return nn.functional.gelu(out) if self.final_act == "gelu" else out
+
+
+def mixer_facts(config: SSMSection, ssm: dict[str, ParamFacts]) -> dict[str, ParamFacts]:
+    """Facts by name, given those of the state space."""
+    gate = linear_facts("gate") if config.gate else {}
+    return prefixed("ssm.", ssm) | gate | linear_facts("output")
+
+
+def mixer_flops(config: SSMSection, d_model: int, seq_len: int) -> float:
+    """Forward FLOPs per token: real FFTs of length 2L a channel, their products, and the matrices.
+
+    One transform in and one out per output, 2.5 n log2 n each (the convention of fftw.org/speed), 6 for a
+    complex product; two per weight of a matrix. Kernels are shared by a batch and not counted.
+    """
+    size = 2 * seq_len
+    transform = 2.5 * size * math.log2(size) / seq_len
+    convolution = (1 + config.channels) * transform + config.channels * 6
+    d_inner = config.channels * d_model
+    d_output = 2 * d_model if config.final_act == "glu" else d_model
+    matrices = 2 * d_inner * (d_output + (d_model if config.gate else 0))
+    return d_model * convolution + matrices

@@ -1,0 +1,101 @@
+"""S4: a diagonal plus low rank state matrix Lambda - P^T P^*, Re Lambda < 0 (arXiv 2111.00396, 2202.09729).
+
+Bilinear discretisation by Woodbury's identity; no length is stored and no parameter is ever rewritten.
+"""
+
+from typing import final
+
+import torch
+from torch import nn
+
+from models import hippo
+from models.facts import Init, ParamFacts
+from models.inits import copies
+from models.ssm.config import S4Config
+from models.ssm.low_rank import LowRankSystem
+from models.ssm.parameters import (
+    bilinear,
+    common_facts,
+    negative_real,
+    pair,
+    per_channel,
+    skip,
+    state,
+    step_sizes,
+)
+from models.ssm.space import StateSpace
+from models.ssm.system import times_modes
+
+LEAST_DECAY = -1e-4
+"""Largest initial Re Lambda: FouT and LegT have none of their own."""
+
+
+@final
+class S4(StateSpace):
+    """Parameters: real float32 tensors, complex numbers as pairs in the last dimension."""
+
+    def __init__(self, config: S4Config, d_model: int) -> None:
+        super().__init__()
+        pairs, outputs = config.d_state // 2, config.channels * (1 + config.bidirectional)
+        num_copies = config.n_ssm or d_model
+        self.log_dt = nn.Parameter(torch.empty(d_model))
+        self.A_log_real = nn.Parameter(torch.empty(num_copies, pairs))
+        self.A_imag = nn.Parameter(torch.empty(num_copies, pairs))
+        self.P = nn.Parameter(torch.empty(config.rank, num_copies, pairs, 2))
+        self.B = nn.Parameter(torch.empty(num_copies, pairs, 2))
+        self.C = nn.Parameter(torch.empty(outputs, d_model, pairs, 2))
+        self.D = nn.Parameter(torch.empty(config.channels, d_model))
+
+    def system(self) -> LowRankSystem:
+        """Discretise. Real state matrix Lambda - 2 p p^T in [Re x; Im x], since P^* x counts each pair twice.
+
+        G = 1 - dt A/2 = F + dt p p^T with F = 1 - dt Lambda/2 diagonal, so with K = (1 + dt p^T F^-1 p)^-1
+        G^-1 = F^-1 - dt F^-1 p K p^T F^-1, and (1 + dt A/2) / (1 - dt A/2) = 2 G^-1 - 1.
+        """
+        H, dt = self.log_dt.shape[0], step_sizes(self.log_dt)
+        A = per_channel(negative_real(self.A_log_real), H), per_channel(self.A_imag.double(), H)
+        z, g = bilinear(A, dt)  # g = dt / F
+        g_re, g_im = g[0][..., None], g[1][..., None]
+        p_HNR = per_channel(torch.cat(pair(self.P), dim=-1), H, dim=1).permute(1, 2, 0)
+        b_HN1 = per_channel(torch.cat(pair(self.B), dim=-1), H)[..., None]
+        gp_HNR = times_modes(g_re, g_im, p_HNR)
+        V_HRN = times_modes(g_re, -g_im, p_HNR).transpose(1, 2) / dt[..., None]  # p^T F^-1
+        U_HNR = -2 * gp_HNR @ invert(p_HNR.transpose(1, 2) @ gp_HNR)
+        b_HN1 = times_modes(g_re, g_im, b_HN1) + U_HNR @ (V_HRN @ b_HN1) * (dt[..., None] / 2)
+        c_re, c_im = pair(self.C)
+        c_CHN = 2 * torch.cat((c_re, -c_im), dim=-1)
+        return LowRankSystem(*z, U_HNR, V_HRN, b_HN1[..., 0], c_CHN, skip(self.D, self.C.shape[0]))
+
+
+def invert(x_HRR: torch.Tensor) -> torch.Tensor:
+    """(1 + x)^-1 of 1 x 1 or 2 x 2 matrices; x has a positive semidefinite symmetric part."""
+    m = torch.eye(x_HRR.shape[-1], dtype=x_HRR.dtype, device=x_HRR.device) + x_HRR
+    if m.shape[-1] == 1:
+        return m.reciprocal()
+    (a, b), (c, d) = m[:, 0].unbind(-1), m[:, 1].unbind(-1)
+    adjugate = torch.stack((torch.stack((d, -b), -1), torch.stack((-c, a), -1)), dim=1)
+    return adjugate / (a * d - b * c)[:, None, None]
+
+
+def s4_facts(config: S4Config) -> dict[str, ParamFacts]:
+    """Facts by name: Lambda, P and B of the HiPPO measure."""
+    kinds = ("legs", "fout") if config.init == "hippo" else (config.init,)
+    forms = [{"legs": hippo.legs, "fout": hippo.fout, "legt": hippo.legt}[k](config.d_state) for k in kinds]
+    reals = [torch.log(-form.eigenvalues.real.clamp(max=LEAST_DECAY)) for form in forms]
+    P = copies(*(torch.view_as_real(form.P)[:, None] for form in forms), dim=1)
+    return common_facts(config) | {
+        "A_log_real": state(copies(*reals), "A"),
+        "A_imag": state(copies(*(form.eigenvalues.imag for form in forms)), "A"),
+        "P": state(P if config.rank == forms[0].P.shape[0] else _with_second_row(P), "P"),
+        "B": state(copies(*(torch.view_as_real(form.B) for form in forms)), "B"),
+    }
+
+
+def _with_second_row(first: Init) -> Init:
+    """A second row of small random numbers: a row of zeros would have no gradient."""
+
+    def fill(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        second = 0.1 * torch.randn((1, *shape[1:]), generator=generator)
+        return torch.cat((first(torch.Size((1, *shape[1:])), generator), second))
+
+    return fill

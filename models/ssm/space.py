@@ -1,0 +1,36 @@
+"""The state space of a layer: in here is every parameter that must stay float32, whatever the rest is."""
+
+import abc
+
+import torch
+from torch import nn
+
+from models.convolution import causal_convolution, two_sided_convolution
+from models.precision import no_autocast
+from models.ssm.system import System
+
+
+class StateSpace(nn.Module, abc.ABC):
+    """Abstract: parameters of a discrete system. D is (C, H); of twice as many kernels half look ahead."""
+
+    D: torch.Tensor
+
+    @abc.abstractmethod
+    def system(self) -> System:
+        """Discretise the parameters as they are now."""
+
+    def forward(
+        self, u_BLH: torch.Tensor, x_BHN: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Outputs (B, C H, L) in at least float32; with a state before, also the state after."""
+        with no_autocast(u_BLH):
+            system, length, num_outputs = self.system(), u_BLH.shape[1], self.D.shape[0]
+            k_CHL = system.kernel(length)
+            u_BLH = u_BLH.to(k_CHL.dtype)
+            if k_CHL.shape[0] > num_outputs:
+                return two_sided_convolution(u_BLH, k_CHL[:num_outputs], k_CHL[num_outputs:]).flatten(1, 2)
+            y_BCHL = causal_convolution(u_BLH, k_CHL)
+            if x_BHN is None:
+                return y_BCHL.flatten(1, 2)
+            y_BCHL = y_BCHL + system.respond(x_BHN, length)
+            return y_BCHL.flatten(1, 2), system.absorb(u_BLH.transpose(1, 2), x_BHN)

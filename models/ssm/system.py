@@ -1,0 +1,82 @@
+"""Discrete linear systems: what every state-space parametrisation comes down to, and what is done with it.
+
+Letters: B batch, L length, H channels, C outputs per channel, M modes, N = 2M real coordinates [Re x; Im x],
+R rank. A system is a pure value made of differentiable tensors; small ones are float64 (see `powers`).
+"""
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """x' = A x + b u, y = c x' + D u, with A block-diagonal in the modes plus U V^T: one token at a time."""
+
+    decay_re: torch.Tensor  # (H, M)
+    decay_im: torch.Tensor  # (H, M)
+    U: torch.Tensor  # (H, N, R); R = 0 for a diagonal system
+    V: torch.Tensor  # (H, R, N)
+    b: torch.Tensor  # (H, N)
+    c: torch.Tensor  # (C, H, N)
+    D: torch.Tensor  # (C, H)
+
+    def step(self, u_BH: torch.Tensor, x_BHN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One token: (outputs (B, C, H), next state (B, H, N))."""
+        u_BH = u_BH.to(self.b.dtype)
+        re, im = x_BHN.chunk(2, dim=-1)
+        turned = torch.cat(
+            (self.decay_re * re - self.decay_im * im, self.decay_im * re + self.decay_re * im), dim=-1
+        )
+        low_rank = torch.einsum("hnr,hrk,bhk->bhn", self.U, self.V, x_BHN) if self.V.shape[1] else 0
+        x_BHN = turned + low_rank + self.b * u_BH[..., None]
+        return torch.einsum("chn,bhn->bch", self.c, x_BHN) + self.D * u_BH[:, None], x_BHN
+
+
+class System(abc.ABC):
+    """A discretised time-invariant system of H channels, each one input, C outputs and N real states."""
+
+    @abc.abstractmethod
+    def kernel(self, length: int) -> torch.Tensor:
+        """The first `length` values of the impulse response, D included: (C, H, L)."""
+
+    @abc.abstractmethod
+    def respond(self, x_BHN: torch.Tensor, length: int) -> torch.Tensor:
+        """What an initial state adds to the next `length` outputs: (B, C, H, L)."""
+
+    @abc.abstractmethod
+    def absorb(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> torch.Tensor:
+        """The state after the inputs: (B, H, N)."""
+
+    @abc.abstractmethod
+    def recurrence(self) -> Recurrence:
+        """The same system for one token at a time."""
+
+
+def two_levels(length: int, least_inner: int = 1) -> tuple[int, int]:
+    """Cut l = i S + j: (S, number of i), S a power of two near sqrt(length), at least `least_inner`."""
+    inner = max(1 << ((length - 1).bit_length() + 1) // 2, least_inner)
+    return inner, -(-length // inner)
+
+
+def powers(
+    z_re: torch.Tensor, z_im: torch.Tensor, steps: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Real and imaginary parts of exp(z l) for each l in `steps`: z (H, M) float64 -> (H, M, len(steps)).
+
+    Angles are reduced to one turn in float64: a float32 product would be off by 6e-8 * angle.
+    """
+    angle = z_im[..., None] * steps
+    angle = (angle - 2 * math.pi * torch.round(angle.detach() / (2 * math.pi))).to(dtype)
+    size = (z_re[..., None] * steps).to(dtype).exp()
+    return size * angle.cos(), size * angle.sin()
+
+
+def times_modes(re: torch.Tensor, im: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Multiply coordinates [Re x; Im x], halves along dimension -2, by complex factors (..., M, columns)."""
+    a, b = x.chunk(2, dim=-2)
+    return torch.cat((re * a - im * b, im * a + re * b), dim=-2)
