@@ -28,14 +28,14 @@ def log_uniform(low: float, high: float) -> Init:
     return lambda shape, generator: start + width * torch.rand(shape, generator=generator)
 
 
-def copies(*starts: torch.Tensor, dim: int = 0) -> Init:
-    """Cut a parameter into equal parts along `dim` and fill each with one precomputed tensor."""
+def copies(*starts: torch.Tensor) -> Init:
+    """Cut the first dimension into equal parts and fill each with one precomputed tensor."""
 
     def fill(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        if shape[dim] % len(starts):
-            raise ValueError(f"{shape[dim]} copies (n_ssm) do not divide into {len(starts)} initial values")
+        if shape[0] % len(starts):
+            raise ValueError(f"{shape[0]} copies (n_ssm) do not divide into {len(starts)} initial values")
         whole = torch.empty(shape)
-        for part, start in zip(whole.chunk(len(starts), dim=dim), starts, strict=True):
+        for part, start in zip(whole.chunk(len(starts)), starts, strict=True):
             part.copy_(start)
         return whole
 

@@ -42,8 +42,8 @@ class DSS(StateSpace):
         self.log_dt = nn.Parameter(torch.empty(d_model))
         self.A_real = nn.Parameter(torch.empty(num_copies, config.d_state))
         self.A_imag = nn.Parameter(torch.empty(num_copies, config.d_state))
-        self.C = nn.Parameter(torch.empty(outputs, d_model, config.d_state, 2))
-        self.D = nn.Parameter(torch.empty(config.channels, d_model))
+        self.C = nn.Parameter(torch.empty(d_model, outputs, config.d_state, 2))
+        self.D = nn.Parameter(torch.empty(d_model, config.channels))
 
     def system(self) -> DiagonalSystem:
         """Discretise: k_l = Re sum_m w_m g_m exp(z_m l), g as in the paper's equations 8 and 9."""
@@ -56,8 +56,8 @@ class DSS(StateSpace):
             a_re = per_channel(self.A_real.double(), H)
             a_re = torch.minimum(a_re, MOST_GROWTH / self.max_length / dt)
             z, g = softmax(a_re, a_im, dt, self.max_length)
-        c = times(pair(self.C), g)
-        return DiagonalSystem(*z, *c, skip(self.D, self.C.shape[0]))
+        c = times(pair(self.C.transpose(0, 1)), g)
+        return DiagonalSystem(*z, *c, skip(self.D, self.C.shape[1]))
 
 
 def softmax(a_re: torch.Tensor, a_im: torch.Tensor, dt: torch.Tensor, length: int) -> tuple[Pair, Pair]:

@@ -46,14 +46,14 @@ def negative_real(A_log_real: torch.Tensor) -> torch.Tensor:
     return -A_log_real.double().clamp(*map(math.log, A_REAL_RANGE)).exp()
 
 
-def per_channel(x: torch.Tensor, d_model: int, dim: int = 0) -> torch.Tensor:
-    """Give each group of channels its copy: n_ssm -> H along `dim`."""
-    return x.repeat_interleave(d_model // x.shape[dim], dim=dim)
+def per_channel(x: torch.Tensor, d_model: int) -> torch.Tensor:
+    """Give each group of channels its copy: (n_ssm, ...) -> (H, ...)."""
+    return x.repeat_interleave(d_model // x.shape[0], dim=0)
 
 
 def skip(D: torch.Tensor, num_kernels: int) -> torch.Tensor:
     """D, in at least float32, with zeros for the kernels that look ahead: (C, H)."""
-    D = D.to(torch.promote_types(D.dtype, torch.float32))
+    D = D.to(torch.promote_types(D.dtype, torch.float32)).t()
     return torch.cat((D, D.new_zeros(num_kernels - D.shape[0], D.shape[1])))
 
 

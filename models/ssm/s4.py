@@ -41,10 +41,10 @@ class S4(StateSpace):
         self.log_dt = nn.Parameter(torch.empty(d_model))
         self.A_log_real = nn.Parameter(torch.empty(num_copies, pairs))
         self.A_imag = nn.Parameter(torch.empty(num_copies, pairs))
-        self.P = nn.Parameter(torch.empty(config.rank, num_copies, pairs, 2))
+        self.P = nn.Parameter(torch.empty(num_copies, config.rank, pairs, 2))
         self.B = nn.Parameter(torch.empty(num_copies, pairs, 2))
-        self.C = nn.Parameter(torch.empty(outputs, d_model, pairs, 2))
-        self.D = nn.Parameter(torch.empty(config.channels, d_model))
+        self.C = nn.Parameter(torch.empty(d_model, outputs, pairs, 2))
+        self.D = nn.Parameter(torch.empty(d_model, config.channels))
 
     def system(self) -> LowRankSystem:
         """Discretise. Real state matrix Lambda - 2 p p^T in [Re x; Im x], since P^* x counts each pair twice.
@@ -56,15 +56,15 @@ class S4(StateSpace):
         A = per_channel(negative_real(self.A_log_real), H), per_channel(self.A_imag.double(), H)
         z, g = bilinear(A, dt)  # g = dt / F
         g_re, g_im = g[0][..., None], g[1][..., None]
-        p_HNR = per_channel(torch.cat(pair(self.P), dim=-1), H, dim=1).permute(1, 2, 0)
+        p_HNR = per_channel(torch.cat(pair(self.P), dim=-1), H).transpose(1, 2)
         b_HN1 = per_channel(torch.cat(pair(self.B), dim=-1), H)[..., None]
         gp_HNR = times_modes(g_re, g_im, p_HNR)
         V_HRN = times_modes(g_re, -g_im, p_HNR).transpose(1, 2) / dt[..., None]  # p^T F^-1
         U_HNR = -2 * gp_HNR @ invert(p_HNR.transpose(1, 2) @ gp_HNR)
         b_HN1 = times_modes(g_re, g_im, b_HN1) + U_HNR @ (V_HRN @ b_HN1) * (dt[..., None] / 2)
-        c_re, c_im = pair(self.C)
+        c_re, c_im = pair(self.C.transpose(0, 1))
         c_CHN = 2 * torch.cat((c_re, -c_im), dim=-1)
-        return LowRankSystem(*z, U_HNR, V_HRN, b_HN1[..., 0], c_CHN, skip(self.D, self.C.shape[0]))
+        return LowRankSystem(*z, U_HNR, V_HRN, b_HN1[..., 0], c_CHN, skip(self.D, self.C.shape[1]))
 
 
 def invert(x_HRR: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def s4_facts(config: S4Config) -> dict[str, ParamFacts]:
     kinds = ("legs", "fout") if config.init == "hippo" else (config.init,)
     forms = [{"legs": hippo.legs, "fout": hippo.fout, "legt": hippo.legt}[k](config.d_state) for k in kinds]
     reals = [torch.log(-form.eigenvalues.real.clamp(max=LEAST_DECAY)) for form in forms]
-    P = copies(*(torch.view_as_real(form.P)[:, None] for form in forms), dim=1)
+    P = copies(*(torch.view_as_real(form.P) for form in forms))
     return common_facts(config) | {
         "A_log_real": state(copies(*reals), "A"),
         "A_imag": state(copies(*(form.eigenvalues.imag for form in forms)), "A"),
@@ -95,7 +95,8 @@ def _with_second_row(first: Init) -> Init:
     """A second row of small random numbers: a row of zeros would have no gradient."""
 
     def fill(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        second = 0.1 * torch.randn((1, *shape[1:]), generator=generator)
-        return torch.cat((first(torch.Size((1, *shape[1:])), generator), second))
+        one_row = torch.Size((shape[0], 1, *shape[2:]))
+        second = 0.1 * torch.randn(one_row, generator=generator)
+        return torch.cat((first(one_row, generator), second), dim=1)
 
     return fill

@@ -38,8 +38,8 @@ class S4D(StateSpace):
         self.A_log_real = nn.Parameter(torch.empty(num_copies, pairs))
         self.A_imag = nn.Parameter(torch.empty(num_copies, pairs))
         self.B = nn.Parameter(torch.empty(num_copies, pairs, 2))
-        self.C = nn.Parameter(torch.empty(outputs, d_model, pairs, 2))
-        self.D = nn.Parameter(torch.empty(config.channels, d_model))
+        self.C = nn.Parameter(torch.empty(d_model, outputs, pairs, 2))
+        self.D = nn.Parameter(torch.empty(d_model, config.channels))
 
     def system(self) -> DiagonalSystem:
         """Discretise. Few numbers, in float64, because a kernel multiplies their errors by its length."""
@@ -48,8 +48,8 @@ class S4D(StateSpace):
         discretise = zero_order_hold if self.disc == "zoh" else bilinear
         z, g = discretise((per_channel(A[0], H), per_channel(A[1], H)), step_sizes(self.log_dt))
         b_re, b_im = pair(self.B)
-        c = times(pair(self.C), times((per_channel(b_re, H), per_channel(b_im, H)), g))
-        return DiagonalSystem(*z, 2 * c[0], 2 * c[1], skip(self.D, self.C.shape[0]))
+        c = times(pair(self.C.transpose(0, 1)), times((per_channel(b_re, H), per_channel(b_im, H)), g))
+        return DiagonalSystem(*z, 2 * c[0], 2 * c[1], skip(self.D, self.C.shape[1]))
 
 
 def eigenvalues(init: str, d_state: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ Complex = torch.Tensor
 def recurrence(ssm: S4 | S4D | DSS, u_BLH: torch.Tensor) -> torch.Tensor:
     """Causal outputs (B, C H, L) of x' = Abar x + Bbar u, y = Re(C x) + D u, starting at zero."""
     A_bar, B_bar, C = discrete(ssm)
-    D = ssm.D.double()
+    D = ssm.D.double().T
     x_BHN = torch.zeros(u_BLH.shape[0], *B_bar.shape, dtype=B_bar.dtype)
     outputs = []
     for u_BH in u_BLH.double().unbind(1):
@@ -30,10 +30,10 @@ def discrete(ssm: S4 | S4D | DSS) -> tuple[Complex, Complex, Complex]:
     if isinstance(ssm, DSS):
         return _dss(ssm, dt_H1)
     A = torch.complex(-ssm.A_log_real.double().exp(), ssm.A_imag.double())
-    A, B, C = _both(_spread(A, H)), _both(_spread(_stored(ssm.B), H)), _both(_stored(ssm.C))
+    A, B, C = _both(_spread(A, H)), _both(_spread(_stored(ssm.B), H)), _both(_stored(ssm.C.transpose(0, 1)))
     if isinstance(ssm, S4):
-        P = _both(_stored(ssm.P).repeat_interleave(H // ssm.P.shape[1], dim=1))
-        state = torch.diag_embed(A) - torch.einsum("rhn,rhm->hnm", P, P.conj())
+        P = _both(_spread(_stored(ssm.P), H))
+        state = torch.diag_embed(A) - torch.einsum("hrn,hrm->hnm", P, P.conj())
         return *_bilinear(state, B, dt_H1), C
     if ssm.disc == "bilinear":
         return *_bilinear(torch.diag_embed(A), B, dt_H1), C
@@ -46,9 +46,9 @@ def _dss(ssm: DSS, dt_H1: torch.Tensor) -> tuple[Complex, Complex, Complex]:
     A = _spread(torch.complex(real, ssm.A_imag.double()), dt_H1.shape[0])
     decay = torch.exp(dt_H1 * A)
     if ssm.max_length is None:
-        return torch.diag_embed(decay), (decay - 1) / A, _stored(ssm.C)
+        return torch.diag_embed(decay), (decay - 1) / A, _stored(ssm.C.transpose(0, 1))
     total = sum(decay**step for step in range(ssm.max_length))
-    return torch.diag_embed(decay), 1 / (A * total), _stored(ssm.C)
+    return torch.diag_embed(decay), 1 / (A * total), _stored(ssm.C.transpose(0, 1))
 
 
 def _bilinear(A: Complex, B: Complex, dt_H1: torch.Tensor) -> tuple[Complex, Complex]:

@@ -1,4 +1,7 @@
-"""The state space of a layer: in here is every parameter that must stay float32, whatever the rest is."""
+"""The state space of a layer: in here is every parameter that must stay float32, whatever the rest is.
+
+Parameters have channels (or copies of A) first: the dimension that sharding cuts.
+"""
 
 import abc
 
@@ -11,7 +14,7 @@ from models.ssm.system import System
 
 
 class StateSpace(nn.Module, abc.ABC):
-    """Abstract: parameters of a discrete system. D is (C, H); of twice as many kernels half look ahead."""
+    """Abstract: parameters of a discrete system. D is (H, C); of twice as many kernels half look ahead."""
 
     D: torch.Tensor
 
@@ -24,7 +27,7 @@ class StateSpace(nn.Module, abc.ABC):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Outputs (B, C H, L) in at least float32; with a state before, also the state after."""
         with no_autocast(u_BLH):
-            system, length, num_outputs = self.system(), u_BLH.shape[1], self.D.shape[0]
+            system, length, num_outputs = self.system(), u_BLH.shape[1], self.D.shape[1]
             k_CHL = system.kernel(length)
             u_BLH = u_BLH.to(k_CHL.dtype)
             if k_CHL.shape[0] > num_outputs:
