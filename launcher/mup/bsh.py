@@ -25,7 +25,7 @@ def dump_base_shapes(base_shapes: BaseShapes) -> str:
             f"parameter names {odd} need quotes in YAML; a name has letters, digits, '_', '.' and '-'"
         )
     lines = [
-        f"{name}:\n" + "".join(f"-   {'null' if dim is None else dim}\n" for dim in dims)
+        f"{name}:\n" + "".join(f"- {'null' if dim is None else dim}\n" for dim in dims)
         if dims
         else f"{name}: []\n"
         for name, dims in sorted(base_shapes.items())

@@ -88,10 +88,15 @@ MUP_LAYERS = {
         forward=Powers(fan_in=-1),
         source=f"{_TP5}, output weights: multiplier 1/fan_in",
     ),
+    # one table for both uses: variance 1 as an embedding, and the output multiplier where it reads out
+    Role.TIED: LayerRow(
+        forward=Powers(fan_in=-1), source=f"{_TP5}, input weights, read out with multiplier 1/fan_in"
+    ),
     Role.VECTOR: LayerRow(source=f"{_TP5}, biases and gains"),
     Role.STATE: LayerRow(source=f"vector-like at fixed state size; {_TP4B}"),
 }
 
+_ONE_WIDTH = (Role.EMBEDDING, Role.READOUT, Role.TIED, Role.VECTOR, Role.STATE)
 _NORMALISED = UpdateRow(eps=Powers(fan_in=-1), source=f"rate 1; {_EPS} 1/width")
 _SIGN = UpdateRow(source="rate 1")
 _GROWING = UpdateRow(lr=Powers(fan_in=1), source="SGD rate x width, for gradients fall as 1/width")
@@ -101,7 +106,7 @@ MUP_UPDATES: dict[Update, dict[Role, UpdateRow]] = {
         Role.MATRIX: UpdateRow(
             lr=Powers(fan_in=-1), eps=Powers(fan_out=-1), source=f"Adam rate 1/fan_in; {_EPS} 1/fan_out"
         ),
-        **dict.fromkeys((Role.EMBEDDING, Role.READOUT, Role.VECTOR, Role.STATE), _NORMALISED),
+        **dict.fromkeys(_ONE_WIDTH, _NORMALISED),
     },
     "smorms3": {
         Role.MATRIX: UpdateRow(
@@ -110,7 +115,7 @@ MUP_UPDATES: dict[Update, dict[Role, UpdateRow]] = {
             source="Adam rate 1/fan_in; eps as the square gradient",
         ),
         **dict.fromkeys(
-            (Role.EMBEDDING, Role.READOUT, Role.VECTOR, Role.STATE),
+            _ONE_WIDTH,
             UpdateRow(eps=Powers(fan_in=-2), source="rate 1; eps as the square gradient"),
         ),
     },
@@ -118,11 +123,11 @@ MUP_UPDATES: dict[Update, dict[Role, UpdateRow]] = {
         Role.MATRIX: UpdateRow(
             lr=Powers(fan_in=-1), source="sign update: Adam rate 1/fan_in (arXiv 2512.05620)"
         ),
-        **dict.fromkeys((Role.EMBEDDING, Role.READOUT, Role.VECTOR, Role.STATE), _SIGN),
+        **dict.fromkeys(_ONE_WIDTH, _SIGN),
     },
     "sgd": {
         Role.MATRIX: UpdateRow(lr=Powers(fan_in=-1, fan_out=1), source="SGD rate fan_out/fan_in"),
-        **dict.fromkeys((Role.EMBEDDING, Role.READOUT, Role.VECTOR, Role.STATE), _GROWING),
+        **dict.fromkeys(_ONE_WIDTH, _GROWING),
     },
     # Matrix updates take hidden matrices only; every other parameter goes through AdamW, hence the rows of
     # `adam`.
@@ -150,6 +155,7 @@ _GROWING_DIMENSIONS = {
     Role.EMBEDDING: (0, 1),
     Role.MATRIX: (0, 2),  # 0 where no dimension grows at all, such as a fixed-size projection
     Role.READOUT: (0, 1),
+    Role.TIED: (0, 1),
     Role.VECTOR: (0, 1),
     Role.STATE: (0, 1),
 }

@@ -27,6 +27,7 @@ class SSMRates(Section):
     dt: TensorRate = TensorRate()
     A: TensorRate = TensorRate()
     B: TensorRate = TensorRate()
+    P: TensorRate = TensorRate()
     C: TensorRate = TensorRate(lr_cap=None)
     D: TensorRate = TensorRate(lr_cap=None)
 

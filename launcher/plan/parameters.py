@@ -23,6 +23,9 @@ from models.build import build_model, model_facts
 from models.config import ModelConfig, with_width
 from models.facts import Multipliers, ParamFacts, Role, match_facts
 
+STACK = "layers."
+"""What the names of parameters inside the stack of residual branches start with."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
@@ -57,7 +60,7 @@ def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) 
     facts = match_facts(shapes, model_facts(model))
     base_shapes = _base_shapes(model, mup, shapes)
     widths = measure_widths(shapes, base_shapes, {name: fact.fan_in_dim for name, fact in facts.items()})
-    scalings = _scalings(mup, optim, shapes, facts, widths)
+    scalings = _scalings(model, mup, optim, shapes, facts, widths)
     return Parameters(
         shapes=shapes,
         facts=facts,
@@ -66,11 +69,12 @@ def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) 
         widths=widths,
         scalings=scalings,
         groups=make_groups(facts, shapes, scalings, optim),
-        multipliers=Multipliers(readout=_one_forward(facts, scalings, Role.READOUT)),
+        multipliers=Multipliers(readout=_one_forward(facts, scalings, (Role.READOUT, Role.TIED))),
     )
 
 
 def _scalings(
+    model: ModelConfig,
     mup: MupConfig,
     optim: OptimConfig,
     shapes: Shapes,
@@ -83,7 +87,14 @@ def _scalings(
     updates = {name: choose_update(fact, shapes[name], optim) for name, fact in facts.items()}
     check_updates(updates, widths)
     return {
-        name: scale_mup(fact.role, widths[name], updates[name], decay=mup.weight_decay)
+        name: scale_mup(
+            fact.role,
+            widths[name],
+            updates[name],
+            decay=mup.weight_decay,
+            depth_rule=model.residual,
+            depth=model.num_layers / model.residual_base if name.startswith(STACK) else 1.0,
+        )
         for name, fact in facts.items()
     }
 
@@ -102,7 +113,9 @@ def _base_shapes(model: ModelConfig, mup: MupConfig, shapes: Shapes) -> BaseShap
     return base_shapes
 
 
-def _one_forward(facts: Mapping[str, ParamFacts], scalings: Mapping[str, Scaling], role: Role) -> float:
-    values = {scalings[name].forward for name, fact in facts.items() if fact.role is role}
-    assert len(values) <= 1, f"{role} parameters have different forward multipliers: {sorted(values)}"
+def _one_forward(
+    facts: Mapping[str, ParamFacts], scalings: Mapping[str, Scaling], roles: tuple[Role, ...]
+) -> float:
+    values = {scalings[name].forward for name, fact in facts.items() if fact.role in roles}
+    assert len(values) <= 1, f"{roles} parameters have different forward multipliers: {sorted(values)}"
     return values.pop() if values else 1.0
