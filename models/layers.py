@@ -15,15 +15,15 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
         self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
-
-    def channels_last(self, x_BIL: torch.Tensor) -> torch.Tensor:
-        """Map (B, d_in, L) to (B, L, d_out): products that read x transposed, where forward would copy it."""
-        weight = self.weight.t().expand(x_BIL.shape[0], -1, -1)
+    def forward(self, x: torch.Tensor, *, channels_first: bool = False) -> torch.Tensor:
+        """Map (..., d_in) to (..., d_out), or (B, d_in, L) to (B, L, d_out)."""
+        if not channels_first:
+            return nn.functional.linear(x, self.weight, self.bias)
+        # products that read x transposed; nn.functional.linear would copy it first
+        weight = self.weight.t().expand(x.shape[0], -1, -1)
         if self.bias is None:
-            return torch.bmm(x_BIL.transpose(1, 2), weight)
-        return torch.baddbmm(self.bias, x_BIL.transpose(1, 2), weight)
+            return torch.bmm(x.transpose(1, 2), weight)
+        return torch.baddbmm(self.bias, x.transpose(1, 2), weight)
 
 
 class Embedding(nn.Module):

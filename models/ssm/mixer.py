@@ -55,7 +55,7 @@ class SSMMixer(Mixer):
     def _mix(self, y_BXL: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
         y_BXL = self.dropout(nn.functional.gelu(y_BXL).to(x_BLH.dtype), length_dim=2)
         if self.gate is None:
-            out = self.output.channels_last(y_BXL)
+            out = self.output(y_BXL, channels_first=True)
         else:
             out = self.output(y_BXL.transpose(1, 2) * nn.functional.silu(self.gate(x_BLH)))
         if self.final_act == "glu":
