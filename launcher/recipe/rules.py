@@ -8,6 +8,7 @@ from launcher.data.config import TaskShape, task_shape
 from launcher.errors import Problem
 from launcher.optim.config import TensorRate
 from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.rate_rules import RATE_RULES
 from launcher.recipe.tree import Key
 from models.config import ClassifierConfig, LinearEncoder
 
@@ -209,4 +210,5 @@ RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _mup_has_one_base,
     _model_takes_the_data,
     _one_rate_per_tensor,
+    *RATE_RULES,
 )

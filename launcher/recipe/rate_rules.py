@@ -1,0 +1,74 @@
+"""Rules between the schedule, the parametrisation and the rest of a recipe. Torch-free."""
+
+from collections.abc import Iterator
+
+from launcher.errors import Problem
+from launcher.optim.config import PlateauConfig, SineRestartsConfig, WSDConfig
+from launcher.recipe.loaded import LoadedRecipe
+
+
+def wsd_decays_within_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """Warmup, a stable part and the decay share the run's steps."""
+    schedule, steps = loaded.recipe.schedule, loaded.recipe.train.steps
+    if isinstance(schedule, WSDConfig) and schedule.warmup_steps + schedule.decay_steps > steps:
+        message = (
+            f"schedule.decay_steps = {schedule.decay_steps} and {loaded.cite('schedule', 'warmup_steps')} "
+            f"are more than {loaded.cite('train', 'steps')}"
+        )
+        room = max(1, steps - schedule.warmup_steps)
+        yield Problem(loaded.place("schedule", "decay_steps"), message, f"use {room} or less")
+
+
+def sine_peaks_within_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """Half a period takes it to its peak: a run that ends before never trains at the peak rate."""
+    schedule, steps = loaded.recipe.schedule, loaded.recipe.train.steps
+    if isinstance(schedule, SineRestartsConfig):
+        left = steps - schedule.warmup_steps
+        if left > 0 and schedule.period // 2 >= left:
+            message = (
+                f"schedule.period = {schedule.period} does not reach its middle, the peak, before "
+                f"{loaded.cite('train', 'steps')}"
+            )
+            yield Problem(loaded.place("schedule", "period"), message, f"use {max(2, left)} or less")
+
+
+def plateau_sees_evaluations(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """It acts on held-out losses during the run."""
+    train = loaded.recipe.train
+    if not isinstance(loaded.recipe.schedule, PlateauConfig):
+        return
+    schedule = loaded.cite("schedule", "type")
+    if train.eval_every is None:
+        message = f"{schedule} acts on held-out losses, but train.eval_every is null"
+        yield Problem(loaded.place("schedule", "type"), message, "add train.eval_every")
+    if train.eval_sequences == 0:
+        message = f"{schedule} acts on held-out losses, but {loaded.cite('train', 'eval_sequences')}"
+        yield Problem(loaded.place("train", "eval_sequences"), message, "evaluate on some sequences")
+    if loaded.recipe.data.held_out == 0:
+        message = f"{schedule} acts on held-out losses, but {loaded.cite('data', 'held_out')}"
+        yield Problem(loaded.place("data", "held_out"), message, "hold some files out")
+
+
+def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """Where heads grow with the width, logits must be divided by d, not by its root (TP-V, appendix B.1)."""
+    model = loaded.recipe.model
+    if loaded.recipe.mup.type == "sp" or "attention" not in model.pattern:
+        return
+    if model.attention.num_heads is not None and model.attention.scale == "sqrt":
+        message = (
+            f"{loaded.cite('model', 'attention', 'scale')} divides by the root of a head's size, which grows "
+            f"with {loaded.cite('model', 'attention', 'num_heads')} under {loaded.cite('mup', 'type')}"
+        )
+        yield Problem(
+            loaded.place("model", "attention", "scale"),
+            message,
+            "use scale mup, or a fixed d_head with num_heads null",
+        )
+
+
+RATE_RULES = (
+    wsd_decays_within_the_run,
+    sine_peaks_within_the_run,
+    plateau_sees_evaluations,
+    mup_scales_attention,
+)

@@ -1,0 +1,69 @@
+"""Rules on schedules and parametrisation: each names the place, both values and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import UserError
+from launcher.recipe.compile import compile_recipe
+
+SMALL = Path(__file__).with_name("small.yaml").read_text()
+
+
+def problems(*overrides: str) -> list[str]:
+    try:
+        compile_recipe(SMALL, "small.yaml", overrides)
+    except UserError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("schedule={type: wsd, warmup_steps: 60, decay_steps: 50}",),
+            "schedule.decay_steps = 50 and schedule.warmup_steps = 60",
+        ),
+        (("schedule={type: sine_restarts, period: 1}",), "schedule.period is 1, must be a whole number >= 2"),
+        (
+            ("schedule={type: sine_restarts, period: 300}",),
+            "schedule.period = 300 does not reach its middle, the peak, before train.steps = 100",
+        ),
+        (("schedule={type: plateau}",), "but train.eval_every is null\n    add train.eval_every"),
+        (
+            ("schedule={type: plateau}", "train.eval_every=10", "train.eval_sequences=0"),
+            "but train.eval_sequences = 0",
+        ),
+        (("schedule={type: plateau}", "train.eval_every=10", "data.held_out=0"), "hold some files out"),
+        (
+            (
+                "model.pattern=[attention]",
+                "model.attention={num_heads: 2, d_head: null, scale: sqrt}",
+            ),
+            "use scale mup, or a fixed d_head",
+        ),
+    ],
+)
+def test_a_broken_rule_is_told_once_with_its_remedy(overrides: tuple[str, ...], words: str) -> None:
+    (problem,) = problems(*overrides)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("schedule={type: wsd, warmup_steps: 10, decay_steps: 90}",),
+        ("schedule={type: sine_restarts, period: 2}",),
+        ("schedule={type: plateau}", "train.eval_every=10"),
+        ("model.pattern=[attention]", "model.attention={num_heads: 2, d_head: null}"),
+        ("model.pattern=[attention]", "model.attention={d_head: 8, scale: sqrt}"),
+        (
+            "model.pattern=[attention]",
+            "model.attention={num_heads: 2, d_head: null, scale: sqrt}",
+            "mup={type: sp}",
+        ),
+    ],
+)
+def test_what_fits_is_let_through(overrides: tuple[str, ...]) -> None:
+    assert problems(*overrides) == []
