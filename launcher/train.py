@@ -11,12 +11,13 @@ from launcher.checkpoint.manifest import step_folder
 from launcher.checkpoint.restore import (
     check_data,
     check_identity,
+    check_same_data,
     choose_checkpoint,
     restore_tensors,
     saved_schedule,
 )
 from launcher.checkpoint.save import delete_old, save_checkpoint
-from launcher.data.batches import Batches, held_out_batches
+from launcher.data.batches import Batches, held_out_baselines, held_out_batches
 from launcher.data.corpus import open_corpus
 from launcher.mup.init import init_parameters
 from launcher.optim.schedule import Schedule
@@ -28,7 +29,7 @@ from launcher.run_folder import ARTIFACTS, Spool, next_attempt
 from launcher.track.feed import FeedStatus
 from launcher.track.meter import StepMeter
 from launcher.track.mlflow import MlflowTarget
-from launcher.track.record import AttemptRecord
+from launcher.track.record import AttemptRecord, EvalRecord
 from launcher.track.tracker import Tracker
 from launcher.world import World, seed_step
 from models.build import build_model
@@ -47,8 +48,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
     """Train a run from its newest good checkpoint, or from the start, to its last step.
 
     All resumable state is in `engine`, `schedule` and `step`: batches and random numbers are pure functions
-    of
-    (seed, step).
+    of (seed, step).
     """
     plan = make_plan(recipe)
     parameters = plan.parameters
@@ -61,10 +61,12 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
         optim=recipe.optim,
         groups=parameters.groups,
         initialise=lambda model: init_parameters(model, parameters.facts, init_scales, recipe.seed),
+        batch=plan.batch,
         shard_size=plan.shard_size,
         world=world,
     )
     corpus = open_corpus(recipe.data, recipe.model.vocab_size)
+    check_same_data(world.gather(corpus.fingerprint))
     batches = Batches(
         corpus.train,
         global_batch_size=plan.batch.global_batch_size,
@@ -83,6 +85,10 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
             world_size=world.size,
         )
     )
+
+    num_held_out = min(recipe.train.eval_sequences, corpus.held_out.num_samples)
+    # Drawing samples anew takes time: only for the rank that tells.
+    baselines = held_out_baselines(corpus.held_out, num_held_out) if world.is_main else {}
 
     schedule = Schedule(recipe.schedule, plan.steps)
     step = 0
@@ -122,53 +128,62 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
     tracker.say(f"attempt {attempt} starts " + (f"from {saved.url}" if saved else "from step 0"))
 
     meter = StepMeter(plan.batch.tokens_per_step)
-    while step < plan.steps:
-        factor = schedule.factor(step)
-        seed_step(recipe.seed, step, world.rank)
-        log = (step + 1) % recipe.track.log_every == 0 or step + 1 == plan.steps
-        loss, norms = engine.train_step(batches.at(step), factor, measure=log)
-        meter.add(norms, batches.wait_s)
-        step += 1
-        last = step == plan.steps
+    with tracker:
+        while step < plan.steps:
+            factor = schedule.factor(step)
+            seed_step(recipe.seed, step, world.rank)
+            log = (step + 1) % recipe.track.log_every == 0 or step + 1 == plan.steps
+            loss, norms = engine.train_step(batches.at(step), factor, measure=log)
+            meter.add(norms, batches.wait_s)
+            step += 1
+            last = step == plan.steps
 
-        if log:
-            rates = group_rates(plan, factor)
-            lr = recipe.optim.lr * factor
-            tracker.log_step(
-                meter.record(step, loss=engine.average(loss), lr=lr, lr_group=rates, norms=norms)
-            )
-        if held_out and (last or (recipe.train.eval_every and step % recipe.train.eval_every == 0)):
-            start = time.perf_counter()
-            held_out_loss = engine.evaluate(held_out)
-            seconds = time.perf_counter() - start
-            if not last and schedule.observe(held_out_loss):
-                tracker.say(
-                    f"step {step}: held-out loss has not improved; rates are now x "
-                    f"{schedule.factor(step):.4g}"
+            if log:
+                rates = group_rates(plan, factor)
+                lr = recipe.optim.lr * factor
+                tracker.log_step(
+                    meter.record(step, loss=engine.average(loss), lr=lr, lr_group=rates, norms=norms)
                 )
-            tracker.log_eval(step, held_out_loss, sequences=recipe.train.eval_sequences, seconds=seconds)
-            meter.exclude(seconds)
-        if step % recipe.checkpoint.every == 0 or last:
-            start = time.perf_counter()
-            tracker.sync()
-            record = checkpoint_record(
-                recipe,
-                plan,
-                step=step,
-                attempt=attempt,
-                fingerprint=corpus.fingerprint,
-                schedule_state=schedule.state(),
-            )
-            url = save_checkpoint(run_url, step=step, tensors=engine.state(), record=record, world=world)
-            if world.is_main:
-                delete_old(run_url, recipe.checkpoint.keep)
-                spool.publish()
-            seconds = time.perf_counter() - start
-            tracker.checkpoint_saved(step, seconds, url)
-            meter.exclude(seconds)
+            if held_out and (last or (recipe.train.eval_every and step % recipe.train.eval_every == 0)):
+                start = time.perf_counter()
+                found = engine.evaluate(held_out)
+                seconds = time.perf_counter() - start
+                if not last and schedule.observe(found.loss):
+                    tracker.say(
+                        f"step {step}: held-out loss has not improved; rates are now x "
+                        f"{schedule.factor(step):.4g}"
+                    )
+                tracker.log_eval(
+                    EvalRecord(
+                        step=step,
+                        loss=found.loss,
+                        accuracy=found.accuracy,
+                        baselines=baselines,
+                        sequences=num_held_out,
+                        seconds=seconds,
+                    )
+                )
+                meter.exclude(seconds)
+            if step % recipe.checkpoint.every == 0 or last:
+                start = time.perf_counter()
+                tracker.sync()
+                record = checkpoint_record(
+                    recipe,
+                    plan,
+                    step=step,
+                    attempt=attempt,
+                    fingerprint=corpus.fingerprint,
+                    schedule_state=schedule.state(),
+                )
+                url = save_checkpoint(run_url, step=step, tensors=engine.state(), record=record, world=world)
+                if world.is_main:
+                    delete_old(run_url, recipe.checkpoint.keep)
+                    spool.publish()
+                seconds = time.perf_counter() - start
+                tracker.checkpoint_saved(step, seconds, url)
+                meter.exclude(seconds)
 
     batches.close()
-    status = tracker.close("FINISHED")
     if world.is_main:
         spool.publish()
-    return Result(step, step_folder(run_url, step), status)
+    return Result(step, step_folder(run_url, step), tracker.status)

@@ -31,7 +31,7 @@ ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/", "launcher
 ABOVE_THE_NOUNS = ("launcher.cli", "launcher.train")
 MAX_FILE, MAX_FUNCTION, MAX_LOOP = 400, 60, 150
 # PyTorch's and pickle's own signatures.
-PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py"}
+PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py", "launcher/parallel/layers.py"}
 
 
 def sources() -> list[Path]:

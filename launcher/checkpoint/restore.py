@@ -72,6 +72,14 @@ def check_data(saved: Saved, now: Mapping[str, object]) -> None:
         )
 
 
+def check_same_data(fingerprints: list[str]) -> None:
+    """Raise UserError where ranks read different data, such as the sources of two versions of Python."""
+    others = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
+    if others:
+        message = f"ranks {others[:8]} read other data than rank 0"
+        raise UserError(Problem("data.source", message, "give every node the same files and the same Python"))
+
+
 def saved_schedule(saved: Saved) -> Mapping[str, float | int | None]:
     """What Schedule.state() was when the checkpoint was written."""
     return cast(dict[str, dict[str, float | int | None]], saved.manifest["schedule"])["state"]

@@ -3,7 +3,7 @@
 import math
 from typing import final
 
-from launcher.track.record import StepRecord
+from launcher.track.record import EvalRecord, StepRecord
 
 _DIM, _BOLD, _RED, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
@@ -29,16 +29,23 @@ class Progress:
         ]
         return "  ".join(parts)
 
-    def eval_line(self, step: int, loss: float, *, sequences: int, seconds: float) -> str:
-        """An evaluation on held-out data."""
-        number = self._number("eval", loss, format_fixed(loss, 4), width=7, code=_BOLD)
-        return f"{self._step(step)}  {number}  {self._paint(_DIM, f'{sequences} sequences, {seconds:.1f} s')}"
+    def eval_line(self, record: EvalRecord) -> str:
+        """An evaluation on held-out data, with the best of what is no learning beside the accuracy."""
+        parts = [
+            self._step(record.step),
+            self._number("eval", record.loss, format_fixed(record.loss, 4), width=7, code=_BOLD),
+            self._number("accuracy", record.accuracy, f"{record.accuracy:.3f}", width=5, code=_BOLD),
+        ]
+        if record.baselines:
+            best = max(record.baselines, key=lambda name: record.baselines[name])
+            parts[-1] += f" ({best} {record.baselines[best]:.3f})"
+        parts.append(self._paint(_DIM, f"{record.sequences} sequences, {record.seconds:.1f} s"))
+        return "  ".join(parts)
 
     def checkpoint_line(self, step: int, seconds: float, url: str) -> str:
         """A checkpoint that can be resumed from."""
-        return (
-            f"{self._step(step)}  {self._paint(_DIM, 'saved')} {url}  {self._paint(_DIM, f'{seconds:.1f} s')}"
-        )
+        saved, took = self._paint(_DIM, "saved"), self._paint(_DIM, f"{seconds:.1f} s")
+        return f"{self._step(step)}  {saved} {_short(url)}  {took}"
 
     def _step(self, step: int) -> str:
         return f"{self._paint(_DIM, 'step')} {step:>{self._digits}}/{self._total_steps}"
@@ -86,3 +93,8 @@ def format_duration(seconds: float) -> str:
         return f"{minutes}:{rest:02}"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours < 24 else f"{hours // 24}d{hours % 24:02}h"
+
+
+def _short(url: str) -> str:
+    """A checkpoint's place within its run."""
+    return "/".join(url.rsplit("/", 2)[-2:])

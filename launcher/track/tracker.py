@@ -5,13 +5,13 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO, final
+from typing import Self, TextIO, final
 
 from launcher.track.feed import JOURNAL_NAME, FeedStatus, MlflowFeed
 from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.progress import Progress
-from launcher.track.record import AttemptRecord, Outcome, StepRecord
+from launcher.track.record import AttemptRecord, EvalRecord, Outcome, StepRecord
 from launcher.track.store import mask_values
 
 
@@ -39,6 +39,8 @@ class Tracker:
         self._progress = Progress(total_steps=total_steps, colour=stream is not None and stream.isatty())
         self._total_steps = total_steps
         self._first: tuple[int, float] | None = None
+        self.status: FeedStatus | None = None
+        """Where MLflow stood when the attempt ended."""
         if rank != 0:
             return
         self._journal = Journal(folder / JOURNAL_NAME, attempt)
@@ -58,12 +60,12 @@ class Tracker:
         self._journal.write("step", record.as_fields())
         self.say(self._progress.step_line(record, eta_s=self._eta_s(record)))
 
-    def log_eval(self, step: int, loss: float, *, sequences: int, seconds: float) -> None:
-        """An evaluation on held-out data after `step` steps."""
+    def log_eval(self, record: EvalRecord) -> None:
+        """An evaluation on held-out data."""
         if self._journal is None:
             return
-        self._journal.write("eval", {"step": step, "loss": loss, "sequences": sequences, "seconds": seconds})
-        self.say(self._progress.eval_line(step, loss, sequences=sequences, seconds=seconds))
+        self._journal.write("eval", dataclasses.asdict(record))
+        self.say(self._progress.eval_line(record))
 
     def checkpoint_saved(self, step: int, seconds: float, url: str) -> None:
         """A published checkpoint. `seconds` is what training was blocked for."""
@@ -87,6 +89,16 @@ class Tracker:
         """Print a line among the progress lines."""
         if self._stream is not None:
             print(text, file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the attempt: FINISHED, or FAILED with little patience for the tracking server."""
+        if kind is None:
+            self.status = self.close("FINISHED")
+        else:
+            self.status = self.close("FAILED", drain_s=5.0)
 
     def close(self, outcome: Outcome, *, drain_s: float = 30.0) -> FeedStatus | None:
         """End the attempt; give MLflow at most `drain_s` seconds for the rest. Returns how it stands."""
