@@ -13,7 +13,10 @@ from launcher.parallel.engine import Engine
 from launcher.parallel.layers import wrap_layers
 from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
 from launcher.parallel.torch_engine import TorchEngine
+from launcher.parallel.zero_config import zero_config
+from launcher.plan.batch import BatchShape
 from launcher.world import World
+from models.build import reset_buffers
 
 
 def build_engine(
@@ -23,6 +26,7 @@ def build_engine(
     optim: OptimConfig,
     groups: Sequence[Group],
     initialise: Callable[[nn.Module], None],
+    batch: BatchShape,
     shard_size: int,
     world: World,
 ) -> Engine:
@@ -32,9 +36,26 @@ def build_engine(
     sort into groups, because optimizers hold the tensors that sharding made.
     """
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    if config.engine == "deepspeed":
+        # Imported here: it takes seconds, and no other engine needs it.
+        from launcher.parallel.deepspeed import DeepSpeedEngine
+
+        # In host memory: DeepSpeed moves what it does not shard to the device, and shards before it moves.
+        model = model.to_empty(device="cpu")
+        reset_buffers(model)
+        initialise(model)
+        wrap_layers(model, config)
+        return DeepSpeedEngine(
+            model,
+            build_optimizer(dict(model.named_parameters()), groups, optim),
+            config=zero_config(config, batch),
+            grad_clip=optim.grad_clip,
+            world=world,
+        )
     mesh = build_mesh(config, world, shard_size)
     model = shard_model(model, mesh, config)
     model = model.to_empty(device="cpu" if config.cpu_offload else world.device)
+    reset_buffers(model)
     initialise(model)
     wrap_layers(model, config)
     return TorchEngine(

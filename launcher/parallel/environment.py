@@ -1,4 +1,4 @@
-"""Environment variables that communication and compute libraries read in a rank: all of them, in one place."""
+"""Environment variables of a rank that communication and compute libraries read, all in one place."""
 
 from collections.abc import Mapping
 

@@ -65,9 +65,7 @@ def make_plan(recipe: Recipe) -> Plan:
         parameters=parameters,
         steps=train.steps,
         shard_size=shard_size,
-        memory=Memory(
-            parameters=weights / shard_size, gradients=weights / shard_size, optimizer=moments / shard_size
-        ),
+        memory=measure_memory(recipe, weights, moments, world_size),
         flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len),
         checkpoint_bytes=weights + moments,
     )
@@ -75,6 +73,8 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def find_shard_size(recipe: Recipe, world_size: int) -> int:
     """Ranks over which one copy of the parameters is spread."""
+    if recipe.parallel.engine == "deepspeed":
+        return world_size if recipe.parallel.zero_stage == 3 else 1
     match recipe.parallel.strategy:
         case "single" | "ddp":
             return 1
@@ -82,6 +82,20 @@ def find_shard_size(recipe: Recipe, world_size: int) -> int:
             return world_size
         case "hsdp":
             return recipe.parallel.shard_size or recipe.cluster.nproc_per_node
+
+
+def measure_memory(recipe: Recipe, weights: float, moments: float, world_size: int) -> Memory:
+    """Share of one rank in bytes of all weights and moments; gradients are as large as weights."""
+    stage = recipe.parallel.zero_stage
+    if recipe.parallel.engine == "torch" or not stage:
+        size = find_shard_size(recipe, world_size)
+        return Memory(parameters=weights / size, gradients=weights / size, optimizer=moments / size)
+    # ZeRO steps a second, sharded copy of the weights (arXiv 1910.02054, section 3.1, at one precision).
+    return Memory(
+        parameters=weights / world_size + (weights / world_size if stage == 3 else weights),
+        gradients=weights / world_size if stage >= 2 else weights,
+        optimizer=moments / world_size,
+    )
 
 
 def count_state(recipe: Recipe, parameters: Parameters) -> float:

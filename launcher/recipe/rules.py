@@ -1,6 +1,7 @@
 """Rules between the fields of a recipe that need no torch. Each names every place it compares."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 from pydantic import BaseModel
 
@@ -54,12 +55,9 @@ def _batch_divides_over_ranks(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
-def _engine_has_its_own_keys(loaded: LoadedRecipe) -> Iterator[Problem]:
+def _torch_has_no_zero_stage(loaded: LoadedRecipe) -> Iterator[Problem]:
     parallel = loaded.recipe.parallel
-    if parallel.engine == "deepspeed":
-        place = loaded.place("parallel", "engine")
-        yield Problem(place, "parallel.engine = deepspeed is not available yet", "use torch")
-    elif parallel.zero_stage is not None:
+    if parallel.engine == "torch" and parallel.zero_stage is not None:
         yield Problem(
             loaded.place("parallel", "zero_stage"),
             f"parallel.zero_stage = {parallel.zero_stage} is for deepspeed, but "
@@ -68,8 +66,42 @@ def _engine_has_its_own_keys(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
+def _deepspeed_can_run(loaded: LoadedRecipe) -> Iterator[Problem]:
+    parallel, engine = loaded.recipe.parallel, loaded.cite("parallel", "engine")
+    if parallel.engine != "deepspeed":
+        return
+    if find_spec("deepspeed") is None:
+        remedy = "pip install 'deepspeed>=0.19,<0.20', or use parallel.engine=torch"
+        yield Problem(loaded.place("parallel", "engine"), f"{engine}, but it is not installed here", remedy)
+    if parallel.zero_stage is None:
+        message = f"{engine} needs to know what is sharded"
+        remedy = "add parallel.zero_stage: 0 nothing, 1 moments, 2 also gradients, 3 also parameters"
+        yield Problem(loaded.place("parallel", "engine"), message, remedy)
+    if parallel.cpu_offload:
+        message = f"{loaded.cite('parallel', 'cpu_offload')} is for fsdp2 and hsdp, but {engine}"
+        remedy = "remove it, or use parallel.engine=torch; DeepSpeed offloads only optimizers of its own"
+        yield Problem(loaded.place("parallel", "cpu_offload"), message, remedy)
+    if parallel.compile and parallel.zero_stage == 3:
+        stage = loaded.cite("parallel", "zero_stage")
+        message = f"{loaded.cite('parallel', 'compile')} does not go with {stage}"
+        remedy = "turn it off, or use a lower stage or fsdp2: stage 3 gathers parameters inside each layer"
+        yield Problem(loaded.place("parallel", "compile"), message, remedy)
+
+
+def _zero_stages_cut_only_elementwise_optimizers(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """DeepSpeed flattens a group into one buffer and cuts it anywhere: shapes are gone."""
+    parallel, optim = loaded.recipe.parallel, loaded.recipe.optim
+    if parallel.engine == "deepspeed" and parallel.zero_stage and optim.type == "muon":
+        message = (
+            f"{loaded.cite('optim', 'type')} works on whole matrices, which "
+            f"{loaded.cite('parallel', 'zero_stage')} cuts"
+        )
+        yield Problem(loaded.place("optim", "type"), message, "use zero_stage 0, or parallel.engine=torch")
+
+
 def _single_is_one_rank(loaded: LoadedRecipe) -> Iterator[Problem]:
-    if loaded.recipe.parallel.strategy == "single" and _world_size(loaded) > 1:
+    parallel = loaded.recipe.parallel
+    if parallel.engine == "torch" and parallel.strategy == "single" and _world_size(loaded) > 1:
         place = loaded.place("parallel", "strategy")
         message = f"parallel.strategy = single is for one rank, but there are {_world(loaded)}"
         yield Problem(place, message, "use ddp, fsdp2 or hsdp")
@@ -201,7 +233,9 @@ def _sections(section: BaseModel, path: Path = ()) -> Iterator[tuple[Path, BaseM
 
 RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _batch_divides_over_ranks,
-    _engine_has_its_own_keys,
+    _torch_has_no_zero_stage,
+    _deepspeed_can_run,
+    _zero_stages_cut_only_elementwise_optimizers,
     _single_is_one_rank,
     _shard_groups_fill_the_world,
     _local_is_one_node,

@@ -215,7 +215,27 @@ RULES = [
         "24:39",
         "is for deepspeed, but parallel.engine = torch (small.yaml:24:20)",
     ),
-    Bad("engine: torch", "engine: deepspeed", "24:20", "deepspeed is not available yet"),
+    Bad("engine: torch", "engine: deepspeed", "24:20", "add parallel.zero_stage: 0 nothing, 1 moments"),
+    Bad("engine: torch", "engine: deepspeed, zero_stage: 4", "24:43", "must be a whole number >= 0 and <= 3"),
+    Bad(
+        "engine: torch",
+        "engine: deepspeed, zero_stage: 1, cpu_offload: true",
+        "24:59",
+        "is for fsdp2 and hsdp, but parallel.engine = deepspeed (small.yaml:24:20)",
+    ),
+    Bad(
+        "engine: torch",
+        "engine: deepspeed, zero_stage: 3, compile: true",
+        "24:55",
+        "does not go with parallel.zero_stage = 3 (small.yaml:24:43)",
+    ),
+    Bad(
+        "engine: torch",
+        "engine: deepspeed, zero_stage: 2, cpu_offload: false",
+        "override 'optim={type: muon, lr: 1e-2, others: {lr: 1e-3}}'",
+        "works on whole matrices, which parallel.zero_stage = 2 (small.yaml:24:43) cuts",
+        ("optim={type: muon, lr: 1e-2, others: {lr: 1e-3}}",),
+    ),
     Bad(
         "strategy: ddp",
         "shard_size: 2, strategy: ddp",

@@ -1,0 +1,139 @@
+"""Engines of the small recipe on a few ranks, driven step by step as the loop drives them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+
+from launcher.data.batches import Batches
+from launcher.data.samples import Tokens, Windows
+from launcher.mup.init import init_parameters
+from launcher.parallel import zero_config
+from launcher.parallel.build import build_engine
+from launcher.parallel.engine import Engine
+from launcher.plan.plan import Plan, make_plan
+from launcher.recipe.schema import Recipe
+from launcher.world import World
+from models.build import build_model
+from tests.ranks import run_ranks
+from tests.small_run import small_recipe
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+TORCH = "parallel.engine=torch"
+SINGLE = (TORCH, "parallel.strategy=single")
+DDP = (TORCH, "parallel.strategy=ddp")
+FSDP2 = (TORCH, "parallel.strategy=fsdp2")
+HSDP = (TORCH, "parallel.strategy=hsdp", "parallel.shard_size=2")
+ZERO = tuple(("parallel.engine=deepspeed", f"parallel.zero_stage={stage}") for stage in range(4))
+# Sizes that no world size divides; gradients for every parameter from the first step on; always clipped.
+ODD = (
+    "model.dropout=0",
+    "model.d_model=12",
+    "mup.base_width=4",
+    "model.vocab_size=259",
+    "model.readout_zero_init=false",
+    "optim.grad_clip=0.1",
+)
+
+
+def recipe_for(ranks: int, *overrides: str) -> Recipe:
+    """The small recipe without dropout, whose masks differ between ranks by design."""
+    return small_recipe(*ODD, f"cluster.nproc_per_node={ranks}", *overrides)
+
+
+def make_engine(recipe: Recipe, world: World) -> tuple[Engine, Plan]:
+    """As train() makes it; but ZeRO 3 cuts small parameters as well."""
+    zero_config.SMALL_PARAMETER = 0
+    plan = make_plan(recipe)
+    parameters = plan.parameters
+    with torch.device("meta"):
+        model = build_model(recipe.model, parameters.multipliers)
+    scales = {name: scaling.init for name, scaling in parameters.scalings.items()}
+    engine = build_engine(
+        model,
+        config=recipe.parallel,
+        optim=recipe.optim,
+        groups=parameters.groups,
+        initialise=lambda model: init_parameters(model, parameters.facts, scales, recipe.seed),
+        batch=plan.batch,
+        shard_size=plan.shard_size,
+        world=world,
+    )
+    return engine, plan
+
+
+def make_batches(recipe: Recipe, plan: Plan, world: World) -> Batches:
+    """Random tokens in the order of a run."""
+    assert recipe.model.type == "lm"
+    ids = np.random.default_rng(3).integers(0, recipe.model.vocab_size, size=4000)
+    samples = Windows(Tokens(ids, vocab_size=recipe.model.vocab_size, place="test"), recipe.data.seq_len)
+    return Batches(
+        samples,
+        global_batch_size=plan.batch.global_batch_size,
+        micro_batch_size=plan.batch.micro_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        seed=recipe.seed,
+        prefetch=0,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step said, as plain numbers."""
+
+    loss: float
+    grad_norm: float
+    coefficient: float
+    norms: dict[str, float]
+    weights: dict[str, float]
+    updates: dict[str, float]
+
+
+def take_steps(engine: Engine, batches: Batches, steps: Sequence[int]) -> Iterator[Step]:
+    """Train, measuring everything; the rate falls from step to step as under a schedule."""
+    for step in steps:
+        loss, norms = engine.train_step(batches.at(step), 1.0 / (1 + step), measure=True)
+        assert norms.updates is not None
+        yield Step(
+            loss=engine.average(loss),
+            grad_norm=float(norms.total),
+            coefficient=float(norms.coefficient),
+            norms=_named(norms.names, norms.per_parameter),
+            weights=_named(norms.names, norms.updates.weight),
+            updates=_named(norms.names, norms.updates.update),
+        )
+
+
+def _named(names: tuple[str, ...], values: torch.Tensor) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def whole_state(engine: Engine) -> dict[str, torch.Tensor]:
+    """Copies of all tensors of a state, unsharded."""
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu().clone()
+        for name, value in engine.state().items()
+    }
+
+
+def train_rank(world: World, recipe: Recipe, num_steps: int) -> tuple[list[Step], dict[str, torch.Tensor]]:
+    """Every step of a training from its start, and the state after it."""
+    engine, plan = make_engine(recipe, world)
+    steps = list(take_steps(engine, make_batches(recipe, plan, world), range(num_steps)))
+    return steps, whole_state(engine)
+
+
+def train_on(ranks: int, *overrides: str, steps: int) -> tuple[list[Step], dict[str, torch.Tensor]]:
+    """Train on so many ranks; all of them must say the same."""
+    recipe = recipe_for(ranks, *overrides)
+    if recipe.parallel.engine == "deepspeed":
+        import launcher.parallel.deepspeed  # noqa: F401 - once, in the parent of all ranks
+    results: list[Any] = run_ranks(ranks, train_rank, recipe, steps)
+    assert all(result[0] == results[0][0] for result in results), "ranks disagree about the step"
+    return results[0]
