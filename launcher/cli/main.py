@@ -14,6 +14,11 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch RECIPE        start a new run
   launch resume RUN    continue a run from its newest good checkpoint
   launch plan RECIPE   print every derived number, the parameter groups and the exact command; start nothing
+  launch explain RECIPE
+                       print every parameter's role, width, init, rate and decay, and the rule behind them
+  launch shapes RECIPE -o FILE
+                       write the base shapes that rates scale from (the mup package's .bsh)
+  launch check RECIPE  test that nothing depends on width, whole and sharded; overfit, gradients, states
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
@@ -24,10 +29,25 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
 
 def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
     # Each verb is imported only when it is called, so that help and errors stay fast.
+    def check(arguments: Sequence[str]) -> int:
+        from launcher.cli.check import check_recipe
+
+        return check_recipe(arguments)
+
     def plan(arguments: Sequence[str]) -> int:
         from launcher.cli.run import plan_recipe
 
         return plan_recipe(arguments)
+
+    def explain(arguments: Sequence[str]) -> int:
+        from launcher.cli.explain import explain_recipe
+
+        return explain_recipe(arguments)
+
+    def shapes(arguments: Sequence[str]) -> int:
+        from launcher.cli.explain import write_shapes
+
+        return write_shapes(arguments)
 
     def resume(arguments: Sequence[str]) -> int:
         from launcher.cli.resume import resume_run
@@ -49,7 +69,16 @@ def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
 
         return open_ui(arguments)
 
-    return {"plan": plan, "resume": resume, "schema": schema, "sweep": sweep, "ui": ui}
+    return {
+        "check": check,
+        "plan": plan,
+        "explain": explain,
+        "shapes": shapes,
+        "resume": resume,
+        "schema": schema,
+        "sweep": sweep,
+        "ui": ui,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

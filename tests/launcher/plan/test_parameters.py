@@ -149,7 +149,8 @@ def test_a_dimension_that_grows_only_between_base_and_target_is_refused() -> Non
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_tied_table_is_an_embedding_whose_output_is_divided_by_the_width(kind: str) -> None:
-    """mup gives it the initial std sqrt(width); the table's values and Adam rates must not depend on width."""
+    """mup gives it the initial std sqrt(width); the table's values and Adam rates must not depend on
+    width."""
     tied = model(32).model_copy(update={"tie_embeddings": True})
     parameters = describe_parameters(tied, mup(), optim(kind))
     scaling = parameters.scalings["embedding.weight"]

@@ -1,0 +1,64 @@
+"""`launch explain RECIPE` and `launch shapes RECIPE`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from launcher import files
+from launcher.cli.arguments import add_overrides, parse
+from launcher.errors import Problem, UserError
+from launcher.recipe.compile import load_recipe
+
+
+def explain_recipe(arguments: Sequence[str]) -> int:
+    """Print what every parameter of a recipe is, how it scales, how it trains, and why."""
+    parser = argparse.ArgumentParser(
+        prog="launch explain", description="Print every parameter's role, width, init, rate, decay, and why."
+    )
+    parser.add_argument("recipe", help="recipe file")
+    add_overrides(parser)
+    parser.add_argument("--json", action="store_true", help="print plain data instead of a table")
+    options = parse(parser, arguments)
+    recipe = load_recipe(options.recipe, options.overrides).recipe
+    from launcher.plan.explain import explain_record, explain_text
+    from launcher.plan.parameters import describe_parameters
+
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    if options.json:
+        print(json.dumps(explain_record(recipe, parameters), indent=1))
+    else:
+        print(explain_text(recipe, parameters))
+    return 0
+
+
+def write_shapes(arguments: Sequence[str]) -> int:
+    """Write the base shapes of a recipe, for mup.base_shapes of others and for the mup package."""
+    parser = argparse.ArgumentParser(
+        prog="launch shapes",
+        description="Write a recipe's base shapes as a .bsh file (the mup package's format).",
+    )
+    parser.add_argument("recipe", help="recipe file")
+    add_overrides(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: print them")
+    parser.add_argument("--json", action="store_true", help="JSON instead of .bsh")
+    options = parse(parser, arguments)
+    loaded = load_recipe(options.recipe, options.overrides)
+    recipe = loaded.recipe
+    if recipe.mup.type == "sp":
+        message = f"{loaded.cite('mup', 'type')} has no base shapes"
+        remedy = "give the width at which the rates were tuned: mup.type=mup mup.base_width=N"
+        raise UserError(Problem(loaded.place("mup", "type"), message, remedy))
+    from launcher.mup.bsh import dump_base_shapes
+    from launcher.plan.parameters import describe_parameters
+
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    text = dump_base_shapes(parameters.base_shapes)
+    if options.json:
+        shapes = {name: list(dims) for name, dims in parameters.base_shapes.items()}
+        text = json.dumps({"hash": parameters.base_shapes_hash, "base_shapes": shapes}, indent=1) + "\n"
+    if options.output is None:
+        print(text, end="")
+    else:
+        files.write_text(files.absolute(options.output), text)
+        print(f"{options.output}: {len(parameters.base_shapes)} parameters, {parameters.base_shapes_hash}")
+    return 0
