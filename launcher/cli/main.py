@@ -1,5 +1,6 @@
 """The `launch` command: choose the verb, print errors, set the exit code. Imports no torch."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -84,6 +85,8 @@ def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 2 for what the user can mend, 130 for ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # pydantic searches all installed packages for plugins, which takes longer than checking a recipe.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if arguments else 2
