@@ -43,6 +43,8 @@ $(STAMP): pyproject.toml constraints.txt
 $(TEST_STAMP): $(STAMP)
 	@echo "adding what the tests need"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	# The reference for muP, without torchvision and plotting, which it asks for and its rules do not use
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mup==1.0.0
 	touch $@
 
 clean:
