@@ -127,7 +127,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
     tracker.say(f"data: {corpus.description}")
     tracker.say(f"attempt {attempt} starts " + (f"from {saved.url}" if saved else "from step 0"))
 
-    meter = StepMeter(plan.batch.tokens_per_step)
+    meter = StepMeter(plan.batch.tokens_per_step, {g.name: g.parameters for g in parameters.groups})
     with tracker:
         while step < plan.steps:
             factor = schedule.factor(step)

@@ -119,4 +119,4 @@ def _join(world: World) -> None:
     """DeepSpeed wants a process group even for one rank; without one it would look for MPI."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]

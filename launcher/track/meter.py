@@ -1,20 +1,23 @@
 """What happened between two logged steps: times on the host, clipping on the device."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import torch
 
 from launcher.parallel.gradients import GradientNorms
 from launcher.track.record import StepRecord
+from launcher.track.telemetry import combine_norms, divide, layer_of, named
 
 
 @final
 class StepMeter:
     """Counts steps since the last record. `add` never waits for the device; `record` does."""
 
-    def __init__(self, tokens_per_step: int) -> None:
+    def __init__(self, tokens_per_step: int, groups: Mapping[str, Sequence[str]]) -> None:
         self._tokens_per_step = tokens_per_step
+        self._group_of = {name: group for group, names in groups.items() for name in names}
         self._reset()
 
     def _reset(self) -> None:
@@ -41,6 +44,8 @@ class StepMeter:
         assert self._clipped is not None, "record comes after add"
         total, coefficient = float(norms.total), float(norms.coefficient)
         clip_fraction = float(self._clipped) / self._steps
+        gradients = named(norms.names, norms.per_parameter.tolist())
+        # Reading the above has waited for the device: the time is that of finished steps.
         step_time_s = (time.perf_counter() - self._start) / self._steps
         device = norms.total.device
         record = StepRecord(
@@ -56,7 +61,19 @@ class StepMeter:
             tokens_per_s=self._tokens_per_step / step_time_s,
             step_time_s=step_time_s,
             data_wait_s=self._wait_s / self._steps,
+            grad_norm_group=combine_norms(gradients, self._group_of.__getitem__),
+            grad_norm_layer=combine_norms(gradients, layer_of),
+            update_ratio_group=self._update_ratios(norms, self._group_of.__getitem__),
+            update_ratio_layer=self._update_ratios(norms, layer_of),
             memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
         )
         self._reset()
         return record
+
+    @staticmethod
+    def _update_ratios(norms: GradientNorms, label: Callable[[str], str]) -> dict[str, float] | None:
+        if norms.updates is None:
+            return None
+        updates = named(norms.names, norms.updates.update.tolist())
+        weights = named(norms.names, norms.updates.weight.tolist())
+        return divide(combine_norms(updates, label), combine_norms(weights, label))

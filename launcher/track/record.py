@@ -32,6 +32,13 @@ class StepRecord:
     """Mean over the steps since the last logged one."""
     data_wait_s: float
     """Part of step_time_s spent waiting for data."""
+    grad_norm_group: Mapping[str, float] | None = None
+    """Norm before clipping of each optimizer group; their root of summed squares is grad_norm."""
+    grad_norm_layer: Mapping[str, float] | None = None
+    """The same of each layer."""
+    update_ratio_group: Mapping[str, float] | None = None
+    """Norm of what this step added to the weights of a group, over the norm of those weights."""
+    update_ratio_layer: Mapping[str, float] | None = None
     memory_gb: float | None = None
     """Peak of device memory on this rank; None where there is no device to ask."""
 
@@ -39,6 +46,20 @@ class StepRecord:
         """The fields as a journal line holds them; those that are None are left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRecord:
+    """One evaluation on held-out data after `step` steps."""
+
+    step: int
+    loss: float
+    accuracy: float
+    """Share of the targets that the likeliest symbol or class hits."""
+    baselines: Mapping[str, float]
+    """Accuracies on the same samples that are no learning, by name; a text has none."""
+    sequences: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
