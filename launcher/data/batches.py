@@ -100,3 +100,8 @@ def held_out_batches(
         batch = samples.batch(chosen[np.minimum(rows, count - 1)])
         batch.y[np.flatnonzero(rows >= count)] = IGNORED
         yield batch
+
+
+def held_out_baselines(samples: Samples, num_sequences: int) -> dict[str, float]:
+    """Accuracies that are no learning, by name, on the samples that `held_out_batches` gives."""
+    return samples.baselines(evenly_spaced(num_sequences, samples.num_samples))

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -9,10 +10,22 @@ from torch import nn
 
 from launcher.data.samples import IGNORED, Batch
 from launcher.parallel.gradients import GradientNorms
+from launcher.parallel.mesh import plain_name
 from launcher.world import World
 
 State = Mapping[str, torch.Tensor]
-"""Parameters and optimizer moments, whole or as DTensors, keyed `model/NAME` and `optim/NAME/KEY`."""
+"""Parameters, optimizer moments and buffers, whole or as DTensors, keyed `model/NAME`, `optim/NAME/KEY` and
+`buffer/NAME`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a model is worth on some batches, over the targets that count."""
+
+    loss: float
+    """Mean per target."""
+    accuracy: float
+    """Share of targets that the likeliest symbol or class hits."""
 
 
 class Engine(abc.ABC):
@@ -33,8 +46,8 @@ class Engine(abc.ABC):
         """The mean loss over the global batch from every rank's share; waits for the device."""
 
     @abc.abstractmethod
-    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
-        """Mean loss per target over all ranks' batches; every rank brings as many as the others."""
+    def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
+        """Loss and accuracy over all ranks' batches; every rank brings as many as the others."""
 
     @abc.abstractmethod
     def state(self) -> State:
@@ -47,10 +60,15 @@ class Engine(abc.ABC):
 
 def loss_sum(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
     """Cross-entropy summed over the targets that count, in float32."""
+    logits_XK, y_X = _predict(model, batch, device)
+    return nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
+
+
+def _predict(model: nn.Module, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float32 logits of every target, and the targets."""
     x, y = batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True)
     lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
-    logits = model(x, *lengths).float().flatten(0, -2)
-    return nn.functional.cross_entropy(logits, y.flatten(), ignore_index=IGNORED, reduction="sum")
+    return model(x, *lengths).float().flatten(0, -2), y.flatten()
 
 
 def count_targets(micro_batches: Sequence[Batch], world: World) -> torch.Tensor:
@@ -71,16 +89,32 @@ def average_loss(loss: torch.Tensor, world: World) -> float:
 
 
 @torch.no_grad()
-def evaluate_model(model: nn.Module, micro_batches: Sequence[Batch], world: World) -> float:
+def evaluate_model(model: nn.Module, micro_batches: Sequence[Batch], world: World) -> Evaluation:
     """See Engine.evaluate."""
+    average_buffers(model, world)
     model.eval()
-    sums = torch.zeros(2, device=world.device, dtype=torch.float64)
+    sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for batch in micro_batches:
-        sums[0] += loss_sum(model, batch, world.device)
-        sums[1] += (batch.y != IGNORED).sum()
+        logits_XK, y_X = _predict(model, batch, world.device)
+        sums[0] += nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
+        sums[1] += (logits_XK.argmax(-1) == y_X).sum()
+        sums[2] += (y_X != IGNORED).sum()
     if world.size > 1:
         dist.all_reduce(sums)
-    return float(sums[0] / sums[1])
+    loss, hits, count = sums.tolist()
+    return Evaluation(loss=loss / count, accuracy=hits / count)
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
+    """Make the buffers (batch norm's running averages) the mean over ranks, each of which has seen only its
+    own sequences, and return them, live and keyed as State says. All ranks together."""
+    buffers = {f"buffer/{plain_name(name)}": buffer for name, buffer in model.named_buffers()}
+    if world.size > 1:
+        for buffer in buffers.values():
+            dist.all_reduce(buffer)
+            buffer /= world.size
+    return buffers
 
 
 def make_moments(optimizer: torch.optim.Optimizer) -> None:

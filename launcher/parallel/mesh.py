@@ -60,7 +60,10 @@ def replicate_model(model: nn.Module, config: ParallelConfig, world: World) -> n
     if config.strategy != "ddp" or world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    # Buffers are averaged where they are read, under every strategy alike: see average_buffers.
+    return DistributedDataParallel(
+        model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
 
 
 def plain_name(name: str) -> str:

@@ -14,7 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from launcher.data.samples import Batch
 from launcher.parallel.engine import (
     Engine,
+    Evaluation,
     State,
+    average_buffers,
     average_loss,
     count_targets,
     evaluate_model,
@@ -77,13 +79,13 @@ class TorchEngine(Engine):
         """See Engine."""
         return average_loss(loss, self._world)
 
-    def evaluate(self, micro_batches: Sequence[Batch]) -> float:
+    def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
         """See Engine."""
         with self._precision():
-            loss = evaluate_model(self._model, micro_batches, self._world)
+            found = evaluate_model(self._model, micro_batches, self._world)
         if isinstance(self._model, FSDPModule):
             self._model.reshard()  # without a backward the root would stay gathered
-        return loss
+        return found
 
     def state(self) -> State:
         """See Engine: live tensors."""
@@ -93,7 +95,7 @@ class TorchEngine(Engine):
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 entries[f"optim/{name}/{key}"] = value
-        return entries
+        return entries | average_buffers(self._model, self._world)
 
     def load(self, fill: Callable[[State], None]) -> None:
         """See Engine."""

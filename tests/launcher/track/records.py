@@ -1,6 +1,8 @@
 """What a loop would log."""
 
-from launcher.track.record import AttemptRecord, StepRecord
+from collections.abc import Mapping
+
+from launcher.track.record import AttemptRecord, EvalRecord, StepRecord
 
 
 def step_record(step: int, loss: float = 2.5) -> StepRecord:
@@ -28,4 +30,10 @@ def attempt_record(from_step: int = 0, *, lr: float = 1e-3, artifacts: tuple[str
         world_size=2,
         recipe={"seed": 1, "optim": {"type": "adamw", "lr": lr, "betas": [0.9, 0.95]}},
         artifacts=artifacts,
+    )
+
+
+def eval_record(step: int, baselines: Mapping[str, float] | None = None) -> EvalRecord:
+    return EvalRecord(
+        step=step, loss=2.31, accuracy=0.412, baselines=baselines or {}, sequences=128, seconds=3.0
     )

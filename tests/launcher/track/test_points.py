@@ -17,8 +17,16 @@ def test_a_step_line_becomes_one_point_for_every_number() -> None:
 
 
 def test_other_lines_name_their_event_and_lines_without_a_step_are_no_points() -> None:
-    line = {"event": "eval", "time": 1.0, "attempt": 1, "step": 20, "loss": 2.25}
-    assert [(point.key, point.value) for point in line_points(line)] == [("eval_loss", 2.25)]
+    line = {
+        "event": "eval",
+        "time": 1.0,
+        "attempt": 1,
+        "step": 20,
+        "accuracy": 0.5,
+        "baselines": {"guess": 0.1},
+    }
+    points = [(point.key, point.value) for point in line_points(line)]
+    assert points == [("eval_accuracy", 0.5), ("eval_baselines/guess", 0.1)]
     assert line_points({"event": "start", "time": 1.0, "attempt": 1, "from_step": 20, "world_size": 2}) == []
 
 

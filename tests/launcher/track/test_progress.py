@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.track.progress import Progress, format_count, format_duration, format_fixed
-from tests.launcher.track.records import step_record
+from tests.launcher.track.records import eval_record, step_record
 
 
 def test_step_lines_fit_in_80_columns_and_align() -> None:
@@ -25,10 +25,13 @@ def test_lines_say_what_happened() -> None:
     progress = Progress(total_steps=300, colour=False)
     step = progress.step_line(step_record(120, loss=2.43), eta_s=92)
     assert step == "step 120/300  loss  2.4300  lr 1.00e-3  grad  1.700  48.2k tok/s  ETA 1:32"
-    held_out = progress.eval_line(100, 2.31, sequences=128, seconds=3.21)
-    assert held_out == "step 100/300  eval  2.3100  128 sequences, 3.2 s"
+    text = progress.eval_line(eval_record(100))
+    assert text == "step 100/300  eval  2.3100  accuracy 0.412  128 sequences, 3.0 s"
+    task = progress.eval_line(eval_record(100, {"most frequent": 0.17, "root operator alone": 0.371}))
+    expected = "eval  2.3100  accuracy 0.412 (root operator alone 0.371)  128 sequences, 3.0 s"
+    assert task == f"step 100/300  {expected}"
     saved = progress.checkpoint_line(100, 0.31, "/runs/a/checkpoints/step-0000000100")
-    assert saved == "step 100/300  saved /runs/a/checkpoints/step-0000000100  0.3 s"
+    assert saved == "step 100/300  saved checkpoints/step-0000000100  0.3 s"
 
 
 def test_colours_come_only_where_asked_for_and_move_nothing() -> None:

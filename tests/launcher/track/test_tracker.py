@@ -8,7 +8,7 @@ from launcher.track.journal import read_journal, step_records
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.tracker import Tracker
 from tests.launcher.track.gate import Gate
-from tests.launcher.track.records import attempt_record, step_record
+from tests.launcher.track.records import attempt_record, eval_record, step_record
 
 
 def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
     tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=20, mlflow=None, stream=console)
     tracker.start(attempt_record())
     tracker.log_step(step_record(10, 0.1 + 0.2))
-    tracker.log_eval(10, 2.31, sequences=128, seconds=3.0)
+    tracker.log_eval(eval_record(10, {"guess": 0.125}))
     tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
     tracker.event("skipped", {"step": 11, "reason": "non-finite"})
     assert tracker.close("FINISHED") is None
@@ -25,6 +25,7 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
     step = step_records(tmp_path / "journal.jsonl")[10]
     assert (step["loss"], step["lr"], step["grad_norm"]) == (0.1 + 0.2, 1e-3, 1.7)
     assert step["lr_group"] == {"matrix": 1e-3, "ssm dt": 5e-4}
+    assert (lines[2]["loss"], lines[2]["accuracy"], lines[2]["baselines"]) == (2.31, 0.412, {"guess": 0.125})
     assert "memory_gb" not in step  # there is no device to ask
     assert lines[-1]["status"] == "FINISHED"
     printed = console.getvalue().splitlines()
@@ -39,7 +40,7 @@ def test_other_ranks_write_print_and_send_nothing(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "run", rank=1, attempt=1, total_steps=20, mlflow=nowhere, stream=console)
     tracker.start(attempt_record())
     tracker.log_step(step_record(10))
-    tracker.log_eval(10, 2.31, sequences=128, seconds=3.0)
+    tracker.log_eval(eval_record(10, {"guess": 0.125}))
     tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
     tracker.event("skipped", {"step": 11})
     tracker.sync()
