@@ -28,3 +28,11 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse with flags allowed between and behind the key=value words."""
     return parser.parse_intermixed_args(list(arguments))
+
+
+def positive(text: str) -> int:
+    """Type of an argument that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value

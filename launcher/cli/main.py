@@ -21,6 +21,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
                        write the base shapes that rates scale from (the mup package's .bsh)
   launch check RECIPE  test that nothing depends on width, whole and sharded; overfit, gradients, states
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
+  launch generate RUN --prompt TEXT
+                       continue a text with the newest good checkpoint, token by token
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
 
@@ -34,6 +36,11 @@ def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
         from launcher.cli.check import check_recipe
 
         return check_recipe(arguments)
+
+    def generate(arguments: Sequence[str]) -> int:
+        from launcher.cli.generate import generate_text
+
+        return generate_text(arguments)
 
     def plan(arguments: Sequence[str]) -> int:
         from launcher.cli.run import plan_recipe
@@ -74,6 +81,7 @@ def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
         "check": check,
         "plan": plan,
         "explain": explain,
+        "generate": generate,
         "shapes": shapes,
         "resume": resume,
         "schema": schema,

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cli.arguments import parse
+from launcher.cli.arguments import parse, positive
 from launcher.data.sources import check_sources
 from launcher.errors import Problem, UserError
 from launcher.recipe.schema import Recipe
@@ -27,7 +27,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
         "axes", nargs="+", metavar="key=a,b,...", help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2"
     )
     parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="points trained at once; default all cores"
+        "--jobs", type=positive, metavar="N", help="points trained at once; default all cores"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the sweep; default runs/sweep-NAME"
@@ -59,13 +59,6 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     if transfers:
         _say(_draw(out / PICTURE, transfers, held_out=all(result.held_out for result in results)))
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
 
 
 def _say(text: str) -> None:

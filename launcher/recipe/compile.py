@@ -67,6 +67,11 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
+def read_frozen(text: str) -> Recipe:
+    """The recipe that `dump_recipe` wrote. It was checked then: what this machine lacks is not asked again."""
+    return Recipe.model_validate_json(json.dumps(plain(parse_tree(text, "recipe.yaml")[0])))
+
+
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe, for editors."""
     from launcher.recipe.json_schema import editor_schema  # 10 ms that no other verb should pay

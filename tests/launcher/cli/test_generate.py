@@ -1,0 +1,124 @@
+"""`launch generate`: the model of a sharded run, whole again, token by token."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from launcher.checkpoint.manifest import Saved, find_newest, step_folder
+from launcher.checkpoint.model import load_model
+from launcher.cli.main import main
+from launcher.errors import UserError
+from launcher.recipe.compile import compile_recipe
+from models.generate import generate
+from tests.launcher.parallel.test_engine import CLASSIFIER
+from tests.ranks import run_ranks
+from tests.small_run import make_run, small_recipe, train_rank, train_run
+
+HYBRID = ("model.pattern=[s4, attention]", "model.attention.d_head=8")
+TASK = ("data.source={type: copying, num_symbols: 4}", "data.seq_len=16", "model.vocab_size=10")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of a few steps: `text` on bytes over two ranks, `ids` on a task, `classifier`."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = ("train.steps=4", "checkpoint.every=2", "train.eval_sequences=0", "schedule.warmup_steps=1")
+    train_run(folder / "text", *short, *HYBRID, "parallel.strategy=fsdp2", "optim.lr=0.05", ranks=2)
+    train_run(folder / "ids", *short, *TASK)
+    classifier = compile_recipe(
+        CLASSIFIER, "expressions.yaml", ("train.steps=1", "schedule.warmup_steps=0")
+    ).recipe
+    run_ranks(1, train_rank, classifier, make_run(folder / "classifier", classifier))
+    return folder
+
+
+def newest(run: Path) -> Saved:
+    saved, _ = find_newest(str(run), verify=True)
+    assert saved is not None
+    return saved
+
+
+def test_a_sharded_run_says_step_by_step_what_one_forward_says(folder: Path) -> None:
+    model = load_model(newest(folder / "text"), torch.device("cpu"))
+    prompt = torch.tensor([list(b"def ")])
+    said = torch.stack(list(generate(model, prompt, 24, temperature=0.0)), dim=1)
+    whole = torch.cat((prompt, said), dim=1)
+    with torch.no_grad():
+        logits_BLV = model(whole[:, :-1])[:, prompt.shape[1] - 1 :]
+    assert torch.equal(said, logits_BLV.argmax(-1))
+    assert len(set(said[0].tolist())) > 1, "a constant would hide a state that stands still"
+
+
+def test_text_goes_on_where_the_prompt_ends(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", str(folder / "text"), "--prompt", "dé", "--tokens", "30", "--seed", "3"]
+    said = []
+    for _ in range(2):
+        assert main(words) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1], "the seed fixes the draws"
+    assert said[0].startswith("dé")
+    assert main([*words[:-1], "4"]) == 0
+    assert capsys.readouterr().out != said[0]
+
+
+def test_tokens_that_are_no_bytes_are_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", str(folder / "ids"), "--prompt", "2 3", "--tokens", "5", "--temperature", "0"]
+    assert main(words) == 0
+    said = capsys.readouterr().out.split()
+    assert said[:2] == ["2", "3"]
+    assert len(said) == 7
+    assert all(0 <= int(token) < 10 for token in said)
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "fragments"),
+    [
+        ("nowhere", (), ("does not exist", "runs hereabouts")),
+        ("classifier", (), ("model.type is classifier", "only a language model")),
+        ("text", ("--prompt", ""), ("is empty",)),
+        ("text", ("--temperature", "-1"), ("--temperature -1", "0 or more")),
+        ("ids", ("--prompt", "17 2"), ("has token 17", "model.vocab_size is 10", "0 to 9")),
+        ("ids", ("--prompt", "two"), ("no list of token ids", "copying")),
+    ],
+)
+def test_what_cannot_go_on_is_one_message(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    run: str,
+    options: tuple[str, ...],
+    fragments: tuple[str, ...],
+) -> None:
+    assert main(["generate", str(folder / run), "--prompt", "x", *options]) == 2
+    error = capsys.readouterr().err
+    for fragment in fragments:
+        assert fragment in error
+
+
+def test_a_run_without_a_good_checkpoint_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "new", small_recipe())
+    assert main(["generate", run, "--prompt", "x"]) == 2
+    assert "no good checkpoint yet" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "text", tmp_path / "text")
+    manifest = Path(step_folder(str(tmp_path / "text"), 4)) / "manifest.json"
+    record = json.loads(manifest.read_text())
+    next(iter(record["files"].values()))["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(record))
+    assert main(["generate", str(tmp_path / "text"), "--prompt", "x", "--tokens", "1"]) == 0
+    assert "passing over" in capsys.readouterr().err
+
+
+def test_a_model_with_other_tensors_is_refused(folder: Path) -> None:
+    saved = newest(folder / "text")
+    other = saved.manifest | {"recipe": str(saved.manifest["recipe"]).replace("d_head: 8", "d_head: 4")}
+    load_model(Saved(saved.step, saved.url, other), torch.device("cpu"))  # the same tensors: no difference
+    gated = str(saved.manifest["recipe"]).replace("layer_mix: none", "layer_mix: gated")
+    with pytest.raises(UserError, match="other"):
+        load_model(Saved(saved.step, saved.url, saved.manifest | {"recipe": gated}), torch.device("cpu"))
