@@ -8,7 +8,7 @@ from launcher.checkpoint.manifest import Saved
 from launcher.checkpoint.restore import check_identity
 from launcher.checkpoint.storage import read_shapes, read_tensors
 from launcher.errors import Problem, UserError
-from launcher.plan.parameters import describe_parameters
+from launcher.plan.plan import make_plan
 from launcher.plan.record import scaling_records
 from launcher.recipe.compile import read_frozen
 from launcher.recipe.schema import Recipe
@@ -23,7 +23,7 @@ def saved_recipe(saved: Saved) -> Recipe:
 def load_model(saved: Saved, device: torch.device) -> nn.Module:
     """Build the model of a checkpoint and fill it; moments are not read. Raises UserError if names differ."""
     recipe = saved_recipe(saved)
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = make_plan(recipe).parameters
     check_identity(saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters))
     with torch.device("meta"):
         model = build_model(recipe.model, parameters.multipliers)

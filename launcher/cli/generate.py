@@ -51,14 +51,17 @@ def generate_text(arguments: Sequence[str]) -> int:
 
     from launcher.checkpoint.model import load_model, saved_recipe
     from models.generate import generate
+    from models.lm import LM
 
     recipe = saved_recipe(saved)
     prompt = encode_prompt(options.prompt, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     writer = Writer(is_bytes=_speaks_bytes(recipe))
     writer.write(prompt)
+    model = load_model(saved, device)
+    assert isinstance(model, LM), "encode_prompt has refused every other kind"
     continuation = generate(
-        load_model(saved, device),
+        model,
         torch.tensor([prompt], device=device),
         options.tokens,
         temperature=options.temperature,

@@ -13,6 +13,7 @@ from launcher.cli.main import main
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
 from models.generate import generate
+from models.lm import LM
 from tests.launcher.parallel.test_engine import CLASSIFIER
 from tests.ranks import run_ranks
 from tests.small_run import make_run, small_recipe, train_rank, train_run
@@ -43,6 +44,7 @@ def newest(run: Path) -> Saved:
 
 def test_a_sharded_run_says_step_by_step_what_one_forward_says(folder: Path) -> None:
     model = load_model(newest(folder / "text"), torch.device("cpu"))
+    assert isinstance(model, LM)
     prompt = torch.tensor([list(b"def ")])
     said = torch.stack(list(generate(model, prompt, 24, temperature=0.0)), dim=1)
     whole = torch.cat((prompt, said), dim=1)
