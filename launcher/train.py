@@ -5,8 +5,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from launcher.checkpoint.manifest import step_folder
 from launcher.checkpoint.restore import (
     check_data,
@@ -19,9 +17,8 @@ from launcher.checkpoint.restore import (
 from launcher.checkpoint.save import delete_old, save_checkpoint
 from launcher.data.batches import Batches, held_out_baselines, held_out_batches
 from launcher.data.corpus import open_corpus
-from launcher.mup.init import init_parameters
+from launcher.engine import open_engine
 from launcher.optim.schedule import Schedule
-from launcher.parallel.build import build_engine
 from launcher.plan.plan import group_rates, make_plan
 from launcher.plan.record import checkpoint_record, data_record, scaling_records
 from launcher.recipe.schema import Recipe
@@ -32,7 +29,6 @@ from launcher.track.mlflow import MlflowTarget
 from launcher.track.record import AttemptRecord, EvalRecord
 from launcher.track.tracker import Tracker
 from launcher.world import World, seed_step
-from models.build import build_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +48,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
     """
     plan = make_plan(recipe)
     parameters = plan.parameters
-    with torch.device("meta"):
-        model = build_model(recipe.model, parameters.multipliers)
-    init_scales = {name: scaling.init for name, scaling in parameters.scalings.items()}
-    engine = build_engine(
-        model,
-        config=recipe.parallel,
-        optim=recipe.optim,
-        groups=parameters.groups,
-        initialise=lambda model: init_parameters(model, parameters.facts, init_scales, recipe.seed),
-        batch=plan.batch,
-        shard_size=plan.shard_size,
-        world=world,
-    )
+    _, engine = open_engine(recipe, plan, world)
     corpus = open_corpus(recipe.data, recipe.model.vocab_size)
     check_same_data(world.gather(corpus.fingerprint))
     batches = Batches(

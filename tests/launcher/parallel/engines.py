@@ -11,14 +11,12 @@ from torch.distributed.tensor import DTensor
 
 from launcher.data.batches import Batches
 from launcher.data.samples import Tokens, Windows
-from launcher.mup.init import init_parameters
+from launcher.engine import open_engine
 from launcher.parallel import zero_config
-from launcher.parallel.build import build_engine
 from launcher.parallel.engine import Engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World
-from models.build import build_model
 from tests.ranks import run_ranks
 from tests.small_run import small_recipe
 
@@ -50,20 +48,7 @@ def make_engine(recipe: Recipe, world: World) -> tuple[Engine, Plan]:
     """As train() makes it; but ZeRO 3 cuts small parameters as well."""
     zero_config.SMALL_PARAMETER = 0
     plan = make_plan(recipe)
-    parameters = plan.parameters
-    with torch.device("meta"):
-        model = build_model(recipe.model, parameters.multipliers)
-    scales = {name: scaling.init for name, scaling in parameters.scalings.items()}
-    engine = build_engine(
-        model,
-        config=recipe.parallel,
-        optim=recipe.optim,
-        groups=parameters.groups,
-        initialise=lambda model: init_parameters(model, parameters.facts, scales, recipe.seed),
-        batch=plan.batch,
-        shard_size=plan.shard_size,
-        world=world,
-    )
+    _, engine = open_engine(recipe, plan, world)
     return engine, plan
 
 
