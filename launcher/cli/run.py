@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from launcher import files
+from launcher.check.record import require_passed
 from launcher.cli.arguments import add_overrides, add_shape, parse
 from launcher.data.sources import check_sources
 from launcher.recipe.compile import load_recipe
@@ -27,6 +28,7 @@ def run_recipe(arguments: Sequence[str]) -> int:
         return _show(loaded, run_url)
     require_new(run_url)
     check_sources(loaded.recipe.data)
+    require_passed(loaded.recipe, options.recipe)
     from launcher.cli.start import freeze_and_submit, prepare
 
     prepared = prepare(loaded.recipe, run_url)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.config import ClusterConfig
+from launcher.check.config import CheckConfig
 from launcher.checkpoint.config import CheckpointConfig
 from launcher.data.config import DataConfig
 from launcher.mup.config import MupConfig
@@ -45,4 +46,5 @@ class Recipe(Section):
     train: TrainConfig
     checkpoint: CheckpointConfig
     track: TrackConfig
+    check: CheckConfig = CheckConfig()
     cluster: ClusterConfig = ClusterConfig()

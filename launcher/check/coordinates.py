@@ -1,0 +1,160 @@
+"""The coordinate check: do activations change by as much at every width? (TP-V, arXiv 2203.03466, app. D.1)
+
+Three measures of each module, as mean magnitudes of a coordinate; each must not depend on width:
+init   its output before training
+total  the change of its output since, from all that changed before it as well
+own    the change on the very same inputs, which its own parameters alone made: a wrong rate shows here even
+       where a larger change from below would hide it
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal, final
+
+import torch
+
+from launcher.check.probe import Recording, changes, mean_abs, own_changes, state_magnitudes
+from launcher.check.shrink import shrink_recipe
+from launcher.check.trial import Trial, build_trial, first_batch
+from launcher.recipe.schema import Recipe
+from launcher.world import World
+
+Measure = Literal["init", "total", "own", "state"]
+
+BOUND = 0.1
+"""Largest |slope| of log2 magnitude over log2 width; the true exponent of a wrong rule is 1/2 or 1."""
+FIRST_STEP, NUM_STEPS = 2, 4
+"""A zero readout lets nothing else move in the first step, hence from the second on."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One number of one small model."""
+
+    measure: Measure
+    step: int
+    module: str
+    d_model: int
+    seed: int
+    value: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """How a measure of a module grows: width^slope; NaN where there is nothing to measure."""
+
+    measure: Measure
+    step: int
+    module: str
+    slope: float
+    values: tuple[float, ...]
+    """Mean over seeds, by width."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the trials have in common."""
+
+    recipe: Recipe
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    lr_factor: float
+    ranks: int = 1
+
+
+def measure_coordinates(setting: Setting, world: World) -> list[Value]:
+    """Train every small twin for a few steps on one batch and measure it; all ranks together."""
+    values: list[Value] = []
+    for d_model in setting.widths:
+        for seed in setting.seeds:
+            recipe = shrink_recipe(setting.recipe, d_model=d_model, seed=seed, ranks=setting.ranks)
+            trial = build_trial(recipe, first_batch(recipe), world)
+            values += [
+                Value(*key, d_model, seed, value) for key, value in measure_trial(trial, setting.lr_factor)
+            ]
+            trial.close()
+    return values
+
+
+def measure_trial(trial: Trial, lr_factor: float) -> Iterable[tuple[tuple[Measure, int, str], float]]:
+    """((measure, step, module), value) of one model."""
+    before, _ = trial.record()
+    alone = trial.world.size == 1  # a module of a sharded model cannot be called by itself
+    yield from ((("init", 0, name), mean_abs(output)) for name, output in before.outputs.items())
+    if alone:
+        yield from ((("state", 0, name), size) for name, size in state_magnitudes(trial.model, trial.batch))
+    for step in range(1, NUM_STEPS + 1):
+        trial.train_step(lr_factor)
+        if step >= FIRST_STEP:
+            yield from _measure_step(trial, before, step, alone)
+    if alone:
+        for name, size in state_magnitudes(trial.model, trial.batch):
+            yield ("state", NUM_STEPS, name), size
+
+
+def _measure_step(
+    trial: Trial, before: Recording, step: int, alone: bool
+) -> Iterable[tuple[tuple[Measure, int, str], float]]:
+    now, _ = trial.record()
+    yield from ((("total", step, name), change) for name, change in changes(now, before).items())
+    if alone:
+        with torch.no_grad():
+            own = own_changes(trial.model, before)
+        yield from ((("own", step, name), change) for name, change in own.items())
+
+
+def fit_slopes(values: Sequence[Value]) -> list[Slope]:
+    """Least squares through log2 of the mean over seeds against log2 of the width."""
+    table: dict[tuple[Measure, int, str], dict[int, list[float]]] = {}
+    for value in values:
+        key = (value.measure, value.step, value.module)
+        table.setdefault(key, {}).setdefault(value.d_model, []).append(value.value)
+    slopes = []
+    for (measure, step, module), by_width in table.items():
+        means = {width: fmean(found) for width, found in sorted(by_width.items())}
+        slopes.append(Slope(measure, step, module, fit_exponent(means), tuple(means.values())))
+    return slopes
+
+
+def fit_exponent(means: dict[int, float]) -> float:
+    """The exponent of a power law; NaN where a value is zero, infinite where one is not finite."""
+    if not all(map(math.isfinite, means.values())):
+        return math.inf
+    if min(means.values()) <= 0.0:
+        return math.nan
+    x = [math.log2(width) for width in means]
+    y = [math.log2(value) for value in means.values()]
+    x_mean, y_mean = fmean(x), fmean(y)
+    spread = sum((a - x_mean) ** 2 for a in x)
+    return sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True)) / spread
+
+
+def is_judged(slope: Slope) -> bool:
+    """All but zero initial outputs, and the logits before training, which may shrink with width."""
+    if math.isnan(slope.slope):
+        return slope.measure in ("total", "own")  # something that should move and does not
+    return not (slope.measure == "init" and slope.module == "readout")
+
+
+def fails(slope: Slope) -> bool:
+    """Whether a judged slope is out of bounds."""
+    return is_judged(slope) and not abs(slope.slope) <= BOUND
+
+
+def largest_difference(one: Sequence[Value], other: Sequence[Value]) -> tuple[float, str]:
+    """Largest relative difference of the total changes of two runs of the same models, and where."""
+    table = {(v.step, v.module, v.d_model, v.seed): v.value for v in one if v.measure == "total"}
+    worst, place = 0.0, ""
+    for value in other:
+        key = (value.step, value.module, value.d_model, value.seed)
+        if value.measure == "total" and key in table:
+            size = max(abs(table[key]), 1e-12)
+            difference = abs(value.value - table[key]) / size
+            if not difference <= worst:
+                worst, place = difference, f"{value.module}, width {value.d_model}, step {value.step}"
+    return worst, place

@@ -1,0 +1,192 @@
+"""Checks of one small model: initial loss, one batch overfitted, gradients of every layer, state dynamics."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from launcher.check.probe import mean_abs
+from launcher.check.shrink import shrink_recipe
+from launcher.check.trial import Trial, build_trial, first_batch
+from launcher.data.samples import Batch
+from launcher.recipe.schema import Recipe
+from launcher.world import World
+from models.config import LMConfig
+from models.lm import LM
+from models.residual import residuals
+from models.ssm.mixer import SSMMixer
+
+INITIAL_LOSS_TOLERANCE = 0.02
+OVERFIT_SHARE, OVERFIT_STEPS = 0.1, 200
+"""The loss on one tiny batch must fall below this share of the first within so many steps."""
+GRADIENT_RATIO = 1e3
+"""Most by which the same parameter's gradient may differ between two layers of the stack."""
+RADIUS = 1.0 + 1e-5
+"""Largest modulus of a state-space layer's eigenvalues, rounding allowed for: above 1 states explode."""
+UNIT_RANGE = (0.5, 2.0)
+"""Standard deviations that count as one under unit scaling."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's outcome."""
+
+    name: str
+    passed: bool
+    value: str
+    bound: str
+    detail: str = ""
+
+
+def check_initial_loss(recipe: Recipe, width: int, world: World) -> Finding:
+    """A model that knows nothing is as unsure as a uniform guess."""
+    trial = _trial(recipe, width, world)
+    _, loss = trial.record()
+    trial.close()
+    model = recipe.model
+    classes = model.vocab_size if isinstance(model, LMConfig) else model.num_classes
+    expected = math.log(classes)
+    error = loss / expected - 1.0
+    return Finding(
+        "initial loss",
+        abs(error) <= INITIAL_LOSS_TOLERANCE,
+        f"{loss:.4f}",
+        f"ln {classes} = {expected:.4f} +- {INITIAL_LOSS_TOLERANCE:.0%}",
+        "" if abs(error) <= INITIAL_LOSS_TOLERANCE else "the initial logits are too large, or too certain",
+    )
+
+
+def check_overfit(recipe: Recipe, width: int, world: World) -> Finding:
+    """A model that cannot learn two short sequences by heart cannot learn."""
+    trial = _trial(recipe, width, world)
+    trial.batch = _cut(trial.batch, num_sequences=2, length=32)
+    _, first = trial.record()
+    target, loss = OVERFIT_SHARE * first, first
+    for step in range(1, OVERFIT_STEPS + 1):
+        trial.train_step(1.0)
+        if step % 10 == 0:
+            loss = trial.engine.evaluate([trial.batch]).loss
+            if not loss > target:
+                break
+    trial.close()
+    return Finding(
+        "overfits one batch",
+        loss <= target,
+        f"{first:.3f} -> {loss:.3f} in {step} steps",
+        f"below {target:.3f} within {OVERFIT_STEPS} steps",
+    )
+
+
+def _cut(batch: Batch, *, num_sequences: int, length: int) -> Batch:
+    """Fewer sequences; shorter ones where every position has its own target."""
+    x, y = batch.x[:num_sequences], batch.y[:num_sequences]
+    lengths = None if batch.lengths is None else batch.lengths[:num_sequences]
+    if y.ndim == 2 and lengths is None and bool((y[:, :length] >= 0).any()):
+        x, y = x[:, :length], y[:, :length]
+    return Batch(x, y, lengths)
+
+
+def check_gradient_flow(recipe: Recipe, width: int, world: World) -> Finding:
+    """Every parameter gets a gradient, finite and of like size in every layer, at the recipe's full depth."""
+    shrunk = shrink_recipe(recipe, d_model=width, seed=recipe.seed)
+    deep = shrunk.model_copy(
+        update={"model": shrunk.model.model_copy(update={"num_layers": recipe.model.num_layers})}
+    )
+    trial = build_trial(deep, first_batch(deep), world)
+    norms = trial.train_step(1.0)
+    for _ in range(2):  # behind a zero readout nothing moves in the first step
+        norms = trial.train_step(1.0)
+    trial.close()
+    sizes = dict(zip(norms.names, norms.per_parameter.tolist(), strict=True))
+    bad = [name for name, size in sizes.items() if not (math.isfinite(size) and size > 0.0)]
+    ratio, where = _largest_ratio(sizes)
+    detail = f"dead or not finite: {', '.join(bad[:5])}" if bad else ""
+    if not bad and ratio > GRADIENT_RATIO:
+        detail = f"{where} vanishes or explodes along the depth"
+    return Finding(
+        f"gradients of {recipe.model.num_layers} layers",
+        not bad and ratio <= GRADIENT_RATIO,
+        f"{len(sizes) - len(bad)} of {len(sizes)} alive; {ratio:.1f}x between layers",
+        f"all alive; at most {GRADIENT_RATIO:.0f}x",
+        detail,
+    )
+
+
+def _largest_ratio(sizes: dict[str, float]) -> tuple[float, str]:
+    """Largest over smallest gradient norm of the same parameter among the layers, and which parameter."""
+    families: dict[str, list[float]] = {}
+    for name, size in sizes.items():
+        parts = name.split(".")
+        if parts[0] == "layers" and size > 0.0:
+            families.setdefault(".".join(parts[2:]), []).append(size)
+    ratios = {name: max(found) / min(found) for name, found in families.items()}
+    worst = max(ratios, key=lambda name: ratios[name], default="")
+    return ratios.get(worst, 1.0), worst
+
+
+@torch.no_grad()
+def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
+    """State-space layers are stable and their memories fit the sequences; nothing for models without any."""
+    trial = _trial(recipe, width, world)
+    trial.close()
+    if not isinstance(trial.model, LM):
+        return []
+    findings = []
+    for index, layer in enumerate(residuals(trial.model.layers)):
+        if isinstance(layer.mixer, SSMMixer):
+            moduli = _moduli(layer.mixer)
+            radius = float(moduli.max())
+            memory = -1.0 / moduli.clamp(max=1 - 1e-12).log()  # steps until a mode has fallen to 1/e
+            low, middle, high = (float(torch.quantile(memory, q)) for q in (0.05, 0.5, 0.95))
+            findings.append(
+                Finding(
+                    f"states of layers.{index}.{layer.kind}",
+                    radius <= RADIUS,
+                    f"spectral radius {radius:.6f}",
+                    f"at most {RADIUS:.5f}",
+                    f"modes remember {low:.0f} to {high:.0f} steps (5 to 95 %), median {middle:.0f}; "
+                    f"sequences have {recipe.data.seq_len}",
+                )
+            )
+    return findings
+
+
+def _moduli(mixer: SSMMixer) -> torch.Tensor:
+    """Moduli of the eigenvalues of the recurrence matrix of every channel."""
+    recurrence = mixer.prepare()
+    re, im = recurrence.decay_re.double(), recurrence.decay_im.double()
+    if recurrence.V.shape[1] == 0:
+        return torch.hypot(re, im).flatten()
+    turn = torch.cat(
+        (
+            torch.cat((torch.diag_embed(re), torch.diag_embed(-im)), dim=-1),
+            torch.cat((torch.diag_embed(im), torch.diag_embed(re)), dim=-1),
+        ),
+        dim=-2,
+    )
+    matrix = turn + recurrence.U.double() @ recurrence.V.double()
+    return torch.linalg.eigvals(matrix).abs().flatten()
+
+
+def check_unit_variance(recipe: Recipe, width: int, world: World) -> Finding:
+    """Under unit scaling, every module's initial output has a standard deviation near one."""
+    trial = _trial(recipe, width, world)
+    recording, _ = trial.record()
+    trial.close()
+    deviations = {name: float(out.std()) for name, out in recording.outputs.items() if mean_abs(out) > 0.0}
+    low, high = UNIT_RANGE
+    off = {name: std for name, std in deviations.items() if not low <= std <= high}
+    return Finding(
+        "unit variance",
+        not off,
+        f"{min(deviations.values()):.2f} to {max(deviations.values()):.2f} over {len(deviations)} outputs",
+        f"{low:g} to {high:g}",
+        ", ".join(f"{name} {std:.2f}" for name, std in list(off.items())[:5]),
+    )
+
+
+def _trial(recipe: Recipe, width: int, world: World) -> Trial:
+    shrunk = shrink_recipe(recipe, d_model=width, seed=recipe.seed)
+    return build_trial(shrunk, first_batch(shrunk), world)

@@ -1,0 +1,104 @@
+"""What every module of a model puts out in one forward pass, and what its own parameters have changed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from launcher.data.samples import Batch
+from models.lm import LM
+from models.residual import residuals
+from models.ssm.mixer import SSMMixer
+
+
+@final
+@dataclass(slots=True)
+class Recording:
+    """One forward pass: by module name, with #2, #3, ... for further uses of the same module."""
+
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+
+
+@final
+class Recorder:
+    """Hooks on every module of a model that note inputs and outputs while `recording` is set."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.recording: Recording | None = None
+        self._handles = [
+            module.register_forward_hook(self._hook(name), with_kwargs=True)
+            for name, module in model.named_modules()
+            if name
+        ]
+
+    def start(self) -> Recording:
+        """Note the passes from here on, until stop, in a new recording."""
+        self.recording = Recording()
+        return self.recording
+
+    def stop(self) -> None:
+        """Note nothing."""
+        self.recording = None
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Any:
+        def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if self.recording is None or not isinstance(tensor, torch.Tensor):
+                return
+            if any(tensor is arg for arg in args):
+                return  # dropout in evaluation, no norm: nothing of its own to show
+            key, use = name, 1
+            while key in self.recording.outputs:
+                use += 1
+                key = f"{name}#{use}"
+            self.recording.outputs[key] = tensor.detach().float().clone()
+            self.recording.inputs[key] = (args, named)
+
+        return note
+
+
+def mean_abs(tensor: torch.Tensor) -> float:
+    """Mean magnitude of a coordinate."""
+    return float(tensor.abs().mean())
+
+
+def changes(now: Recording, before: Recording) -> dict[str, float]:
+    """Mean change of a coordinate of each output since an earlier pass over the same batch."""
+    return {name: mean_abs(tensor - before.outputs[name]) for name, tensor in now.outputs.items()}
+
+
+def own_changes(model: nn.Module, before: Recording) -> dict[str, float]:
+    """The part of each module's change that its own parameters made: it is run again on its earlier inputs.
+
+    Modules that hold no parameters, and the model as a whole, are left out.
+    """
+    modules: Mapping[str, nn.Module] = dict(model.named_modules())
+    model.eval()
+    found = {}
+    for name, (args, named) in before.inputs.items():
+        module = modules[name.partition("#")[0]]
+        if any(True for _ in module.parameters()):
+            output = module(*args, **named)
+            tensor = output[0] if isinstance(output, tuple) else output
+            found[name] = mean_abs(tensor.float() - before.outputs[name])
+    return found
+
+
+@torch.no_grad()
+def state_magnitudes(model: nn.Module, batch: Batch) -> Iterator[tuple[str, float]]:
+    """Mean magnitude of each state-space layer's state after the batch; none for classifiers."""
+    if not isinstance(model, LM):
+        return
+    model.eval()
+    _, states = model(batch.x, model.initial_states(batch.x.shape[0]))
+    for index, (layer, state) in enumerate(zip(residuals(model.layers), states, strict=True)):
+        if isinstance(layer.mixer, SSMMixer):
+            yield f"layers.{index}.{layer.kind}", mean_abs(state[0])

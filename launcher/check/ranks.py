@@ -1,0 +1,93 @@
+"""Ranks on this machine for the sharded check: processes with a gloo group of their own, on CPU."""
+
+import contextlib
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from launcher.check.coordinates import Setting, Value, measure_coordinates
+from launcher.world import World, close_world, die_with_parent
+
+TIMEOUT_S = 300.0
+
+
+def cpu_world() -> World:
+    """This process alone, on the CPU: the check is small, and the same on every machine."""
+    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Small models gain nothing from a second thread, and lose tenfold where another process has its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_sharded(setting: Setting) -> list[Value]:
+    """measure_coordinates on setting.ranks processes: rank 0's values. Raises RuntimeError if one fails."""
+    # forkserver: torch is imported once, and a process that has used it is never forked
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["launcher.check.ranks"])
+    with tempfile.TemporaryDirectory(prefix="check-") as folder:
+        ours, theirs = context.Pipe(duplex=False)
+        processes = [
+            context.Process(target=_rank, args=(rank, folder, setting, theirs), daemon=True)
+            for rank in range(setting.ranks)
+        ]
+        for process in processes:
+            process.start()
+        theirs.close()
+        try:
+            return _first_answer(ours, [process.sentinel for process in processes])
+        finally:
+            for process in processes:
+                process.join(10)
+                process.kill()
+
+
+def _first_answer(pipe: Connection, sentinels: Sequence[int]) -> list[Value]:
+    """Rank 0's values, or the first failure of any rank."""
+    if not wait([pipe, *sentinels], timeout=TIMEOUT_S) or not pipe.poll(5.0):
+        raise RuntimeError(f"no answer within {TIMEOUT_S:g} s, or a rank died without a word")
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise RuntimeError("every rank died without a word") from None
+    if isinstance(answer, str):
+        raise RuntimeError(answer)
+    assert isinstance(answer, list), "a rank answers with values or with a traceback"
+    return answer
+
+
+def _rank(rank: int, folder: str, setting: Setting, pipe: Connection) -> None:
+    die_with_parent()
+    torch.set_num_threads(1)
+    size = setting.ranks
+    world = World(rank=rank, local_rank=rank, size=size, local_size=size, device=torch.device("cpu"))
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{Path(folder) / 'rendezvous'}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=TIMEOUT_S),
+        )
+        values = measure_coordinates(setting, world)
+        close_world(world)
+    except Exception:  # told to the parent, whatever it is
+        pipe.send(f"rank {rank} of {size}:\n{traceback.format_exc()}")
+        return
+    if rank == 0:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send(values)

@@ -1,0 +1,120 @@
+"""A recipe's small twins for the check: other widths, short sequences, few layers, one batch. Torch-free."""
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from cluster.config import ClusterConfig
+from launcher.data.config import FilesSource, StdlibSource, TokensSource
+from launcher.errors import Problem, UserError
+from launcher.parallel.config import ParallelConfig
+from launcher.recipe.schema import Recipe
+from models.config import ModelConfig
+
+NUM_WIDTHS = 4
+SEQ_LEN, NUM_SEQUENCES, NUM_LAYERS = 32, 4, 2
+
+_FIRST_WIDTHS = (128, 96, 160, 192, 112, 144, 256)
+"""Below 128 effects of finite width pass for exponents: -0.13 for attention keys at 64 to 512, here -0.09."""
+_RATE_CAPS = {"adam": 2**-6, "adamw": 2**-6, "smorms3": 2**-6, "adagrad": 2**-4, "muon": 2**-6, "lion": 2**-9}
+"""Peak rate above which a few steps saturate a small model, so that its changes no longer show the rate."""
+
+
+def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[int, ...]:
+    """At least four widths of which the model can be made: `given`, or w, 2w, 4w, 8w from about 128 on."""
+    if given is not None:
+        widths = tuple(sorted(set(given)))
+        if len(widths) < NUM_WIDTHS:
+            message = (
+                f"{', '.join(map(str, widths))} are {len(widths)} widths; at least {NUM_WIDTHS} are needed"
+            )
+            raise UserError(Problem("--widths", message, "for example --widths 128,256,512,1024"))
+        for width in widths:
+            if (reason := _why_not(recipe.model, width)) is not None:
+                raise UserError(Problem("--widths", f"the model cannot be {width} wide: {reason}"))
+        return widths
+    for first in _FIRST_WIDTHS:
+        widths = tuple(first << k for k in range(NUM_WIDTHS))
+        if all(_why_not(recipe.model, width) is None for width in widths):
+            return widths
+    reason = _why_not(recipe.model, _FIRST_WIDTHS[0])
+    raise UserError(Problem("model", f"no small widths fit it: {reason}", "give some with --widths"))
+
+
+def _why_not(model: ModelConfig, width: int) -> str | None:
+    """Why the model cannot have a width; None where it can."""
+    try:
+        type(model).model_validate(model.model_dump() | {"d_model": width})
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"])
+    return None
+
+
+def choose_lr_factor(recipe: Recipe) -> float:
+    """Ten times the recipe's rates, less where that would saturate, never less than the recipe's own."""
+    optim = recipe.optim
+    lr = optim.others.lr if optim.type == "muon" else optim.lr
+    cap = _RATE_CAPS.get(optim.type)
+    return 10.0 if cap is None else min(10.0, max(1.0, cap / lr))
+
+
+def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) -> Recipe:
+    """The twin of one width, for one process or sharded over `ranks` as the recipe is."""
+    model = recipe.model
+    changes: dict[str, object] = {"d_model": d_model, "dropout": 0.0}
+    changes |= {"embedding_dropout": 0.0, "readout_dropout": 0.0, "num_layers": shrunk_layers(recipe)}
+    data = recipe.data.model_copy(update={"prefetch": 0, "seq_len": shrunk_length(recipe)})
+    train = recipe.train.model_copy(
+        update={"global_batch_size": NUM_SEQUENCES, "micro_batch_size": NUM_SEQUENCES // ranks}
+    )
+    parallel = ParallelConfig(strategy="single")
+    if ranks > 1:
+        parallel = recipe.parallel.model_copy(
+            update={
+                "precision": "fp32",
+                "compile": False,
+                "activation_checkpointing": "off",
+                "cpu_offload": False,
+                "shard_size": 2 if recipe.parallel.strategy == "hsdp" else None,
+            }
+        )
+    return recipe.model_copy(
+        update={
+            "seed": seed,
+            "model": model.model_copy(update=changes),
+            "data": data,
+            "train": train,
+            "parallel": parallel,
+            "cluster": ClusterConfig(type="local", nodes=1, nproc_per_node=ranks),
+        }
+    )
+
+
+def shrunk_layers(recipe: Recipe) -> int:
+    """At least two layers and the whole pattern; all of them where a base-shapes file names them."""
+    model, period = recipe.model, len(recipe.model.pattern)
+    if recipe.mup.base_shapes is not None:
+        return model.num_layers
+    return min(model.num_layers, period * -(-NUM_LAYERS // period))
+
+
+def shrunk_length(recipe: Recipe) -> int:
+    """Sequences of text and tokens can be cut; those of a generated task cannot."""
+    cuttable = isinstance(recipe.data.source, StdlibSource | FilesSource | TokensSource)
+    return min(recipe.data.seq_len, SEQ_LEN) if cuttable else recipe.data.seq_len
+
+
+def sharded_ranks(recipe: Recipe) -> int:
+    """Processes of the sharded check: four for hsdp's two axes, two for any other sharding, one for none."""
+    if recipe.parallel.engine == "torch" and recipe.parallel.strategy == "single":
+        return 1
+    return 4 if recipe.parallel.engine == "torch" and recipe.parallel.strategy == "hsdp" else 2
+
+
+def describe_shrinking(recipe: Recipe, widths: Sequence[int]) -> str:
+    """What is smaller than in the recipe, in a line."""
+    return (
+        f"widths {', '.join(map(str, widths))} instead of {recipe.model.d_model}; "
+        f"{shrunk_layers(recipe)} of {recipe.model.num_layers} layers; "
+        f"{NUM_SEQUENCES} sequences of {shrunk_length(recipe)}; float32; no dropout"
+    )

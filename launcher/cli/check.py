@@ -1,0 +1,73 @@
+"""`launch check`."""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.check.record import check_identity, default_folder, write_record
+from launcher.check.shrink import choose_widths, describe_shrinking
+from launcher.cli.arguments import add_overrides, parse
+from launcher.data.sources import check_sources
+from launcher.recipe.compile import load_recipe
+
+if TYPE_CHECKING:
+    from launcher.check.run import CheckResult
+
+
+def check_recipe(arguments: Sequence[str]) -> int:
+    """Check a recipe's parametrisation and model at small widths; 0 where all passes, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="launch check",
+        description="Train small twins of a recipe for a few steps, here on the CPU, and test that nothing "
+        "depends on width that should not: whole, and sharded as the recipe is.",
+    )
+    parser.add_argument("recipe", help="recipe file")
+    add_overrides(parser)
+    parser.add_argument("--widths", type=_widths, metavar="A,B,C,D", help="at least four; default from 128 on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
+    options = parse(parser, arguments)
+    recipe = load_recipe(options.recipe, options.overrides).recipe
+    check_sources(recipe.data)
+    widths = choose_widths(recipe, options.widths)
+    folder = (options.out or default_folder(recipe)).absolute()
+    print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
+
+    from launcher.check.run import run_check
+    from launcher.check.text import check_record, check_text
+
+    start = time.monotonic()
+    result = run_check(recipe, widths, say=_say(start))
+    identity = check_identity(recipe)
+    record = write_record(folder, check_record(result, identity))
+    if folder != default_folder(recipe):
+        write_record(default_folder(recipe), check_record(result, identity))  # where the gate looks
+    print(check_text(result))
+    print(f"\nrecord: {record} ({time.monotonic() - start:.0f} s)")
+    print(_draw(folder, result))
+    return 0 if result.passed else 1
+
+
+def _widths(text: str) -> list[int]:
+    widths = [int(part) for part in text.split(",")]
+    if any(width < 1 for width in widths):
+        raise argparse.ArgumentTypeError(f"{text!r} holds a width below 1")
+    return widths
+
+
+def _say(start: float) -> Callable[[str], None]:
+    """Print a stage with the seconds so far."""
+    return lambda text: print(f"[{time.monotonic() - start:3.0f} s] {text}", flush=True)
+
+
+def _draw(folder: Path, result: "CheckResult") -> str:
+    """Draw the pictures; says where they are, or what is missing to draw them."""
+    from launcher.report.figure import can_draw
+
+    if not can_draw():
+        return "no pictures: matplotlib is not installed (pip install 'mulaunch[plot]')"
+    from launcher.report.check import draw_coordinates, draw_slopes
+
+    paths = draw_coordinates(folder / "coordinates.png", result), draw_slopes(folder / "slopes.png", result)
+    return f"pictures: {paths[0]}, {paths[1]}"

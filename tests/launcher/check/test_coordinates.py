@@ -1,0 +1,179 @@
+"""The coordinate check on broken parametrisations, injected here: the product has no switch for them."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import launcher.plan.plan as plan_module
+from launcher.check.coordinates import (
+    Setting,
+    Slope,
+    Value,
+    fails,
+    fit_slopes,
+    is_judged,
+    largest_difference,
+    measure_coordinates,
+)
+from launcher.check.ranks import cpu_world, one_thread
+from launcher.errors import UserError
+from launcher.mup.config import MupConfig
+from launcher.mup.rules import Scaling
+from launcher.optim.config import OptimConfig
+from launcher.optim.groups import make_groups
+from launcher.plan.parameters import Parameters, describe_parameters
+from launcher.plan.plan import make_plan
+from launcher.recipe.compile import load_recipe
+from launcher.recipe.schema import Recipe
+from models.config import ModelConfig
+from models.facts import Multipliers, Role
+
+ROOT = Path(__file__).parents[3]
+WIDTHS = (32, 64, 128, 256)
+"""Narrower than the product's, to be quick: effects of finite width stay below 0.2, wrong rules above 0.5."""
+
+Change = Callable[[Role, float, Scaling], Scaling]
+
+
+def recipe(name: str = "s4d", *overrides: str) -> Recipe:
+    return load_recipe(str(ROOT / "recipes" / f"{name}-lm-tiny.yaml"), overrides).recipe
+
+
+def slopes_of(
+    subject: Recipe, widths: tuple[int, ...] = WIDTHS, seeds: tuple[int, ...] = (1, 2)
+) -> list[Slope]:
+    setting = Setting(recipe=subject, widths=widths, seeds=seeds, lr_factor=1.0)
+    with one_thread():
+        return fit_slopes(measure_coordinates(setting, cpu_world()))
+
+
+def break_rules(
+    monkeypatch: pytest.MonkeyPatch, change: Change, multipliers: Multipliers | None = None
+) -> None:
+    """Plan as usual, then change the scaling of every parameter by its role and width."""
+
+    def describe(model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int) -> Parameters:
+        right = describe_parameters(model, mup, optim, seq_len=seq_len)
+        scalings = {
+            name: change(fact.role, right.widths[name].fan_in, right.scalings[name])
+            for name, fact in right.facts.items()
+        }
+        groups = make_groups(right.facts, right.shapes, scalings, optim)
+        return dataclasses.replace(
+            right, scalings=scalings, groups=groups, multipliers=multipliers or right.multipliers
+        )
+
+    monkeypatch.setattr(plan_module, "describe_parameters", describe)
+
+
+def worst(slopes: list[Slope], module: str, measure: str) -> float:
+    return max((s.slope for s in slopes if (s.module, s.measure) == (module, measure)), key=abs)
+
+
+def test_the_right_rules_are_flat_and_every_module_is_seen() -> None:
+    slopes = slopes_of(recipe())
+    assert max(abs(s.slope) for s in slopes if is_judged(s)) < 0.2
+    seen = {s.module for s in slopes if s.measure == "total"}
+    assert {"embedding", "layers.0.norm", "layers.1.s4d.ssm", "layers.1.s4d.output", "readout"} <= seen
+    assert {s.step for s in slopes if s.measure == "total"} == {2, 3, 4}  # the first has a zero readout
+    assert {s.module for s in slopes if s.measure == "state"} == {"layers.0.s4d", "layers.1.s4d"}
+
+
+def test_a_readout_that_is_not_scaled_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(role: Role, m: float, scaling: Scaling) -> Scaling:
+        return dataclasses.replace(scaling, init=1.0, forward=1.0) if role is Role.READOUT else scaling
+
+    break_rules(monkeypatch, change, Multipliers())
+    slopes = slopes_of(recipe())
+    # n coordinates that all moved with the gradient add up to n: exponent 1, less what saturates
+    assert worst(slopes, "readout", "own") > 0.5
+    assert any(fails(s) for s in slopes if s.module == "readout")
+
+
+def test_state_space_tensors_sent_through_the_matrix_rule_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(role: Role, m: float, scaling: Scaling) -> Scaling:
+        return dataclasses.replace(scaling, lr=1 / m) if role is Role.STATE else scaling
+
+    break_rules(monkeypatch, change)
+    slopes = slopes_of(recipe())
+    # Adam's change is the rate: exponent -1. In the whole change it hides behind what comes from below.
+    assert worst(slopes, "layers.1.s4d.ssm", "own") < -0.8
+    assert abs(worst(slopes, "layers.1.s4d.ssm", "total")) < 0.3
+
+
+def test_a_hidden_rate_that_is_not_scaled_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(role: Role, m: float, scaling: Scaling) -> Scaling:
+        return dataclasses.replace(scaling, lr=1.0) if role is Role.MATRIX else scaling
+
+    break_rules(monkeypatch, change)
+    assert worst(slopes_of(recipe()), "layers.0.s4d", "total") > 0.5
+
+
+def test_the_standard_parametrisation_fails() -> None:
+    slopes = slopes_of(recipe("s4d", "mup={type: sp}"))
+    assert worst(slopes, "layers.0.s4d", "total") > 0.5
+    assert worst(slopes, "readout", "own") > 0.5
+
+
+def test_a_delta_that_forgot_the_hidden_width_of_ffn_is_refused_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    subject = recipe("transformer")
+    shapes = make_plan(subject).parameters.base_shapes
+    # what a delta model with the base's d_ffn would give: that dimension does not differ, hence is finite
+    forgot = {
+        name: [None if "ffn" in name and dim == 4 * 64 else dim for dim in dims]
+        for name, dims in shapes.items()
+    }
+    path = tmp_path / "forgot.bsh"
+    path.write_text(
+        "".join(f"{name}: {str(dims).replace('None', 'null')}\n" for name, dims in forgot.items())
+    )
+    broken = recipe("transformer", f"mup={{type: mup, base_shapes: {path}}}")
+    with pytest.raises(UserError, match=r"ffn\.up\.weight: .*1 growing dimension"):
+        slopes_of(broken)
+
+
+def test_a_module_used_twice_is_measured_at_each_use() -> None:
+    import torch
+
+    from launcher.check.probe import Recorder
+
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(self.inner(x))
+
+    model = Twice()
+    recorder = Recorder(model)
+    recording = recorder.start()
+    model(torch.ones(1, 3))
+    recorder.stop()
+    assert list(recording.outputs) == ["inner", "inner#2"]
+    assert not torch.equal(recording.outputs["inner"], recording.outputs["inner#2"])
+
+
+def test_exponents_are_those_of_a_power_law() -> None:
+    values = [
+        Value("total", 2, "m", width, seed, seed * width**0.5) for width in (16, 32, 64) for seed in (1, 2)
+    ]
+    values += [Value("total", 2, "still", width, 1, 0.0) for width in (16, 32)]
+    values += [Value("init", 0, "readout", width, 1, width**-0.5) for width in (16, 32)]
+    found = {slope.module: slope for slope in fit_slopes(values)}
+    assert found["m"].slope == pytest.approx(0.5)
+    assert fails(found["m"])
+    assert fails(found["still"])  # a module that should move and does not
+    assert not fails(found["readout"])  # initial logits may shrink with width
+
+
+def test_the_largest_difference_says_where() -> None:
+    whole = [Value("total", 2, "a", 16, 1, 1.0), Value("total", 2, "b", 16, 1, 2.0)]
+    cut = [Value("total", 2, "a", 16, 1, 1.0), Value("total", 2, "b", 16, 1, 2.2)]
+    difference, place = largest_difference(whole, cut)
+    assert difference == pytest.approx(0.1)
+    assert place == "b, width 16, step 2"
