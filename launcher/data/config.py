@@ -85,9 +85,38 @@ class DigitsSource(Section):
     """Share of images kept for evaluation, of each digit alike."""
 
 
+class LabelledSource(Section):
+    """Sequences of a label each, in NumPy files of your own: one folder to train on, one held out, each with
+    x.npy, y.npy and, where sequences end before data.seq_len, lengths.npy.
+
+    x: tokens (S, L) of any integer type, or signals (S, L, F) as float32, or as uint8, of which 0 to 255 are
+    read as -1 to 1; F may be left out where it is 1. y and lengths: integers (S).
+    """
+
+    type: Literal["labelled"]
+    train: str
+    held_out: str | None = None
+    num_classes: Annotated[int, Field(ge=2)]
+    vocab_size: Annotated[int, Field(ge=2)] | None = None
+    """For tokens: their ids are below this."""
+    num_features: Annotated[int, Field(ge=1)] | None = None
+    """For signals: numbers at each step."""
+
+    @model_validator(mode="after")
+    def _tokens_or_signals(self) -> "LabelledSource":
+        if (self.vocab_size is None) == (self.num_features is None):
+            raise ValueError(
+                f"vocab_size is {self.vocab_size} and num_features {self.num_features}; "
+                "give the first for tokens or the second for signals"
+            )
+        return self
+
+
 TextSource = StdlibSource | FilesSource
 GeneratedSource = ListOpsSource | CopyingSource | RecallSource
-Source = Annotated[TextSource | TokensSource | GeneratedSource | DigitsSource, Field(discriminator="type")]
+Source = Annotated[
+    TextSource | TokensSource | LabelledSource | GeneratedSource | DigitsSource, Field(discriminator="type")
+]
 
 
 class DataConfig(Section):
@@ -173,3 +202,11 @@ def task_shape(source: Source) -> TaskShape:
             return TaskShape("tokens", "tokens", vocab_size=1 + source.num_keys + source.num_values)
         case DigitsSource():
             return TaskShape("signals", "label", num_classes=10, num_features=1)
+        case LabelledSource():
+            return TaskShape(
+                "signals" if source.vocab_size is None else "tokens",
+                "label",
+                vocab_size=source.vocab_size,
+                num_classes=source.num_classes,
+                num_features=source.num_features,
+            )

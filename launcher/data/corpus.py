@@ -15,6 +15,7 @@ from launcher.data.config import (
     DigitsSource,
     FilesSource,
     GeneratedSource,
+    LabelledSource,
     ListOpsSource,
     RecallSource,
     Source,
@@ -23,6 +24,7 @@ from launcher.data.config import (
     task_shape,
 )
 from launcher.data.digits import open_digits
+from launcher.data.labelled import open_labelled
 from launcher.data.listops import ListOps
 from launcher.data.order import NO_END
 from launcher.data.samples import Samples, Tokens, Windows
@@ -63,6 +65,10 @@ def open_corpus(config: DataConfig, vocab_size: int | None) -> Corpus:
             return _open_tokens(config, source, vocab_size)
         case DigitsSource():
             return _open_digits(source)
+        case LabelledSource():
+            train, held_out, fingerprint = open_labelled(source, config.seq_len)
+            described = f"{train.num_samples:_} sequences to train on, {held_out.num_samples:_} held out"
+            return Corpus(train, held_out, fingerprint, f"{source.train}: {described}")
         case ListOpsSource() | CopyingSource() | RecallSource():
             return _open_generated(config, source)
         case _:

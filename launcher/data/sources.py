@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
-from launcher.data.config import DataConfig, StdlibSource, TextSource, TokensSource
+from launcher.data.config import DataConfig, LabelledSource, StdlibSource, TextSource, TokensSource
 from launcher.errors import Problem, UserError
 
 # What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
@@ -39,6 +39,9 @@ def check_sources(config: DataConfig) -> None:
     source = config.source
     if isinstance(source, TokensSource):
         require_files([source.train] + ([source.held_out] if source.held_out else []))
+    elif isinstance(source, LabelledSource):
+        folders = [source.train] + ([source.held_out] if source.held_out else [])
+        require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
     elif isinstance(source, TextSource):
         find_source_files(source)
 

@@ -119,8 +119,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 def test_a_model_with_other_tensors_is_refused(folder: Path) -> None:
     saved = newest(folder / "text")
-    other = saved.manifest | {"recipe": str(saved.manifest["recipe"]).replace("d_head: 8", "d_head: 4")}
-    load_model(Saved(saved.step, saved.url, other), torch.device("cpu"))  # the same tensors: no difference
     gated = str(saved.manifest["recipe"]).replace("layer_mix: none", "layer_mix: gated")
-    with pytest.raises(UserError, match="other"):
-        load_model(Saved(saved.step, saved.url, saved.manifest | {"recipe": gated}), torch.device("cpu"))
+    other = Saved(saved.step, saved.url, {**saved.manifest, "recipe": gated})
+    with pytest.raises(UserError, match="other base shapes"):
+        load_model(other, torch.device("cpu"))

@@ -16,6 +16,8 @@ SOURCES = [
     {"type": "copying"},
     {"type": "associative-recall"},
     {"type": "digits"},
+    {"type": "labelled", "train": "x", "num_classes": 3, "vocab_size": 7},
+    {"type": "labelled", "train": "x", "num_classes": 3, "num_features": 2},
 ]
 
 

@@ -1,0 +1,142 @@
+"""Sequences of a label each, from NumPy files: memory-mapped where they are local."""
+
+import hashlib
+import io
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from launcher import files
+from launcher.data.config import LabelledSource
+from launcher.data.order import evenly_spaced
+from launcher.data.samples import Batch, Samples
+from launcher.data.sources import require_files
+from launcher.errors import Problem, UserError
+
+_PROBES = 256
+"""Sequences of each file that are checked, and hashed, at the start; the others as they are read."""
+
+
+@final
+class Labelled(Samples):
+    """One folder of x.npy, y.npy and perhaps lengths.npy."""
+
+    def __init__(self, source: LabelledSource, folder: str, seq_len: int) -> None:
+        self._source = source
+        self._folder = folder
+        self._x = _open_array(files.join(folder, "x.npy"))
+        self._labels = np.asarray(_open_array(files.join(folder, "y.npy")))
+        has_lengths = files.exists(files.join(folder, "lengths.npy"))
+        self._lengths = np.asarray(_open_array(files.join(folder, "lengths.npy"))) if has_lengths else None
+        self._check(seq_len)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._labels)
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Raises UserError for a token outside the vocabulary."""
+        x = np.asarray(self._x[indices])
+        lengths = None
+        if self._lengths is not None:
+            lengths = torch.from_numpy(self._lengths[indices].astype(np.int64))
+        y = torch.from_numpy(self._labels[indices].astype(np.int64))
+        return Batch(self._signals(x) if self._source.vocab_size is None else self._tokens(x), y, lengths)
+
+    def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
+        counts = np.bincount(self._labels[indices].astype(np.int64))
+        return {"most frequent class": int(counts.max(initial=0)) / max(1, len(indices))}
+
+    def probe(self) -> bytes:
+        """Hash of shapes, labels, lengths and evenly spaced sequences."""
+        digest = hashlib.blake2b(repr((self._x.shape, self._x.dtype.str)).encode(), digest_size=16)
+        digest.update(self._labels.astype(np.int64).tobytes())
+        if self._lengths is not None:
+            digest.update(self._lengths.astype(np.int64).tobytes())
+        digest.update(self.batch(evenly_spaced(_PROBES, self.num_samples)).x.numpy().tobytes())
+        return digest.digest()
+
+    def _tokens(self, x: NDArray[Any]) -> torch.Tensor:
+        size = self._source.vocab_size
+        least, most = int(x.min(initial=0)), int(x.max(initial=0))
+        if size is None or not 0 <= least <= most < size:
+            remedy = f"set data.source.vocab_size to at least {most + 1}" if least >= 0 else "use ids from 0"
+            place = files.join(self._folder, "x.npy")
+            given = f"has token {most if least >= 0 else least}; data.source.vocab_size is {size}"
+            raise UserError(Problem(place, given, remedy))
+        return torch.from_numpy(x.astype(np.int64))
+
+    def _signals(self, x: NDArray[Any]) -> torch.Tensor:
+        scaled = x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x.astype(np.float32)
+        return torch.from_numpy(scaled[..., None] if scaled.ndim == 2 else scaled)
+
+    def _check(self, seq_len: int) -> None:
+        """Raise UserError, naming all that does not fit the recipe."""
+        source, x, problems = self._source, self._x, []
+        count = len(x) if x.ndim else 0
+        for name, values in (("y.npy", self._labels), ("lengths.npy", self._lengths)):
+            if values is not None and (values.shape != (count,) or values.dtype.kind not in "iu"):
+                given = f"is {values.dtype} {values.shape}; x.npy has {count} sequences"
+                problems.append(Problem(files.join(self._folder, name), given, f"use integers ({count},)"))
+        if count == 0:
+            problems.append(Problem(files.join(self._folder, "x.npy"), "holds no sequences", "add data"))
+        wanted = f"integers (S, {seq_len})"
+        fits = x.dtype.kind in "iu" and x.shape[1:] == (seq_len,)
+        if source.num_features is not None:
+            wanted = f"float32 or uint8 (S, {seq_len}, {source.num_features})"
+            shapes = [(seq_len, source.num_features)] + [(seq_len,)] * (source.num_features == 1)
+            fits = x.dtype in (np.float32, np.uint8) and x.shape[1:] in shapes
+        if not fits:
+            given = f"is {x.dtype} {x.shape}; data.seq_len is {seq_len}"
+            problems.append(Problem(files.join(self._folder, "x.npy"), given, f"use {wanted}"))
+        if not problems:
+            problems += self._check_values(seq_len)
+        if problems:
+            raise UserError(*problems)
+
+    def _check_values(self, seq_len: int) -> list[Problem]:
+        problems = []
+        most = self._source.num_classes - 1
+        for name, values, low, high, key in (
+            ("y.npy", self._labels, 0, most, "data.source.num_classes"),
+            ("lengths.npy", self._lengths, 1, seq_len, "data.seq_len"),
+        ):
+            if values is not None and not (low <= int(values.min()) and int(values.max()) <= high):
+                given = f"spans {values.min()} to {values.max()}; allowed are {low} to {high}"
+                problems.append(Problem(files.join(self._folder, name), given, f"mend it, or {key}"))
+        return problems
+
+
+@final
+class NoSamples(Samples):
+    """Nothing held out."""
+
+    @property
+    def num_samples(self) -> int:
+        return 0
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        raise ValueError(f"samples {indices} asked for; there are none")
+
+
+def open_labelled(source: LabelledSource, seq_len: int) -> tuple[Samples, Samples, str]:
+    """Training samples, held-out ones and a fingerprint of both. Raises UserError for what does not fit."""
+    folders = [source.train] + ([source.held_out] if source.held_out else [])
+    require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
+    opened = [Labelled(source, folder, seq_len) for folder in folders]
+    digest = hashlib.blake2b(b"".join(samples.probe() for samples in opened), digest_size=16)
+    return opened[0], opened[1] if source.held_out else NoSamples(), digest.hexdigest()
+
+
+def _open_array(url: str) -> NDArray[Any]:
+    path = files.local_path(url)
+    try:
+        if path is not None:
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
+        return np.lib.format.read_array(io.BytesIO(files.read_bytes(url)), allow_pickle=False)
+    except (ValueError, OSError) as error:  # what numpy raises for another format, and for pickles
+        reason = str(error).splitlines()[0]
+        raise UserError(Problem(url, f"cannot be read: {reason}", "write it with numpy.save")) from None

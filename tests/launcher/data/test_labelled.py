@@ -1,0 +1,117 @@
+"""Labelled sequences from NumPy files: read as they are, checked before training, known again."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from launcher import files
+from launcher.data.config import DataConfig
+from launcher.data.corpus import open_corpus
+from launcher.data.sources import check_sources
+from launcher.errors import UserError
+
+EMPTY = np.zeros(0, int)
+
+
+def write(folder: Path, **arrays: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return folder
+
+
+def config(train: object, held_out: object = None, seq_len: int = 4, **changes: object) -> DataConfig:
+    source = {"type": "labelled", "train": str(train), "held_out": held_out and str(held_out)}
+    return DataConfig.model_validate({"source": source | {"num_classes": 3} | changes, "seq_len": seq_len})
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    x = np.arange(20, dtype=np.uint16).reshape(5, 4) % 7
+    return write(tmp_path / "tokens", x=x, y=np.array([0, 1, 2, 1, 1]), lengths=np.array([4, 1, 2, 3, 4]))
+
+
+def test_tokens_labels_and_lengths_are_those_of_the_files(tokens: Path) -> None:
+    corpus = open_corpus(config(tokens, tokens, vocab_size=7), 7)
+    batch = corpus.train.batch(np.array([3, 1]))
+    assert batch.x.tolist() == [[5, 6, 0, 1], [4, 5, 6, 0]]
+    assert batch.x.dtype == batch.y.dtype == torch.int64
+    assert batch.y.tolist() == [1, 1]
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [3, 1]
+    assert corpus.held_out.num_samples == 5
+    assert corpus.held_out.baselines(np.arange(5)) == {"most frequent class": 3 / 5}
+
+
+def test_bytes_become_signals_from_minus_one_to_one(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", x=np.array([[0, 51, 204, 255]], np.uint8), y=np.array([2]))
+    batch = open_corpus(config(folder, num_features=1), None).train.batch(np.array([0]))
+    torch.testing.assert_close(batch.x, torch.tensor([[[-1.0], [-0.6], [0.6], [1.0]]]))
+    assert batch.lengths is None
+
+
+def test_signals_of_several_features_are_taken_as_they_are(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+    folder = write(tmp_path / "a", x=x, y=np.array([2, 0, 1]))
+    corpus = open_corpus(config(folder, num_features=2), None)
+    assert torch.equal(corpus.train.batch(np.arange(3)).x, torch.from_numpy(x))
+    assert corpus.held_out.num_samples == 0
+
+
+def test_remote_files_are_read_too(tokens: Path) -> None:
+    for name in ("x.npy", "y.npy", "lengths.npy"):
+        files.write_bytes(f"memory://labelled/{name}", (tokens / name).read_bytes())
+    local = open_corpus(config(tokens, vocab_size=7), 7)
+    remote = open_corpus(config("memory://labelled", vocab_size=7), 7)
+    assert remote.fingerprint == local.fingerprint
+
+
+def test_other_data_have_another_fingerprint(tokens: Path) -> None:
+    before = open_corpus(config(tokens, vocab_size=7), 7).fingerprint
+    write(tokens, y=np.array([0, 1, 2, 1, 2]))
+    assert open_corpus(config(tokens, vocab_size=7), 7).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fragments"),
+    [
+        ({"x": np.zeros((5, 3), int)}, ("x.npy: is int64 (5, 3); data.seq_len is 4", "integers (S, 4)")),
+        ({"x": np.zeros((5, 4))}, ("is float64", "integers (S, 4)")),
+        ({"x": EMPTY[:, None].repeat(4, 1), "y": EMPTY, "lengths": EMPTY}, ("no sequences",)),
+        ({"y": np.zeros(4, int)}, ("y.npy: is int64 (4,); x.npy has 5 sequences",)),
+        ({"y": np.full(5, 3)}, ("spans 3 to 3; allowed are 0 to 2", "data.source.num_classes")),
+        ({"lengths": np.array([0, 1, 5, 4, 4])}, ("spans 0 to 5; allowed are 1 to 4", "data.seq_len")),
+        ({"x": np.full((5, 4), 7)}, ("has token 7; data.source.vocab_size is 7", "at least 8")),
+        ({"x": np.full((5, 4), -1)}, ("has token -1", "use ids from 0")),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_are_refused(
+    tokens: Path, arrays: dict[str, Any], fragments: tuple[str, ...]
+) -> None:
+    write(tokens, **arrays)
+    with pytest.raises(UserError) as caught:
+        open_corpus(config(tokens, vocab_size=7), 7)
+    said = "\n".join(str(problem) for problem in caught.value.problems)
+    for fragment in fragments:
+        assert fragment in said
+
+
+def test_a_pickle_is_not_executed(tokens: Path) -> None:
+    (tokens / "x.npy").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="cannot be read"):
+        open_corpus(config(tokens, vocab_size=7), 7)
+
+
+def test_missing_files_are_told_before_anything_starts(tmp_path: Path, tokens: Path) -> None:
+    with pytest.raises(UserError, match="nowhere/x.npy"):
+        check_sources(config(tokens, tmp_path / "nowhere", vocab_size=7))
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_tokens_or_signals_must_be_said(size: int | None) -> None:
+    with pytest.raises(ValueError, match="the first for tokens or the second for signals"):
+        config("x", vocab_size=size, num_features=size)
