@@ -114,11 +114,13 @@ def train_rank(world: World, recipe: Recipe, num_steps: int) -> tuple[list[Step]
     return steps, whole_state(engine)
 
 
-def train_on(ranks: int, *overrides: str, steps: int) -> tuple[list[Step], dict[str, torch.Tensor]]:
+def train_on(
+    ranks: int, *overrides: str, steps: int, timeout_s: float = 120.0
+) -> tuple[list[Step], dict[str, torch.Tensor]]:
     """Train on so many ranks; all of them must say the same."""
     recipe = recipe_for(ranks, *overrides)
     if recipe.parallel.engine == "deepspeed":
         import launcher.parallel.deepspeed  # noqa: F401 - once, in the parent of all ranks
-    results: list[Any] = run_ranks(ranks, train_rank, recipe, steps)
+    results: list[Any] = run_ranks(ranks, train_rank, recipe, steps, timeout_s=timeout_s)
     assert all(result[0] == results[0][0] for result in results), "ranks disagree about the step"
     return results[0]
