@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.readout_multiplier, self.pool = multipliers.readout, config.pool
         self.embedding = build_encoder(config)
         self.embedding_dropout = Dropout(config.embedding_dropout, tied=config.dropout_tied)
-        self.layers = build_layers(config)
+        self.layers = build_layers(config, multipliers)
         self.mix = build_mix(config)
         self.norm = build_last_norm(config)
         self.readout_dropout = Dropout(config.readout_dropout)

@@ -40,6 +40,8 @@ class Multipliers:
     """Forward multipliers of a parametrisation, plain floats computed before anything is built."""
 
     readout: float = 1.0
+    residual: tuple[tuple[float, float], ...] | None = None
+    """(skip, branch) of every residual layer; None: 1, and the factor of the model's own section."""
 
 
 def match_facts(names: Iterable[str], patterns: Mapping[str, ParamFacts]) -> dict[str, ParamFacts]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.config import BackboneSection, LayerName, branch_factor
-from models.facts import ParamFacts, Role, prefixed
+from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.inits import constant
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
 from models.mixer import Mixer, State
@@ -16,14 +16,15 @@ from models.ssm.system import Recurrence
 
 
 class Residual(nn.Module):
-    """x + factor * dropout(mixer(norm(x))), or norm(x + ...).
+    """skip * x + factor * dropout(mixer(norm(x))), or norm(skip * x + ...).
 
     The mixer's attribute is its kind, so that names read `layers.3.s4d.ssm.C`.
     """
 
-    def __init__(self, config: BackboneSection, kind: LayerName) -> None:
+    def __init__(self, config: BackboneSection, kind: LayerName, factors: tuple[float, float]) -> None:
         super().__init__()
-        self.kind, self.prenorm, self.factor = kind, config.prenorm, branch_factor(config)
+        self.kind, self.prenorm = kind, config.prenorm
+        self.skip, self.factor = factors
         self.norm = build_norm(config.norm, config.d_model)
         self.dropout = Dropout(config.dropout, tied=config.dropout_tied)
         self.add_module(kind, LAYERS[kind].build(config))
@@ -53,7 +54,8 @@ class Residual(nn.Module):
         return self._add(x_BH, branch_BH, None), state
 
     def _add(self, x: torch.Tensor, branch: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        x = x + self.factor * self.dropout(branch)
+        kept = x if self.skip == 1.0 else self.skip * x
+        x = kept + self.factor * self.dropout(branch)
         return x if self.prenorm else normalise(self.norm, x, mask_BL)
 
 
@@ -103,9 +105,11 @@ def layer_kinds(config: BackboneSection) -> list[LayerName]:
     return list(config.pattern) * (config.num_layers // len(config.pattern))
 
 
-def build_layers(config: BackboneSection) -> nn.ModuleList:
+def build_layers(config: BackboneSection, multipliers: Multipliers) -> nn.ModuleList:
     """All residual layers."""
-    return nn.ModuleList(Residual(config, kind) for kind in layer_kinds(config))
+    kinds = layer_kinds(config)
+    factors = multipliers.residual or ((1.0, branch_factor(config)),) * len(kinds)
+    return nn.ModuleList(Residual(config, kind, pair) for kind, pair in zip(kinds, factors, strict=True))
 
 
 def residuals(layers: nn.ModuleList) -> list[Residual]:

@@ -23,7 +23,7 @@ def explain_recipe(arguments: Sequence[str]) -> int:
     from launcher.plan.explain import explain_record, explain_text
     from launcher.plan.parameters import describe_parameters
 
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     if options.json:
         print(json.dumps(explain_record(recipe, parameters), indent=1))
     else:
@@ -44,14 +44,14 @@ def write_shapes(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     loaded = load_recipe(options.recipe, options.overrides)
     recipe = loaded.recipe
-    if recipe.mup.type == "sp":
+    if recipe.mup.type != "mup":
         message = f"{loaded.cite('mup', 'type')} has no base shapes"
         remedy = "give the width at which the rates were tuned: mup.type=mup mup.base_width=N"
         raise UserError(Problem(loaded.place("mup", "type"), message, remedy))
     from launcher.mup.bsh import dump_base_shapes
     from launcher.plan.parameters import describe_parameters
 
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     text = dump_base_shapes(parameters.base_shapes)
     if options.json:
         shapes = {name: list(dims) for name, dims in parameters.base_shapes.items()}

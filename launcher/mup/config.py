@@ -10,9 +10,10 @@ DecayPolicy = Literal["constant", "independent", "sqrt"]
 
 
 class MupConfig(Section):
-    """Parametrisation. `sp` needs nothing; `mup` scales from `base_width` or from a base-shapes file."""
+    """Parametrisation. `mup` scales from `base_width` or from a base-shapes file; `sp` and `umup` need
+    neither."""
 
-    type: Literal["sp", "mup"]
+    type: Literal["sp", "mup", "umup"]
     base_width: Annotated[int, Field(ge=1)] | None = None
     """d_model at which the recipe's rates were tuned: there mup equals sp bit for bit."""
     delta_width: Annotated[int, Field(ge=1)] | None = None

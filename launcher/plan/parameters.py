@@ -17,6 +17,7 @@ from launcher.mup.shapes import (
     hash_shapes,
     measure_widths,
 )
+from launcher.mup.unit import find_gain, residual_factors, scale_umup, unit_gains
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group, choose_update, make_groups
 from models.build import build_model, model_facts
@@ -53,14 +54,19 @@ def meta_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) -> Parameters:
+def describe_parameters(
+    model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int
+) -> Parameters:
     """Sort, measure and scale every parameter of a model. Raises UserError where shapes, roles or names
     don't fit."""
     shapes = meta_shapes(model)
     facts = match_facts(shapes, model_facts(model))
     base_shapes = _base_shapes(model, mup, shapes)
     widths = measure_widths(shapes, base_shapes, {name: fact.fan_in_dim for name, fact in facts.items()})
-    scalings = _scalings(model, mup, optim, shapes, facts, widths)
+    if mup.type == "umup":
+        scalings = _unit_scalings(model, mup, shapes, facts, seq_len)
+    else:
+        scalings = _scalings(model, mup, optim, shapes, facts, widths)
     return Parameters(
         shapes=shapes,
         facts=facts,
@@ -69,7 +75,10 @@ def describe_parameters(model: ModelConfig, mup: MupConfig, optim: OptimConfig) 
         widths=widths,
         scalings=scalings,
         groups=make_groups(facts, shapes, scalings, optim),
-        multipliers=Multipliers(readout=_one_forward(facts, scalings, (Role.READOUT, Role.TIED))),
+        multipliers=Multipliers(
+            readout=_one_forward(facts, scalings, (Role.READOUT, Role.TIED)),
+            residual=residual_factors(model.num_layers) if mup.type == "umup" else None,
+        ),
     )
 
 
@@ -99,8 +108,29 @@ def _scalings(
     }
 
 
+def _unit_scalings(
+    model: ModelConfig,
+    mup: MupConfig,
+    shapes: Shapes,
+    facts: Mapping[str, ParamFacts],
+    seq_len: int,
+) -> dict[str, Scaling]:
+    gains = unit_gains(model, seq_len)
+    return {
+        name: scale_umup(
+            name,
+            shapes,
+            facts,
+            gain=find_gain(name, gains),
+            depth=model.num_layers / 2 if name.startswith(STACK) else None,
+            decay=mup.weight_decay,
+        )
+        for name in facts
+    }
+
+
 def _base_shapes(model: ModelConfig, mup: MupConfig, shapes: Shapes) -> BaseShapes:
-    if mup.type == "sp":
+    if mup.type != "mup":
         return {name: (None,) * len(shape) for name, shape in shapes.items()}
     if mup.base_shapes is not None:
         return read_base_shapes(mup.base_shapes)

@@ -56,7 +56,7 @@ def make_plan(recipe: Recipe) -> Plan:
     """Derive every number of a run from its recipe; nodes and processes are those of its cluster section."""
     cluster, train = recipe.cluster, recipe.train
     world_size = cluster.nodes * cluster.nproc_per_node
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     shard_size = find_shard_size(recipe, world_size)
     weights = 4.0 * parameters.num_parameters  # float32 masters
     moments = 4.0 * count_state(recipe, parameters)

@@ -1,5 +1,6 @@
 """Rules between the schedule, the parametrisation and the rest of a recipe. Torch-free."""
 
+import json
 from collections.abc import Iterator
 
 from launcher.errors import Problem
@@ -52,7 +53,7 @@ def plateau_sees_evaluations(loaded: LoadedRecipe) -> Iterator[Problem]:
 def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
     """Where heads grow with the width, logits must be divided by d, not by its root (TP-V, appendix B.1)."""
     model = loaded.recipe.model
-    if loaded.recipe.mup.type == "sp" or "attention" not in model.pattern:
+    if loaded.recipe.mup.type != "mup" or "attention" not in model.pattern:
         return
     if model.attention.num_heads is not None and model.attention.scale == "sqrt":
         message = (
@@ -66,9 +67,50 @@ def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
+_UMUP_LAYERS = ("attention", "ffn")
+_UMUP_OPTIMIZERS = ("adam", "adamw", "adagrad", "smorms3", "lion")
+_UMUP_MODEL: tuple[tuple[str, object], ...] = (
+    ("residual", "none"),
+    ("prenorm", True),
+    ("layer_mix", "none"),
+    ("dropout", 0.0),
+    ("embedding_dropout", 0.0),
+    ("readout_dropout", 0.0),
+    ("tie_embeddings", False),
+    ("embedding_std", None),
+)
+
+
+def umup_has_rules(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """u-muP is defined by constants of each operation: where there is none, nothing would have variance
+    one."""
+    recipe = loaded.recipe
+    if recipe.mup.type != "umup":
+        return
+    parametrisation = loaded.cite("mup", "type")
+    without = [kind for kind in dict.fromkeys(recipe.model.pattern) if kind not in _UMUP_LAYERS]
+    if without:
+        message = f"{parametrisation} knows no constants for layers of {', '.join(without)}"
+        yield Problem(loaded.place("model", "pattern"), message, "use attention and ffn, or mup.type=mup")
+    if recipe.model.encoder.type != "token":
+        message = f"{parametrisation} knows no constants for {loaded.cite('model', 'encoder', 'type')}"
+        yield Problem(loaded.place("model", "encoder", "type"), message, "use mup.type=mup")
+    for key, value in _UMUP_MODEL:
+        if key in type(recipe.model).model_fields and getattr(recipe.model, key) != value:
+            shown = json.dumps(value)
+            message = f"{parametrisation} knows no constants for {loaded.cite('model', key)}"
+            yield Problem(loaded.place("model", key), message, f"use {shown}, or mup.type=mup")
+    if recipe.optim.type not in _UMUP_OPTIMIZERS:
+        message = f"{parametrisation} has no rates for {loaded.cite('optim', 'type')}"
+        yield Problem(
+            loaded.place("optim", "type"), message, f"use {', '.join(_UMUP_OPTIMIZERS)}, or mup.type=mup"
+        )
+
+
 RATE_RULES = (
     wsd_decays_within_the_run,
     sine_peaks_within_the_run,
     plateau_sees_evaluations,
     mup_scales_attention,
+    umup_has_rules,
 )

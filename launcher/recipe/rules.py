@@ -154,7 +154,7 @@ def _warmup_ends_before_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
 def _mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
     mup = loaded.recipe.mup
     given = [key for key in ("base_width", "delta_width", "base_shapes") if getattr(mup, key) is not None]
-    if mup.type == "sp":
+    if mup.type != "mup":
         for key in given:
             message = f"{loaded.cite('mup', key)} has no meaning with {loaded.cite('mup', 'type')}"
             yield Problem(loaded.place("mup", key), message, "remove it, or use type mup")

@@ -36,7 +36,7 @@ MUP = MupConfig(type="mup", base_width=5)
 
 
 def describe(optim: OptimConfig) -> Parameters:
-    return describe_parameters(MODEL, MUP, optim)
+    return describe_parameters(MODEL, MUP, optim, seq_len=32)
 
 
 def new_model(parameters: Parameters) -> nn.Module:

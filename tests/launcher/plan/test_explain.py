@@ -19,7 +19,9 @@ from tests.small_run import RECIPE, small_recipe
 
 def explained(*overrides: str) -> tuple[Recipe, str]:
     recipe = small_recipe(*overrides)
-    return recipe, explain_text(recipe, describe_parameters(recipe.model, recipe.mup, recipe.optim))
+    return recipe, explain_text(
+        recipe, describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def explained(*overrides: str) -> tuple[Recipe, str]:
 )
 def test_every_tensor_is_told_exactly_once(overrides: tuple[str, ...]) -> None:
     recipe = small_recipe(*overrides)
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     entries = explain_parameters(recipe, parameters)
     assert sum(entry.num_tensors for entry in entries) == len(parameters.shapes)
     assert len({(entry.name, entry.group) for entry in entries}) == len(entries)
@@ -43,7 +45,7 @@ def test_every_tensor_is_told_exactly_once(overrides: tuple[str, ...]) -> None:
 
 def test_rates_are_those_that_the_optimizer_gets() -> None:
     recipe = small_recipe()
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     by_name = {entry.name: entry for entry in explain_parameters(recipe, parameters)}
     up = by_name["layers.*.s4d.output.weight"]
     # twice the base width: rate 8e-3 / 2, decay 0.1 x 2, eps 1e-8 / 2
@@ -57,7 +59,7 @@ def test_rates_are_those_that_the_optimizer_gets() -> None:
 
 def test_initial_values_are_those_of_the_model() -> None:
     recipe = small_recipe("model.readout_zero_init=false", "model.d_model=64")
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     model = build_model(recipe.model)
     init_parameters(model, parameters.facts, {n: s.init for n, s in parameters.scalings.items()}, seed=0)
     values = {name.replace("layers.0.", "layers.*."): p for name, p in model.named_parameters()}
@@ -71,7 +73,7 @@ def test_initial_values_are_those_of_the_model() -> None:
 
 def test_layers_that_train_differently_are_not_folded_into_one_line() -> None:
     recipe = small_recipe("model.pattern=[s4d, ffn]", "model.num_layers=4")
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     names = {entry.name: entry.num_tensors for entry in explain_parameters(recipe, parameters)}
     assert names["layers.*.ffn.up.weight"] == 2
     assert names["layers.*.norm.weight"] == 4
@@ -79,7 +81,7 @@ def test_layers_that_train_differently_are_not_folded_into_one_line() -> None:
 
 def test_text_has_a_row_per_entry_and_each_reason_once() -> None:
     recipe, text = explained()
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     entries = explain_parameters(recipe, parameters)
     for entry in entries:
         assert sum(line.startswith(entry.name + " ") for line in text.splitlines()) == 1
@@ -115,10 +117,11 @@ def test_shapes_written_by_the_command_serve_as_base_shapes(
     out = tmp_path / "base.bsh"
     assert main(["shapes", recipe_file, "-o", str(out)]) == 0
     recipe = small_recipe()
-    expected = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    expected = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     assert read_base_shapes(str(out)) == expected.base_shapes
     from_file = small_recipe(f"mup={{type: mup, base_shapes: {out}}}")
-    assert describe_parameters(from_file.model, from_file.mup, from_file.optim).scalings == expected.scalings
+    read = describe_parameters(from_file.model, from_file.mup, from_file.optim, seq_len=32)
+    assert read.scalings == expected.scalings
     capsys.readouterr()
     assert main(["shapes", recipe_file]) == 0
     assert capsys.readouterr().out == out.read_text()
@@ -144,12 +147,12 @@ def test_a_base_file_of_another_model_names_the_parameters(recipe_file: str, tmp
     assert main(["shapes", recipe_file, "-o", str(out)]) == 0
     deeper = small_recipe(f"mup={{type: mup, base_shapes: {out}}}", "model.num_layers=3")
     with pytest.raises(UserError, match=r"layers\.2\.norm\.weight: is in the model but not in the base"):
-        describe_parameters(deeper.model, deeper.mup, deeper.optim)
+        describe_parameters(deeper.model, deeper.mup, deeper.optim, seq_len=32)
 
 
 def test_explaining_costs_no_memory_for_the_model() -> None:
     """512 MiB of one matrix: only some rows of a tensor are drawn."""
     recipe = small_recipe("model.d_model=8192", "model.num_layers=1", "model.s4d.d_state=2")
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim)
+    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=32)
     assert torch.Size(parameters.shapes["layers.0.s4d.output.weight"]).numel() == 2 * 8192**2
     explain_parameters(recipe, parameters)

@@ -71,8 +71,10 @@ def train(config: LMConfig, parameters: Parameters, kind: str) -> tuple[list[flo
 @pytest.mark.parametrize("kind", TYPES)
 def test_at_the_base_width_mup_trains_as_sp_bit_for_bit(kind: str) -> None:
     config = model(8)
-    losses, values = train(config, describe_parameters(config, MupConfig(type="sp"), optim(kind)), kind)
-    mup_losses, mup_values = train(config, describe_parameters(config, mup(), optim(kind)), kind)
+    losses, values = train(
+        config, describe_parameters(config, MupConfig(type="sp"), optim(kind), seq_len=32), kind
+    )
+    mup_losses, mup_values = train(config, describe_parameters(config, mup(), optim(kind), seq_len=32), kind)
     assert mup_losses == losses
     assert losses[-1] < losses[0]
     assert all(torch.equal(mup_values[name], value) for name, value in values.items())
@@ -81,12 +83,14 @@ def test_at_the_base_width_mup_trains_as_sp_bit_for_bit(kind: str) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 def test_away_from_the_base_width_it_does_not(kind: str) -> None:
     config = model(16)
-    losses, _ = train(config, describe_parameters(config, MupConfig(type="sp"), optim(kind)), kind)
-    assert train(config, describe_parameters(config, mup(), optim(kind)), kind)[0] != losses
+    losses, _ = train(
+        config, describe_parameters(config, MupConfig(type="sp"), optim(kind), seq_len=32), kind
+    )
+    assert train(config, describe_parameters(config, mup(), optim(kind), seq_len=32), kind)[0] != losses
 
 
 def test_a_tensor_is_infinite_in_every_width_like_dimension_and_finite_in_the_state() -> None:
-    shapes = describe_parameters(model(32), mup(), optim()).base_shapes
+    shapes = describe_parameters(model(32), mup(), optim(), seq_len=32).base_shapes
     assert shapes["embedding.weight"] == (None, 8)
     assert shapes["layers.1.ffn.up.weight"] == (32, 8)
     assert shapes["readout.weight"] == (None, 8)
@@ -96,17 +100,17 @@ def test_a_tensor_is_infinite_in_every_width_like_dimension_and_finite_in_the_st
 
 def test_shared_copies_are_finite_and_own_ones_are_not() -> None:
     """TECHNIQUES 4.2: n_ssm constant in width makes A and B finite; C, D and dt stay one per channel."""
-    widths = describe_parameters(model(32, n_ssm=2), mup(), optim()).widths
+    widths = describe_parameters(model(32, n_ssm=2), mup(), optim(), seq_len=32).widths
     infinite = {
         name.rsplit(".", 1)[1]: width.num_infinite for name, width in widths.items() if ".ssm." in name
     }
     assert infinite == {"log_dt": 1, "A_log_real": 0, "A_imag": 0, "B": 0, "C": 1, "D": 1}
-    own = describe_parameters(model(32), mup(), optim()).widths
+    own = describe_parameters(model(32), mup(), optim(), seq_len=32).widths
     assert {width.num_infinite for name, width in own.items() if ".ssm." in name} == {1}
 
 
 def test_state_space_tensors_never_go_through_the_matrix_rule() -> None:
-    parameters = describe_parameters(model(32), mup(), optim())
+    parameters = describe_parameters(model(32), mup(), optim(), seq_len=32)
     for name, fact in parameters.facts.items():
         if fact.role is Role.STATE:
             assert parameters.scalings[name].lr == parameters.scalings[name].weight_decay == 1.0
@@ -114,7 +118,7 @@ def test_state_space_tensors_never_go_through_the_matrix_rule() -> None:
 
 def test_decay_policy_comes_from_the_recipe() -> None:
     factors = {
-        policy: describe_parameters(model(32), mup(weight_decay=policy), optim())
+        policy: describe_parameters(model(32), mup(weight_decay=policy), optim(), seq_len=32)
         .scalings["layers.1.ffn.up.weight"]
         .weight_decay
         for policy in ("constant", "sqrt", "independent")
@@ -125,19 +129,19 @@ def test_decay_policy_comes_from_the_recipe() -> None:
 def test_base_shapes_of_another_depth_name_the_parameters(tmp_path: Path) -> None:
     deep = model(8).model_copy(update={"num_layers": 4})
     path = tmp_path / "deep.bsh"
-    path.write_text(dump_base_shapes(describe_parameters(deep, mup(), optim()).base_shapes))
+    path.write_text(dump_base_shapes(describe_parameters(deep, mup(), optim(), seq_len=32).base_shapes))
     with pytest.raises(UserError) as error:
-        describe_parameters(model(8), mup(base_width=None, base_shapes=str(path)), optim())
+        describe_parameters(model(8), mup(base_width=None, base_shapes=str(path)), optim(), seq_len=32)
     places = {problem.place for problem in error.value.problems}
     assert "layers.3.ffn.up.weight" in places
     assert all(place.startswith(("layers.2.", "layers.3.")) for place in places)
 
 
 def test_base_shapes_from_a_file_are_those_of_the_base_width(tmp_path: Path) -> None:
-    built = describe_parameters(model(32), mup(), optim())
+    built = describe_parameters(model(32), mup(), optim(), seq_len=32)
     path = tmp_path / "base.bsh"
     path.write_text(dump_base_shapes(built.base_shapes))
-    read = describe_parameters(model(32), mup(base_width=None, base_shapes=str(path)), optim())
+    read = describe_parameters(model(32), mup(base_width=None, base_shapes=str(path)), optim(), seq_len=32)
     assert read.base_shapes_hash == built.base_shapes_hash
     assert read.scalings == built.scalings
 
@@ -152,7 +156,7 @@ def test_a_tied_table_is_an_embedding_whose_output_is_divided_by_the_width(kind:
     """mup gives it the initial std sqrt(width); the table's values and Adam rates must not depend on
     width."""
     tied = model(32).model_copy(update={"tie_embeddings": True})
-    parameters = describe_parameters(tied, mup(), optim(kind))
+    parameters = describe_parameters(tied, mup(), optim(kind), seq_len=32)
     scaling = parameters.scalings["embedding.weight"]
     assert scaling.init == 1.0
     assert parameters.multipliers.readout == 1 / 4
@@ -161,21 +165,23 @@ def test_a_tied_table_is_an_embedding_whose_output_is_divided_by_the_width(kind:
 
 def test_tied_at_the_base_width_is_sp_bit_for_bit() -> None:
     config = model(8).model_copy(update={"tie_embeddings": True})
-    losses, _ = train(config, describe_parameters(config, MupConfig(type="sp"), optim()), "adamw")
-    assert train(config, describe_parameters(config, mup(), optim()), "adamw")[0] == losses
+    losses, _ = train(config, describe_parameters(config, MupConfig(type="sp"), optim(), seq_len=32), "adamw")
+    assert train(config, describe_parameters(config, mup(), optim(), seq_len=32), "adamw")[0] == losses
 
 
 @pytest.mark.parametrize("residual", ["none", "depth_sqrt", "completep"])
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_at_the_base_depth_every_depth_rule_is_sp_bit_for_bit(residual: str, kind: str) -> None:
     config = model(8).model_copy(update={"residual": residual, "residual_base": 2})
-    plain, _ = train(model(8), describe_parameters(model(8), MupConfig(type="sp"), optim(kind)), kind)
-    assert train(config, describe_parameters(config, mup(), optim(kind)), kind)[0] == plain
+    plain, _ = train(
+        model(8), describe_parameters(model(8), MupConfig(type="sp"), optim(kind), seq_len=32), kind
+    )
+    assert train(config, describe_parameters(config, mup(), optim(kind), seq_len=32), kind)[0] == plain
 
 
 def test_depth_changes_rates_inside_the_stack_only() -> None:
     config = model(8).model_copy(update={"residual": "depth_sqrt", "residual_base": 2, "num_layers": 8})
-    scalings = describe_parameters(config, mup(), optim()).scalings
+    scalings = describe_parameters(config, mup(), optim(), seq_len=32).scalings
     assert {name: scaling.lr for name, scaling in scalings.items()} == {
         name: 0.5 if name.startswith("layers.") else 1.0 for name in scalings
     }

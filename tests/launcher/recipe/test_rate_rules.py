@@ -43,6 +43,32 @@ def problems(*overrides: str) -> list[str]:
             ),
             "use scale mup, or a fixed d_head",
         ),
+        (
+            ("mup={type: umup}",),
+            "knows no constants for layers of s4d\n    use attention and ffn, or mup.type=mup",
+        ),
+        (
+            (
+                "mup={type: umup}",
+                "model.pattern=[attention]",
+                "model.attention={d_head: 8}",
+                "model.dropout=0.1",
+            ),
+            "use 0.0, or mup.type=mup",
+        ),
+        (
+            (
+                "mup={type: umup}",
+                "model.pattern=[attention]",
+                "model.attention={d_head: 8}",
+                "optim={type: sgd, lr: 1}",
+            ),
+            "has no rates for optim.type = sgd",
+        ),
+        (
+            ("mup={type: umup, base_width: 8}", "model.pattern=[ffn]"),
+            "mup.base_width = 8",
+        ),
     ],
 )
 def test_a_broken_rule_is_told_once_with_its_remedy(overrides: tuple[str, ...], words: str) -> None:
