@@ -106,7 +106,7 @@ def _reasons(recipe: Recipe, fact: ParamFacts, width: Width, group: Group) -> It
         yield "not decayed: an embedding, gain or bias"
     if recipe.optim.type == "muon":
         yield "AdamW of optim.others" if group.update == "adam" else "Muon"
-    if recipe.mup.type != "sp" and width.num_infinite == 0:
+    if recipe.mup.type == "mup" and width.num_infinite == 0:
         yield "does not grow with the width"
 
 
@@ -126,6 +126,11 @@ def _heading(recipe: Recipe, parameters: Parameters) -> Iterator[str]:
     mup, model = recipe.mup, recipe.model
     if mup.type == "sp":
         yield f"sp: {recipe.optim.type} at the recipe's own values; nothing scales with the width"
+    elif mup.type == "umup":
+        yield f"umup: {recipe.optim.type}, d_model {model.d_model}, decay {mup.weight_decay}"
+        factors = parameters.multipliers.residual or ()
+        pairs = ", ".join(f"{skip:.3g}/{branch:.3g}" for skip, branch in factors)
+        yield f"skip/branch of each layer: {pairs}"
     else:
         base = f"base width {mup.base_width}" if mup.base_width is not None else mup.base_shapes
         yield f"mup: {recipe.optim.type}, d_model {model.d_model}, {base}, decay {mup.weight_decay}"
