@@ -71,6 +71,7 @@ def open_world(timeout_s: float) -> World:
     """Join the process group that torchrun's variables describe, and bind the device of this local rank."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed reads it, also of a process alone
     use_cuda = torch.cuda.is_available()
     for name, value in rank_environment(use_cuda=use_cuda).items():
         os.environ.setdefault(name, value)

@@ -99,6 +99,7 @@ def _child(
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(size),
         "OMP_NUM_THREADS": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
     try:
         if size > 1:

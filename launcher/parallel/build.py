@@ -35,6 +35,7 @@ def build_engine(
     `initialise` fills parameters that may be sharded. The order matters: shard, allocate, fill, wrap, then
     sort into groups, because optimizers hold the tensors that sharding made.
     """
+    _refuse_complex(model)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     if config.engine == "deepspeed":
         # Imported here: it takes seconds, and no other engine needs it.
@@ -66,3 +67,13 @@ def build_engine(
         mesh=mesh,
         world=world,
     )
+
+
+def _refuse_complex(model: nn.Module) -> None:
+    """DeepSpeed drops the imaginary part with a warning; FSDP2 cannot flatten two dtypes into one buffer."""
+    wrong = [name for name, parameter in model.named_parameters() if parameter.is_complex()]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} parameters are complex, such as {wrong[:3]}; "
+            "keep real numbers with a last dimension of two (torch.view_as_real)"
+        )
