@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from cluster.config import ClusterConfig
 from launcher.data.config import FilesSource, StdlibSource, TokensSource
 from launcher.errors import Problem, UserError
 from launcher.parallel.config import ParallelConfig
@@ -85,7 +84,9 @@ def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) ->
             "data": data,
             "train": train,
             "parallel": parallel,
-            "cluster": ClusterConfig(type="local", nodes=1, nproc_per_node=ranks),
+            "cluster": recipe.cluster.model_copy(
+                update={"type": "local", "nodes": 1, "nproc_per_node": ranks}
+            ),
         }
     )
 

@@ -42,22 +42,25 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     cores = len(os.sched_getaffinity(0))
     jobs = min(options.jobs or cores, len(points))
 
-    from launcher.sweep.sweep import PICTURE, SweepOptions, read_results, run_sweep
+    from launcher.sweep.sweep import PICTURE, RESULTS, SweepOptions, read_results, run_sweep
     from launcher.sweep.text import sweep_text
+    from launcher.sweep.tracking import open_parent
 
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
+    parent = open_parent(_target(recipe), recipe.name, out, options.axes, _say)
     run_sweep(
         recipe.name,
         points,
-        SweepOptions(out=out, jobs=jobs, threads=threads, mlflow=_target(recipe), say=_say),
+        SweepOptions(out=out, jobs=jobs, threads=threads, mlflow=parent.children, say=_say),
     )
     results = read_results(out)
     transfers = find_transfers(results)
     _say(sweep_text(results, transfers))
     if transfers:
         _say(_draw(out / PICTURE, transfers, held_out=all(result.held_out for result in results)))
+    parent.close(transfers, [out / RESULTS, out / PICTURE])
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
 
 

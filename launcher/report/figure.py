@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ _STYLE: dict[str, Any] = {
 
 @contextlib.contextmanager
 def _styled(settings: Any) -> Iterator[None]:
-    """The house style for as long as a figure is made."""
+    """The house style for as long as a figure is drawn: labels and legends read it when they are made."""
     before = {key: settings[key] for key in _STYLE}
     settings.update(_STYLE)
     try:
@@ -53,10 +53,14 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def new_figure(
-    rows: int, columns: int, size: tuple[float, float], *, share_y: bool = False
-) -> tuple["Figure", list["Axes"]]:
-    """A figure and its rows x columns panels in reading order. Raises UserError without matplotlib."""
+@contextlib.contextmanager
+def new_page(
+    path: Path, rows: int, columns: int, size: tuple[float, float], *, share_y: bool = False
+) -> Iterator[tuple["Figure", list["Axes"]]]:
+    """A figure and its rows x columns panels in reading order, to draw on; written as a PNG at the end.
+
+    Raises UserError without matplotlib.
+    """
     if not can_draw():
         raise UserError(Problem("pictures", "matplotlib is not installed", "pip install 'mulaunch[plot]'"))
     from matplotlib import rcParams
@@ -66,14 +70,9 @@ def new_figure(
         # no pyplot: no global state, no window system
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
-    return figure, list(panels.flat)
-
-
-def save_figure(figure: "Figure", path: Path) -> Path:
-    """Write a PNG; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_STYLE["savefig.dpi"])
-    return path
+        yield figure, list(panels.flat)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
 
 
 def sequential_colours(count: int) -> list[str]:
@@ -84,11 +83,3 @@ def sequential_colours(count: int) -> list[str]:
 
     scale = colormaps["viridis_r"]
     return [colors.to_hex(scale(0.12 + 0.88 * i / max(1, count - 1))) for i in range(count)]
-
-
-def label_panels(panels: Sequence["Axes"], x: str, y: str) -> None:
-    """The same axis labels on every panel; y only on the first of a row that shares it."""
-    for position, panel in enumerate(panels):
-        panel.set_xlabel(x)
-        if position == 0:
-            panel.set_ylabel(y)

@@ -38,6 +38,8 @@ class MlflowTarget:
 
     tracking_uri: str
     experiment: str
+    parent_run_id: str | None = None
+    """The run that this one is shown under: that of the sweep it is a point of."""
 
 
 @final
@@ -118,6 +120,8 @@ def open_run(
         else []
     )
     tags = {_KEY_TAG: run_key, "mlflow.source.name": "launch", "mlflow.source.type": "JOB"}
+    if target.parent_run_id is not None:
+        tags["mlflow.parentRunId"] = target.parent_run_id
     created = found[0] if found else client.create_run(experiment_id, start_ms, tags, run_name)
     return MlflowRun(client, created)
 

@@ -98,3 +98,22 @@ def test_a_folder_trained_from_another_recipe_is_refused(sweep: list[str], tmp_p
     point.mkdir(parents=True)
     (point / "recipe.yaml").write_text("version: 1\n")
     assert main([*sweep, "data.seq_len=16", "optim.lr=1e-3"]) == 2
+
+
+def test_points_are_shown_under_the_run_of_their_sweep(sweep: list[str], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    words = [word for word in sweep if not word.startswith("track.mlflow")]
+    words += ["data.seq_len=16", f"track.mlflow.tracking_uri={store}", "optim.lr=1e-3,1e-2,1e-1"]
+    assert main(words) == 0
+    assert main(words) == 0  # again: nothing is trained, and the same parent run is continued
+    client = MlflowClient(store)
+    runs = client.search_runs([client.get_experiment_by_name("mulaunch").experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.data.params["optim.lr"] for run in children) == ["0.001", "0.01", "0.1"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["sweep"] == "small"
+    assert "best_loss/32" in parent.data.metrics
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"sweep.json", "transfer.png"}
