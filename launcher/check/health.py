@@ -16,6 +16,7 @@ from models.config import LMConfig
 from models.lm import LM
 from models.residual import residuals
 from models.ssm.mixer import SSMMixer
+from models.ssm.system import Recurrence
 
 INITIAL_LOSS_TOLERANCE = 0.02
 OVERFIT_SHARE, OVERFIT_STEPS = 0.1, 200
@@ -156,18 +157,17 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
 def _moduli(mixer: SSMMixer) -> torch.Tensor:
     """Moduli of the eigenvalues of the recurrence matrix of every channel."""
     recurrence = mixer.prepare()
-    re, im = recurrence.decay_re.double(), recurrence.decay_im.double()
     if recurrence.V.shape[1] == 0:
-        return torch.hypot(re, im).flatten()
-    turn = torch.cat(
-        (
-            torch.cat((torch.diag_embed(re), torch.diag_embed(-im)), dim=-1),
-            torch.cat((torch.diag_embed(im), torch.diag_embed(re)), dim=-1),
-        ),
-        dim=-2,
-    )
-    matrix = turn + recurrence.U.double() @ recurrence.V.double()
-    return torch.linalg.eigvals(matrix).abs().flatten()
+        return torch.hypot(recurrence.decay_re.double(), recurrence.decay_im.double()).flatten()
+    return torch.linalg.eigvals(recurrence_matrix(recurrence)).abs().flatten()
+
+
+def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:
+    """A of x' = A x + b u for every channel, in float64: (H, N, N)."""
+    re, im = recurrence.decay_re.double(), recurrence.decay_im.double()
+    above = torch.cat((torch.diag_embed(re), torch.diag_embed(-im)), dim=-1)
+    below = torch.cat((torch.diag_embed(im), torch.diag_embed(re)), dim=-1)
+    return torch.cat((above, below), dim=-2) + recurrence.U.double() @ recurrence.V.double()
 
 
 def check_unit_variance(recipe: Recipe, width: int, world: World) -> Finding:

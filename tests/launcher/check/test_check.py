@@ -1,0 +1,142 @@
+"""`launch check` and the gate, with the checks themselves made short."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import launcher.check.run as run_module
+from launcher.check.coordinates import Slope
+from launcher.check.health import Finding
+from launcher.check.record import check_identity, require_passed
+from launcher.check.run import judge_slopes
+from launcher.check.shrink import choose_lr_factor, choose_widths, sharded_ranks, shrink_recipe
+from launcher.cli.main import main
+from launcher.errors import UserError
+from launcher.recipe.compile import load_recipe
+from launcher.recipe.schema import Recipe
+
+ROOT = Path(__file__).parents[3]
+TINY = str(ROOT / "recipes" / "s4d-lm-tiny.yaml")
+
+
+def recipe(*overrides: str, name: str = "s4d") -> Recipe:
+    return load_recipe(str(ROOT / "recipes" / f"{name}-lm-tiny.yaml"), overrides).recipe
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Finding]:
+    """One seed, and findings of the caller's choice instead of trained ones; runs/ is in a fresh folder."""
+    health: list[Finding] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_module, "NUM_SEEDS", 1)
+    monkeypatch.setattr(run_module, "BOUND", 9.0)
+    monkeypatch.setattr(run_module, "_check_health", lambda recipe, widths: health)
+    monkeypatch.setattr(run_module, "judge_slopes", lambda name, slopes: Finding(name, True, "", ""))
+    return health
+
+
+WIDTHS = ["--widths", "16,24,32,40"]
+
+
+def test_a_gate_stays_shut_until_a_check_has_passed(quick: list[Finding]) -> None:
+    gated = recipe("check.gate=true")
+    require_passed(recipe(), TINY)  # no gate, nothing asked
+    with pytest.raises(UserError, match="none is recorded"):
+        require_passed(gated, TINY)
+    quick.append(Finding("anything", False, "1", "0"))
+    assert main(["check", TINY, *WIDTHS]) == 1
+    with pytest.raises(UserError, match="the recorded one failed"):
+        require_passed(gated, TINY)
+    quick.clear()
+    assert main(["check", TINY, *WIDTHS]) == 0
+    require_passed(gated, TINY)
+    # the record is for every width of the same model, and for no other rates
+    require_passed(recipe("check.gate=true", "model.d_model=512"), TINY)
+    with pytest.raises(UserError, match="none is recorded"):
+        require_passed(recipe("check.gate=true", "optim.lr=1e-3"), TINY)
+
+
+def test_launch_asks_the_gate_before_it_starts_anything(
+    quick: list[Finding], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([TINY, "check.gate=true", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "launch check" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_a_check_writes_its_record_and_pictures(
+    quick: list[Finding], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", TINY, *WIDTHS, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "layers.1.s4d.ssm" in shown
+    assert "PASSED" in shown
+    record = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert record["passed"] is True
+    assert record["identity"] == check_identity(recipe())
+    assert record["widths"] == [16, 24, 32, 40]
+    for picture in ("coordinates.png", "slopes.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_sharded_twins_change_as_whole_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from launcher.check.coordinates import Setting, largest_difference, measure_coordinates
+    from launcher.check.ranks import cpu_world, measure_sharded, one_thread
+
+    subject = recipe("parallel.strategy=fsdp2", "cluster.nproc_per_node=2")
+    assert sharded_ranks(subject) == 2
+    widths = (16, 32)
+    with one_thread():
+        whole = measure_coordinates(
+            Setting(recipe=subject, widths=widths, seeds=(1,), lr_factor=1.0), cpu_world()
+        )
+    sharded = measure_sharded(Setting(recipe=subject, widths=widths, seeds=(1,), lr_factor=1.0, ranks=2))
+    assert {value.module for value in sharded} == {value.module for value in whole}
+    # sums in another order: float32 rounding (6e-8), amplified by Adam's division of tiny gradients
+    assert largest_difference(whole, sharded)[0] < 1e-3
+
+
+def test_a_failing_rank_is_told() -> None:
+    from launcher.check.coordinates import Setting
+    from launcher.check.ranks import measure_sharded
+
+    subject = recipe("data.source={type: files, url: /no/such/folder}")
+    with pytest.raises(RuntimeError, match="no/such/folder"):
+        measure_sharded(Setting(recipe=subject, widths=(16,), seeds=(1,), lr_factor=1.0, ranks=2))
+
+
+def test_the_twin_is_smaller_and_otherwise_the_recipe() -> None:
+    subject = recipe("model.num_layers=8", "model.dropout=0.1", "data.seq_len=1024")
+    twin = shrink_recipe(subject, d_model=64, seed=5)
+    assert (twin.model.d_model, twin.model.num_layers, twin.model.dropout) == (64, 2, 0.0)
+    assert (twin.data.seq_len, twin.seed, twin.parallel.strategy) == (32, 5, "single")
+    assert twin.optim == subject.optim
+    assert twin.mup == subject.mup
+
+
+def test_widths_are_ones_of_which_the_model_can_be_made() -> None:
+    assert choose_widths(recipe()) == (128, 256, 512, 1024)
+    assert choose_widths(recipe("model.s4d.n_ssm=3", "model.d_model=96")) == (96, 192, 384, 768)
+    with pytest.raises(UserError, match="at least 4"):
+        choose_widths(recipe(), [64, 128])
+    with pytest.raises(UserError, match="does not divide"):
+        choose_widths(recipe(name="transformer"), [64, 100, 128, 256])
+
+
+def test_rates_are_ten_times_the_recipes_unless_that_saturates() -> None:
+    assert choose_lr_factor(recipe("optim.lr=1e-4")) == 10.0
+    assert choose_lr_factor(recipe("optim.lr=7.8125e-3")) == 2.0
+    assert choose_lr_factor(recipe("optim.lr=0.5")) == 1.0
+
+
+def test_a_verdict_names_the_modules_that_depend_on_width() -> None:
+    slopes = [
+        Slope("total", 2, "a", 0.05, (1.0, 1.0)),
+        Slope("own", 2, "b", -0.3, (1.0, 0.8)),
+        Slope("init", 0, "readout", -0.5, (1.0, 0.7)),
+    ]
+    finding = judge_slopes("coordinate check", slopes)
+    assert not finding.passed
+    assert finding.detail == "depends on width: b (own -0.30)"
+    assert judge_slopes("coordinate check", [slopes[0], slopes[2]]).passed
