@@ -17,7 +17,7 @@ from models.facts import Role
 DepthRule = Literal["none", "depth_sqrt", "completep"]
 """The values of model.residual."""
 
-Update = Literal["sgd", "adam", "sign", "smorms3", "spectral", "unit_rms", "whitened", "one_sided"]
+Update = Literal["sgd", "adam", "sign", "smorms3", "spectral", "unit_rms", "shampoo", "soap", "soap_left"]
 """How an optimizer turns a gradient into a step, as far as width and depth are concerned."""
 
 
@@ -138,15 +138,21 @@ MUP_UPDATES: dict[Update, dict[Role, UpdateRow]] = {
             source="orthogonal update of fixed rms: rate width^-1/2 (arXiv 2512.05620)",
         )
     },
-    "whitened": {
+    "shampoo": {
         Role.MATRIX: UpdateRow(
-            lr=Powers(fan_in=-0.5, fan_out=0.5), source=f"two-sided preconditioner; {_SPECTRAL}"
+            lr=Powers(fan_in=-0.5, fan_out=0.5), source=f"L^-1/4 G R^-1/4 has norm 1: {_SPECTRAL}"
         )
     },
-    "one_sided": {
+    "soap": {
+        Role.MATRIX: UpdateRow(
+            lr=Powers(fan_in=-0.5, fan_out=0.5), source=f"Adam in both eigenbases has norm 1: {_SPECTRAL}"
+        )
+    },
+    "soap_left": {
         Role.MATRIX: UpdateRow(
             lr=Powers(fan_in=-1, fan_out=0.5),
-            source="one-sided SOAP: rate sqrt(fan_out)/fan_in (arXiv 2512.05620)",
+            eps=Powers(fan_in=-0.5),
+            source=f"Adam in one eigenbasis has norm fan_in^1/2: {_SPECTRAL}",
         )
     },
 }
@@ -212,7 +218,8 @@ def _depth_factors(update: Update, alpha: float, depth: float) -> tuple[float, f
     if alpha == 0.0:
         return 1.0, 1.0
     lr = depth ** (2 * alpha - 1) if update == "sgd" else depth ** (alpha - 1)
-    eps = {"adam": depth**-alpha, "smorms3": depth ** (-2 * alpha)}.get(update, 1.0)
+    power = {"adam": 1, "soap": 1, "soap_left": 1, "smorms3": 2, "shampoo": 2}.get(update, 0)
+    eps = depth ** (-alpha * power)
     return float(lr), float(eps)
 
 

@@ -10,6 +10,7 @@ from launcher.optim.config import OptimConfig
 from launcher.optim.elementwise import SMORMS3, Lion
 from launcher.optim.groups import Group
 from launcher.optim.muon import Muon
+from launcher.optim.preconditioned import SOAP, Shampoo
 
 
 def build_optimizer(
@@ -41,6 +42,10 @@ def build_optimizer(
             return Lion(options, betas=config.betas)
         case "muon":
             return Muon(options, config)
+        case "shampoo":
+            return Shampoo(options, config)
+        case "soap":
+            return SOAP(options, config)
 
 
 def _options(group: Group, parameters: Mapping[str, Parameter]) -> dict[str, Any]:

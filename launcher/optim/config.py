@@ -116,8 +116,48 @@ class MuonConfig(OptimSection):
     """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
 
 
+class ShampooConfig(OptimSection):
+    """Shampoo (arXiv 1802.09568) with averages, for hidden matrices, AdamW for all else; rates are like
+    Muon's."""
+
+    type: Literal["shampoo"]
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """Of the momentum, and of the averages of G G^T and G^T G."""
+    eps: Positive = 1e-12
+    """Added to eigenvalues of those averages."""
+    precondition_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between eigendecompositions."""
+    weight_decay: NonNegative = 0.1
+    others: OtherRates
+    """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
+
+
+class SOAPConfig(OptimSection):
+    """SOAP (arXiv 2409.11321), Adam in Shampoo's eigenbasis, for hidden matrices, AdamW for all else."""
+
+    type: Literal["soap"]
+    betas: tuple[Beta, Beta] = (0.95, 0.95)
+    eps: Positive = 1e-8
+    sides: Literal["both", "left"] = "both"
+    """Turn rows and columns, or only the side of fan_out: the width rule is another one."""
+    precondition_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between updates of the basis."""
+    weight_decay: NonNegative = 0.1
+    others: OtherRates
+    """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
+
+
+MatrixConfig = MuonConfig | ShampooConfig | SOAPConfig
 OptimConfig = Annotated[
-    SGDConfig | AdamConfig | AdamWConfig | AdagradConfig | SMORMS3Config | LionConfig | MuonConfig,
+    SGDConfig
+    | AdamConfig
+    | AdamWConfig
+    | AdagradConfig
+    | SMORMS3Config
+    | LionConfig
+    | MuonConfig
+    | ShampooConfig
+    | SOAPConfig,
     Field(discriminator="type"),
 ]
 

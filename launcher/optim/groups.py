@@ -1,11 +1,12 @@
 """Parameter groups: every parameter sorted exactly once by its facts and its width. Pure data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.mup.rules import Scaling, Update
 from launcher.mup.shapes import Shapes
-from launcher.optim.config import MuonConfig, OptimConfig, SSMRates, TensorRate
+from launcher.optim.config import MatrixConfig, OptimConfig, SSMRates, TensorRate
 from models.facts import ParamFacts, Role
 
 
@@ -46,14 +47,18 @@ def choose_update(fact: ParamFacts, shape: tuple[int, ...], config: OptimConfig)
             return "smorms3"
         case "lion":
             return "sign"
+        case "muon" | "shampoo" | "soap":
+            return _matrix_update(config) if fact.role is Role.MATRIX and len(shape) == 2 else "adam"
+
+
+def _matrix_update(config: MatrixConfig) -> Update:
+    match config.type:
         case "muon":
-            if not _is_hidden_matrix(fact, shape):
-                return "adam"
             return "spectral" if config.scale == "spectral" else "unit_rms"
-
-
-def _is_hidden_matrix(fact: ParamFacts, shape: tuple[int, ...]) -> bool:
-    return fact.role is Role.MATRIX and len(shape) == 2
+        case "shampoo":
+            return "shampoo"
+        case "soap":
+            return "soap" if config.sides == "both" else "soap_left"
 
 
 def make_groups(
@@ -83,19 +88,41 @@ def make_groups(
     )
 
 
-def state_per_parameter(config: OptimConfig, update: Update) -> float:
-    """Float32 numbers that an optimizer keeps for each number of a parameter."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSize:
+    """Float32 numbers that an optimizer keeps for one parameter."""
+
+    sharded: float
+    """Cut as the parameter is."""
+    whole: float = 0.0
+    """Kept by every rank."""
+
+
+def state_size(config: OptimConfig, update: Update, shape: tuple[int, ...]) -> StateSize:
+    """What an optimizer keeps for a parameter of that shape."""
+    count = float(math.prod(shape))
     match config.type:
         case "sgd":
-            return 1.0 if config.momentum else 0.0
+            return StateSize(sharded=count if config.momentum else 0.0)
         case "adagrad" | "lion":
-            return 1.0
+            return StateSize(sharded=count)
         case "smorms3":
-            return 3.0
-        case "muon":
-            return 2.0 if update == "adam" else 1.0
+            return StateSize(sharded=3 * count)
         case "adam" | "adamw":
-            return 2.0
+            return StateSize(sharded=2 * count)
+        case "muon" | "shampoo" | "soap":
+            return _matrix_state(config, update, shape)
+
+
+def _matrix_state(config: MatrixConfig, update: Update, shape: tuple[int, ...]) -> StateSize:
+    count = float(math.prod(shape))
+    if update == "adam":
+        return StateSize(sharded=2 * count)
+    if config.type == "muon":
+        return StateSize(sharded=count)
+    sides = shape[:1] if update == "soap_left" else shape
+    squares = 2.0 * sum(size**2 for size in sides)  # an average and what is made of it, per side
+    return StateSize(sharded=count, whole=squares + (count if config.type == "soap" else 0.0))
 
 
 def _label(fact: ParamFacts) -> str:
@@ -129,15 +156,16 @@ def _common_rates(update: Update, config: OptimConfig) -> _Rates:
             return _Rates(lr=config.lr, weight_decay=0.0, eps=config.eps)
         case "adamw":
             return _Rates(lr=config.lr, weight_decay=config.weight_decay, eps=config.eps)
-        case "muon":
+        case "muon" | "shampoo" | "soap":
             return _matrix_or_other(update, config)
 
 
-def _matrix_or_other(update: Update, config: MuonConfig) -> _Rates:
+def _matrix_or_other(update: Update, config: MatrixConfig) -> _Rates:
     if update == "adam":
         others = config.others
         return _Rates(lr=others.lr, weight_decay=others.weight_decay, eps=others.eps)
-    return _Rates(lr=config.lr, weight_decay=config.weight_decay, eps=None)
+    eps = None if config.type == "muon" else config.eps
+    return _Rates(lr=config.lr, weight_decay=config.weight_decay, eps=eps)
 
 
 def _ssm_rate(tensor: str, rates: SSMRates) -> TensorRate:

@@ -104,8 +104,8 @@ def _reasons(recipe: Recipe, fact: ParamFacts, width: Width, group: Group) -> It
         yield f"optim.ssm.{fact.ssm}" + (f" caps the peak at {rate.lr_cap:g}" if capped else "")
     elif not fact.decay:
         yield "not decayed: an embedding, gain or bias"
-    if recipe.optim.type == "muon":
-        yield "AdamW of optim.others" if group.update == "adam" else "Muon"
+    if recipe.optim.type in ("muon", "shampoo", "soap"):
+        yield "AdamW of optim.others" if group.update == "adam" else recipe.optim.type
     if recipe.mup.type == "mup" and width.num_infinite == 0:
         yield "does not grow with the width"
 

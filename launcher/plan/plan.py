@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from launcher.optim.groups import state_per_parameter
+from launcher.optim.groups import StateSize, state_size
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
@@ -59,15 +57,15 @@ def make_plan(recipe: Recipe) -> Plan:
     parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     shard_size = find_shard_size(recipe, world_size)
     weights = 4.0 * parameters.num_parameters  # float32 masters
-    moments = 4.0 * count_state(recipe, parameters)
+    state = count_state(recipe, parameters)
     return Plan(
         batch=shape_batch(train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len),
         parameters=parameters,
         steps=train.steps,
         shard_size=shard_size,
-        memory=measure_memory(recipe, weights, moments, world_size),
+        memory=measure_memory(recipe, weights, state, world_size),
         flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len),
-        checkpoint_bytes=weights + moments,
+        checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole),
     )
 
 
@@ -84,27 +82,28 @@ def find_shard_size(recipe: Recipe, world_size: int) -> int:
             return recipe.parallel.shard_size or recipe.cluster.nproc_per_node
 
 
-def measure_memory(recipe: Recipe, weights: float, moments: float, world_size: int) -> Memory:
+def measure_memory(recipe: Recipe, weights: float, state: StateSize, world_size: int) -> Memory:
     """Share of one rank in bytes of all weights and moments; gradients are as large as weights."""
-    stage = recipe.parallel.zero_stage
+    stage, moments, whole = recipe.parallel.zero_stage, 4.0 * state.sharded, 4.0 * state.whole
     if recipe.parallel.engine == "torch" or not stage:
         size = find_shard_size(recipe, world_size)
-        return Memory(parameters=weights / size, gradients=weights / size, optimizer=moments / size)
+        return Memory(parameters=weights / size, gradients=weights / size, optimizer=moments / size + whole)
     # ZeRO steps a second, sharded copy of the weights (arXiv 1910.02054, section 3.1, at one precision).
     return Memory(
         parameters=weights / world_size + (weights / world_size if stage == 3 else weights),
         gradients=weights / world_size if stage >= 2 else weights,
-        optimizer=moments / world_size,
+        optimizer=moments / world_size + whole,
     )
 
 
-def count_state(recipe: Recipe, parameters: Parameters) -> float:
-    """Numbers that the optimizer keeps, over all ranks of one copy of the parameters."""
-    return sum(
-        state_per_parameter(recipe.optim, group.update) * torch.Size(parameters.shapes[name]).numel()
+def count_state(recipe: Recipe, parameters: Parameters) -> StateSize:
+    """Numbers that the optimizer keeps for one copy of the parameters."""
+    sizes = [
+        state_size(recipe.optim, group.update, parameters.shapes[name])
         for group in parameters.groups
         for name in group.parameters
-    )
+    ]
+    return StateSize(sharded=sum(s.sharded for s in sizes), whole=sum(s.whole for s in sizes))
 
 
 def group_rates(plan: Plan, factor: float) -> dict[str, float]:

@@ -91,7 +91,7 @@ def _deepspeed_can_run(loaded: LoadedRecipe) -> Iterator[Problem]:
 def _zero_stages_cut_only_elementwise_optimizers(loaded: LoadedRecipe) -> Iterator[Problem]:
     """DeepSpeed flattens a group into one buffer and cuts it anywhere: shapes are gone."""
     parallel, optim = loaded.recipe.parallel, loaded.recipe.optim
-    if parallel.engine == "deepspeed" and parallel.zero_stage and optim.type == "muon":
+    if parallel.engine == "deepspeed" and parallel.zero_stage and optim.type in ("muon", "shampoo", "soap"):
         message = (
             f"{loaded.cite('optim', 'type')} works on whole matrices, which "
             f"{loaded.cite('parallel', 'zero_stage')} cuts"

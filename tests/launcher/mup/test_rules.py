@@ -92,7 +92,13 @@ def test_eps_falls_as_the_gradients_do() -> None:
 
 @pytest.mark.parametrize(
     ("update", "wide", "tall"),
-    [("spectral", 1, 1), ("unit_rms", 1 / 2, 1 / 2), ("whitened", 1, 2), ("one_sided", 1 / 2, 1)],
+    [
+        ("spectral", 1, 1),
+        ("unit_rms", 1 / 2, 1 / 2),
+        ("shampoo", 1, 2),
+        ("soap", 1, 2),
+        ("soap_left", 1 / 2, 1),
+    ],
 )
 def test_rates_of_matrix_updates(update: str, wide: float, tall: float) -> None:
     assert scale_mup(Role.MATRIX, WIDE, update).lr == wide
@@ -118,6 +124,8 @@ def test_decay_policies(decay: str, factor: float) -> None:
         ("sign", "depth_sqrt", 1 / 2, 1),
         ("spectral", "depth_sqrt", 1 / 2, 1),
         ("spectral", "completep", 1, 1),
+        ("soap", "completep", 1, 1 / 4),
+        ("shampoo", "completep", 1, 1 / 16),
     ],
 )
 def test_depth_rules_at_four_times_the_base_depth(update: str, rule: str, lr: float, eps: float) -> None:

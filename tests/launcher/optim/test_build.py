@@ -8,10 +8,13 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import Parameter
 
+from launcher.mup.rules import MUP_UPDATES, Update, scale_mup
+from launcher.mup.shapes import Width
 from launcher.optim.build import build_optimizer
 from launcher.optim.config import OptimConfig
-from launcher.optim.groups import Group, state_per_parameter
+from launcher.optim.groups import Group, state_size
 from launcher.optim.muon import orthogonalise
+from models.facts import Role
 
 TYPES: dict[str, dict[str, Any]] = {
     "sgd": {"weight_decay": 0.1},
@@ -21,16 +24,21 @@ TYPES: dict[str, dict[str, Any]] = {
     "smorms3": {},
     "lion": {},
     "muon": {"others": {"lr": 3e-3}},
+    "shampoo": {"others": {"lr": 3e-3}, "precondition_every": 2},
+    "soap": {"others": {"lr": 3e-3}, "precondition_every": 2},
 }
+UPDATES: dict[str, Update] = {"muon": "spectral", "shampoo": "shampoo", "soap": "soap"}
 
 
 def config(kind: str, **fields: object) -> OptimConfig:
     return TypeAdapter(OptimConfig).validate_python({"type": kind, "lr": 1e-2, **TYPES[kind], **fields})
 
 
-def groups_of(kind: str, decay: float = 0.1, lr_factor: float = 1.0) -> list[Group]:
-    eps = {"sgd": None, "lion": None, "smorms3": 1e-16, "adagrad": 1e-10}.get(kind, 1e-8)
-    matrix = "spectral" if kind == "muon" else "adam"
+def groups_of(
+    kind: str, decay: float = 0.1, lr_factor: float = 1.0, update: Update | None = None
+) -> list[Group]:
+    eps = {"sgd": None, "lion": None, "smorms3": 1e-16, "adagrad": 1e-10, "shampoo": 1e-12}.get(kind, 1e-8)
+    matrix = UPDATES.get(kind, "adam")
     return [
         Group(
             name="matrix",
@@ -38,7 +46,7 @@ def groups_of(kind: str, decay: float = 0.1, lr_factor: float = 1.0) -> list[Gro
             weight_decay=decay,
             eps=None if kind == "muon" else eps,
             lr_factor=lr_factor,
-            update=matrix,
+            update=matrix if update is None else update,
             parameters=("up",),
         ),
         Group(
@@ -120,8 +128,9 @@ def test_state_is_as_large_as_planned(kind: str) -> None:
     run(optimizer, parameters, range(1))
     for group in groups_of(kind):
         p = parameters[group.parameters[0]]
-        count = sum(value.numel() for value in optimizer.state[p].values() if value.shape == p.shape)
-        assert count == state_per_parameter(config(kind), group.update) * p.numel()
+        expected = state_size(config(kind), group.update, tuple(p.shape))
+        count = sum(value.numel() for value in optimizer.state[p].values() if value.numel() > 1)
+        assert count == expected.sharded + expected.whole
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -223,3 +232,107 @@ def test_muons_update_has_the_spectral_norm_that_the_rule_assumes(shape: tuple[i
     # scaling)
     rms = float(update.square().mean().sqrt()) * math.sqrt(max(out, in_))
     assert 0.68 <= rms <= 1.21
+
+
+def square(step: int) -> torch.Tensor:
+    """A full-rank matrix: eigenvectors of a rank-deficient first moment would not be unique."""
+    return torch.randn(5, 5, generator=torch.Generator().manual_seed(step)).double()
+
+
+def soap_reference(sides: str, steps: int) -> torch.Tensor:
+    """Algorithm 3 of arXiv 2409.11321 with bias correction, as plainly as it can be written."""
+    p, L, R = square(99), torch.zeros(5, 5).double(), torch.zeros(5, 5).double()
+    M, V = torch.zeros(5, 5).double(), torch.zeros(5, 5).double()
+    for step in range(steps):
+        G = square(step)
+        L, R = 0.95 * L + 0.05 * G @ G.T, 0.95 * R + 0.05 * G.T @ G
+        if step == 0:
+            QL, QR = torch.linalg.eigh(L)[1], torch.linalg.eigh(R)[1]
+        right = QR if sides == "both" else torch.eye(5).double()
+        M, V = 0.95 * M + 0.05 * G, 0.95 * V + 0.05 * (QL.T @ G @ right) ** 2
+        N = (QL.T @ M @ right) / (1 - 0.95 ** (step + 1))
+        N = N / ((V / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8)
+        p = p * (1 - 1e-3) - 1e-2 * QL @ N @ right.T
+        if step > 0 and step % 2 == 0:
+            QL, QR = torch.linalg.qr(L @ QL)[0], torch.linalg.qr(R @ QR)[0]
+    return p
+
+
+@pytest.mark.parametrize("sides", ["both", "left"])
+def test_soap_is_algorithm_3(sides: str) -> None:
+    p, groups = Parameter(square(99)), groups_of("soap", update="soap" if sides == "both" else "soap_left")
+    optimizer = build_optimizer({"up": p}, groups[:1], config("soap", sides=sides))
+    for step in range(5):
+        p.grad = square(step)
+        optimizer.step()
+    # signs of eigenvectors cancel in Q N Q^T; rounding of 1e-16 is divided by the smallest V^1/2, about 1e-6
+    torch.testing.assert_close(p.detach(), soap_reference(sides, 5), rtol=0, atol=1e-7)
+
+
+def test_shampoos_first_update_is_the_orthogonal_factor() -> None:
+    """L = G G^T and R = G^T G make L^-1/4 G R^-1/4 = U V^T, up to eps."""
+    parameters = new_parameters()
+    run(build_optimizer(parameters, groups_of("shampoo", decay=0.0), config("shampoo")), parameters, range(1))
+    moved = (new_parameters()["up"] - parameters["up"]).detach() / 1e-2
+    U, _, Vh = torch.linalg.svd(gradients(0)["up"], full_matrices=False)
+    # differences of float32 parameters of order 1, divided by 1e-2
+    torch.testing.assert_close(moved, U @ Vh, rtol=0, atol=1e-4)
+
+
+RANK_ONE = {
+    "sgd": ("sgd", {"momentum": 0.0}),
+    "adam": ("adam", {}),
+    "sign": ("lion", {}),
+    "smorms3": ("smorms3", {}),
+    "spectral": ("muon", {}),
+    "unit_rms": ("muon", {"scale": "rms"}),
+    "shampoo": ("shampoo", {}),
+    "soap": ("soap", {}),
+    "soap_left": ("soap", {"sides": "left"}),
+}
+
+
+def first_change(update: Update, fan_out: int, fan_in: int) -> float:
+    """Spectral norm of a first step at the rule's rate on the gradient that a hidden matrix has at that
+    width.
+
+    Rank one, with coordinates of order 1 / fan_out behind it and of order 1 before it (arXiv 2310.17813,
+    section 2).
+    """
+    kind, fields = RANK_ONE[update]
+    generator = torch.Generator().manual_seed(0)
+    out, in_ = torch.randn(fan_out, generator=generator), torch.randn(fan_in, generator=generator)
+    # float64: SOAP takes what rounding leaves outside the one direction for signal, if it is not far below
+    # eps
+    p = Parameter(torch.zeros(fan_out, fan_in).double())
+    p.grad = torch.outer(out / fan_out, in_).double()
+    scaling = scale_mup(Role.MATRIX, Width(fan_in=fan_in / 32, fan_out=fan_out / 32, num_infinite=2), update)
+    settings = config(kind, **fields)
+    eps = None if kind in ("sgd", "lion", "muon") else settings.eps * scaling.eps
+    group = Group(
+        name="matrix",
+        lr=1e-2 * scaling.lr,
+        weight_decay=0.0,
+        eps=eps,
+        lr_factor=scaling.lr,
+        update=update,
+        parameters=("w",),
+    )
+    build_optimizer({"w": p}, [group], settings).step()
+    return float(torch.linalg.matrix_norm(p.detach(), 2))
+
+
+@pytest.mark.parametrize("update", MUP_UPDATES)
+@pytest.mark.parametrize(("fan_out", "fan_in"), [(256, 256), (512, 128), (128, 512)])
+def test_the_rates_rule_keeps_every_update_at_the_spectral_condition(
+    update: Update, fan_out: int, fan_in: int
+) -> None:
+    """The norm of a change must go as sqrt(fan_out / fan_in): the derivation of every row of a hidden
+    matrix."""
+    if update == "unit_rms" and fan_in != fan_out:
+        pytest.skip("refused by check_updates: its rule holds where both sides grow alike")
+    ratio = first_change(update, fan_out, fan_in) / first_change(update, 32, 32)
+    # norms of Gaussian vectors of 32 numbers stray by 1/sqrt(64) = 1/8 each, three standard deviations of
+    # two of them;
+    # Newton-Schulz leaves its singular value within 0.68 to 1.21
+    assert ratio / math.sqrt(fan_out / fan_in) == pytest.approx(1.0, rel=0.55)

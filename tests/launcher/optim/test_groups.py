@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from launcher.mup.rules import Scaling
 from launcher.optim.config import OptimConfig
-from launcher.optim.groups import Group, choose_update, make_groups, state_per_parameter
+from launcher.optim.groups import Group, choose_update, make_groups, state_size
 from models.facts import ParamFacts, Role
 from models.inits import constant
 
@@ -39,6 +39,8 @@ TYPES: dict[str, dict[str, Any]] = {
     "smorms3": {},
     "lion": {},
     "muon": {"others": {"lr": 3e-3, "weight_decay": 0.2}},
+    "shampoo": {"others": {"lr": 3e-3, "weight_decay": 0.2}},
+    "soap": {"others": {"lr": 3e-3, "weight_decay": 0.2}},
 }
 
 
@@ -58,7 +60,7 @@ def test_every_parameter_is_in_exactly_one_group(kind: str) -> None:
     assert len({group.name for group in groups}) == len(groups)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw", "lion", "muon"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lion", "muon", "shampoo", "soap"])
 def test_only_weights_decay(kind: str) -> None:
     """The mup package decays biases, gains and state-space tensors as well."""
     groups = by_parameter(make_groups(FACTS, SHAPES, PLAIN, config(kind, weight_decay=0.1)))
@@ -101,12 +103,23 @@ def test_factors_multiply_rate_decay_and_eps() -> None:
     assert (up.lr, up.weight_decay, up.eps, up.lr_factor) == (2.5e-3, 0.4, 5e-9, 0.25)
 
 
-def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
-    groups = by_parameter(make_groups(FACTS, SHAPES, PLAIN, config("muon")))
-    assert {name for name, group in groups.items() if group.update == "spectral"} == {"up"}
+@pytest.mark.parametrize(("kind", "update"), [("muon", "spectral"), ("shampoo", "shampoo"), ("soap", "soap")])
+def test_matrix_optimizers_take_hidden_matrices_and_adamw_the_rest(kind: str, update: str) -> None:
+    groups = by_parameter(make_groups(FACTS, SHAPES, PLAIN, config(kind)))
+    assert {name for name, group in groups.items() if group.update == update} == {"up"}
+    assert {group.update for name, group in groups.items() if name != "up"} == {"adam"}
     assert groups["up"].lr == 1e-2
     assert groups["conv"].lr == groups["embedding"].lr == 3e-3
-    assert choose_update(FACTS["up"], SHAPES["up"], config("muon", scale="rms")) == "unit_rms"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "update"),
+    [("muon", {"scale": "rms"}, "unit_rms"), ("soap", {"sides": "left"}, "soap_left")],
+)
+def test_variants_of_matrix_optimizers_have_rules_of_their_own(
+    kind: str, field: dict[str, str], update: str
+) -> None:
+    assert choose_update(FACTS["up"], SHAPES["up"], config(kind, **field)) == update
 
 
 def test_an_unknown_state_space_tensor_is_an_error_that_lists_the_known() -> None:
@@ -116,7 +129,17 @@ def test_an_unknown_state_space_tensor_is_an_error_that_lists_the_known() -> Non
 
 
 def test_state_is_counted_by_optimizer() -> None:
-    counts = {kind: state_per_parameter(config(kind), "adam") for kind in TYPES}
-    assert counts == {"sgd": 1, "adam": 2, "adamw": 2, "adagrad": 1, "smorms3": 3, "lion": 1, "muon": 2}
-    assert state_per_parameter(config("sgd", momentum=0.0), "sgd") == 0
-    assert state_per_parameter(config("muon"), "spectral") == 1
+    """tests/launcher/optim/test_build.py compares these with what the optimizers really keep."""
+    vectors = {kind: state_size(config(kind), "adam", (8,)).sharded / 8 for kind in TYPES}
+    assert vectors == {
+        "sgd": 1,
+        "adam": 2,
+        "adamw": 2,
+        "adagrad": 1,
+        "smorms3": 3,
+        "lion": 1,
+        "muon": 2,
+        "shampoo": 2,
+        "soap": 2,
+    }
+    assert state_size(config("sgd", momentum=0.0), "sgd", (8,)).sharded == 0

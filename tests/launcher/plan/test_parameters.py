@@ -27,6 +27,8 @@ TYPES: dict[str, dict[str, Any]] = {
     "smorms3": {},
     "lion": {},
     "muon": {"others": {"lr": 3e-3}},
+    "shampoo": {"others": {"lr": 3e-3}},
+    "soap": {"others": {"lr": 3e-3}},
 }
 
 

@@ -152,7 +152,7 @@ WRONG_VALUES = [
     ),
     Bad("type: files", "type: 5", "13:18", "data.source.type is 5, must be "),
     Bad("{type: files, url: corpus}", "corpus", "13:11", "must be a section whose `type` is "),
-    Bad("type: adamw", "type: addamw", "16:9", "sgd or smorms3\n    did you mean adamw?"),
+    Bad("type: adamw", "type: addamw", "16:9", "smorms3 or soap\n    did you mean adamw?"),
     Bad("dt_min: 0.001", "dt_min: 0.2", "10:3", "dt_min 0.2 is above dt_max 0.1"),
     Bad(
         "d_model: 32",

@@ -1,0 +1,58 @@
+"""What optimizers of whole matrices share: hidden matrices go through a subclass, all else through AdamW."""
+
+import abc
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from launcher.optim.config import OtherRates
+from launcher.optim.elementwise import local
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The unsharded tensor, gathered on every rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor that every rank has whole."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None).to_local()
+
+
+class MatrixOptimizer(torch.optim.Optimizer, abc.ABC):
+    """Abstract. One optimizer with one state and one list of groups; those of update `adam` belong to AdamW.
+
+    A step gathers one sharded matrix after another on every rank, and updates this rank's part.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], others: OtherRates) -> None:
+        own = [group for group in groups if group["update"] == "adam"]
+        self._others = torch.optim.AdamW(own, betas=others.betas, fused=True) if own else None
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        if self._others is not None:
+            # The inner optimizer works on this one's groups and state: there is no second copy to save.
+            self._others.param_groups = [group for group in self.param_groups if group["update"] == "adam"]
+            self._others.state = self.state
+            self._others.step()
+        for group in self.param_groups:
+            if group["update"] == "adam":
+                continue
+            for p in group["params"]:
+                if p.grad is not None:
+                    update = self._direction(p, p.grad, self.state[p], group)
+                    values = local(p)
+                    values.mul_(1 - group["lr"] * group["weight_decay"])
+                    values.add_(shard_like(update, p), alpha=-group["lr"])
+
+    @abc.abstractmethod
+    def _direction(
+        self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+    ) -> torch.Tensor:
+        """The whole update of one matrix at rate 1; creates and advances its state."""

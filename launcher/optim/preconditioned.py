@@ -1,0 +1,104 @@
+"""Shampoo and SOAP: preconditioners from the second moments of a matrix's rows and columns.
+
+The averages of G G^T and G^T G, and what is made of them, are whole on every rank and equal there, because
+every
+rank computes them from the same gathered gradient; first moments are sharded as the parameters are.
+"""
+
+from typing import Any, final
+
+import torch
+
+from launcher.optim.config import ShampooConfig, SOAPConfig
+from launcher.optim.elementwise import local
+from launcher.optim.matrix import MatrixOptimizer, whole
+
+
+@final
+class Shampoo(MatrixOptimizer):
+    """L^-1/4 M R^-1/4 (arXiv 1802.09568) of averages L, R instead of sums; momentum M; no grafting."""
+
+    def __init__(self, groups: list[dict[str, Any]], config: ShampooConfig) -> None:
+        super().__init__(groups, config.others)
+        self._betas, self._every = config.betas, config.precondition_every
+
+    def _direction(
+        self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+    ) -> torch.Tensor:
+        G = whole(grad)
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(p)
+            for side, size in zip("LR", G.shape, strict=True):
+                state[side], state[f"{side}_root"] = (
+                    G.new_zeros(size, size),
+                    torch.eye(size, dtype=G.dtype, device=G.device),
+                )
+        beta1, beta2 = self._betas
+        count = int(state["step"])
+        state["step"] += 1
+        local(state["exp_avg"]).lerp_(local(grad), 1 - beta1)
+        state["L"].lerp_(G @ G.T, 1 - beta2)
+        state["R"].lerp_(G.T @ G, 1 - beta2)
+        if count % self._every == 0:
+            for side in "LR":
+                average = state[side] / (1 - beta2 ** (count + 1))
+                state[f"{side}_root"].copy_(inverse_fourth_root(average, group["eps"]))
+        M = whole(state["exp_avg"]) / (1 - beta1 ** (count + 1))
+        return state["L_root"] @ M @ state["R_root"]
+
+
+@final
+class SOAP(MatrixOptimizer):
+    """Adam in the eigenbasis of Shampoo's preconditioners (arXiv 2409.11321, algorithm 3)."""
+
+    def __init__(self, groups: list[dict[str, Any]], config: SOAPConfig) -> None:
+        super().__init__(groups, config.others)
+        self._betas, self._every = config.betas, config.precondition_every
+        self._sides = "LR" if config.sides == "both" else "L"
+
+    def _direction(
+        self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+    ) -> torch.Tensor:
+        G, (beta1, beta2) = whole(grad), self._betas
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(G)
+            for side, size in zip(self._sides, G.shape, strict=False):
+                state[side], state[f"{side}_basis"] = (
+                    G.new_zeros(size, size),
+                    torch.eye(size, dtype=G.dtype, device=G.device),
+                )
+        count = int(state["step"])
+        state["step"] += 1
+        for side in self._sides:
+            state[side].lerp_(G @ G.T if side == "L" else G.T @ G, 1 - beta2)
+        if count == 0:
+            for side in self._sides:
+                state[f"{side}_basis"].copy_(torch.linalg.eigh(state[side])[1])
+        local(state["exp_avg"]).lerp_(local(grad), 1 - beta1)
+        state["exp_avg_sq"].lerp_(self._turn(G, state).square(), 1 - beta2)
+        M = self._turn(whole(state["exp_avg"]), state) / (1 - beta1 ** (count + 1))
+        V = state["exp_avg_sq"] / (1 - beta2 ** (count + 1))
+        update = self._turn_back(M / (V.sqrt() + group["eps"]), state)
+        if count > 0 and count % self._every == 0:
+            for side in self._sides:
+                # one step of power iteration keeps the columns in their order, which V is in as well
+                basis = state[f"{side}_basis"]
+                basis.copy_(torch.linalg.qr(state[side] @ basis)[0])
+        return update
+
+    def _turn(self, x: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        x = state["L_basis"].T @ x
+        return x @ state["R_basis"] if "R" in self._sides else x
+
+    def _turn_back(self, x: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        x = state["L_basis"] @ x
+        return x @ state["R_basis"].T if "R" in self._sides else x
+
+
+def inverse_fourth_root(matrix: torch.Tensor, eps: float) -> torch.Tensor:
+    """(matrix + eps)^-1/4 of a positive semidefinite matrix, in float64: eigenvalues span many orders."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    roots = (values.clamp(min=0) + eps) ** -0.25
+    return ((vectors * roots) @ vectors.T).to(matrix.dtype)
