@@ -59,6 +59,17 @@ def _lin_is_not_for_long_sequences(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
+def _softmax_modes_know_the_length(loaded: LoadedRecipe) -> Iterator[Problem]:
+    model, length = loaded.recipe.model, loaded.recipe.data.seq_len
+    if "dss" in model.pattern and model.dss.max_length not in (None, length):
+        yield Problem(
+            loaded.place("model", "dss", "max_length"),
+            f"{loaded.cite('model', 'dss', 'max_length')} is what the softmax sums over, but "
+            f"{loaded.cite('data', 'seq_len')}",
+            f"use {length}",
+        )
+
+
 def _batch_norm_depends_on_the_forward(loaded: LoadedRecipe) -> Iterator[Problem]:
     recipe = loaded.recipe
     if not isinstance(recipe.model, ClassifierConfig) or recipe.model.norm != "batch":
@@ -77,5 +88,6 @@ def _batch_norm_depends_on_the_forward(loaded: LoadedRecipe) -> Iterator[Problem
 HINTS: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _time_scales_fit_the_length,
     _lin_is_not_for_long_sequences,
+    _softmax_modes_know_the_length,
     _batch_norm_depends_on_the_forward,
 )

@@ -30,6 +30,10 @@ def test_the_small_recipe_is_told_nothing() -> None:
             ("data.seq_len=16384", "model.s4d={init: lin, dt_min: 1e-4}"),
             ("model.s4d.init = lin (override", "Path-X", "legs or inv"),
         ),
+        (
+            ("model.pattern=[dss]", "model.dss={version: softmax, max_length: 64}"),
+            ("model.dss.max_length = 64", "seq_len = 32", "use 32"),
+        ),
     ],
 )
 def test_a_risky_choice_is_told_once(overrides: tuple[str, ...], fragments: tuple[str, ...]) -> None:
