@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import nn
 
 from launcher.check.probe import mean_abs
 from launcher.check.shrink import shrink_recipe
@@ -13,7 +14,6 @@ from launcher.data.samples import Batch
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 from models.config import LMConfig
-from models.lm import LM
 from models.residual import residuals
 from models.ssm.mixer import SSMMixer
 from models.ssm.system import Recurrence
@@ -132,10 +132,10 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
     """State-space layers are stable and their memories fit the sequences; nothing for models without any."""
     trial = _trial(recipe, width, world)
     trial.close()
-    if not isinstance(trial.model, LM):
-        return []
+    layers = trial.model.get_submodule("layers")
+    assert isinstance(layers, nn.ModuleList), "every model is a stack of residual layers"
     findings = []
-    for index, layer in enumerate(residuals(trial.model.layers)):
+    for index, layer in enumerate(residuals(layers)):
         if isinstance(layer.mixer, SSMMixer):
             moduli = _moduli(layer.mixer)
             radius = float(moduli.max())

@@ -1,5 +1,6 @@
 """All checks of a recipe, one after another."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -61,7 +62,7 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
     with one_thread():
         say("coordinate check on one process")
         values = measure_coordinates(setting, cpu_world())
-        slopes = fit_slopes(values)
+        slopes = fit_slopes(values, recipe.mup.type)
         findings = [judge_slopes("coordinate check", slopes)]
         sharded: list[Slope] = []
         if (ranks := sharded_ranks(recipe)) > 1:
@@ -109,7 +110,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
         values = measure_sharded(sharded)
     except RuntimeError as error:
         return [], [Finding(name, False, "did not run", "runs", str(error).strip().splitlines()[-1])]
-    slopes = fit_slopes(values)
+    slopes = fit_slopes(values, setting.recipe.mup.type)
     worst, place = largest_difference(whole, values)
     return slopes, [
         judge_slopes(name, slopes),
@@ -127,13 +128,21 @@ def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
     """One verdict over all measures, modules and steps."""
     judged = [slope for slope in slopes if is_judged(slope)]
     failing = [slope for slope in judged if fails(slope)]
-    worst = max(judged, key=lambda slope: abs(slope.slope) if slope.slope == slope.slope else float("inf"))
+    worst = max(judged, key=_distance)
     modules = dict.fromkeys(f"{slope.module} ({slope.measure} {slope.slope:+.2f})" for slope in failing)
     detail = "depends on width: " + ", ".join(list(modules)[:6]) if modules else f"largest: {worst.module}"
+    detail += f" and {len(modules) - 6} more" if len(modules) > 6 else ""
+    by_design = sorted({(slope.module, slope.expected) for slope in judged if slope.expected != 0.0})
+    detail += "".join(f"; measured from {expected:+g} at {module}" for module, expected in by_design)
     return Finding(
         name,
         not failing,
-        f"largest |slope| {abs(worst.slope):.3f} of {len(judged)}, steps {FIRST_STEP} to {NUM_STEPS}",
+        f"largest |slope| {_distance(worst):.3f} of {len(judged)}, steps {FIRST_STEP} to {NUM_STEPS}",
         f"at most {BOUND:g}",
-        detail + (f" and {len(modules) - 6} more" if len(modules) > 6 else ""),
+        detail,
     )
+
+
+def _distance(slope: Slope) -> float:
+    """From where it should be; infinite where there is no slope to be had."""
+    return math.inf if math.isnan(slope.slope) else abs(slope.slope - slope.expected)

@@ -140,3 +140,16 @@ def test_a_verdict_names_the_modules_that_depend_on_width() -> None:
     assert not finding.passed
     assert finding.detail == "depends on width: b (own -0.30)"
     assert judge_slopes("coordinate check", [slopes[0], slopes[2]]).passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["s4d", "s4", "transformer", "hybrid"])
+def test_shipped_recipes_pass_whole_and_sharded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # records go to runs/ there
+    path = str(ROOT / "recipes" / f"{name}-lm-tiny.yaml")
+    sharded = ["parallel.strategy=fsdp2", "cluster.nproc_per_node=2"]
+    assert main(["check", path, *sharded, "--out", str(tmp_path)]) == 0
+    findings = json.loads((tmp_path / "check.json").read_text())["findings"]
+    assert any(finding["name"] == "coordinate check, fsdp2 x 2" for finding in findings)
