@@ -54,7 +54,7 @@ def _convolve(u_BLH: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tens
 
 
 class _Convolution(torch.autograd.Function):
-    """Bilinear in (u, k), its adjoint written out; differentiable to any order, and by torch.func."""
+    """Bilinear in (u, k), its adjoint written out. Differentiable again, and by torch.func."""
 
     @staticmethod
     def forward(u_BLH: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tensor:
@@ -71,7 +71,6 @@ class _Convolution(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, int], output: torch.Tensor) -> None:
         u_BLH, k_CHT, ctx.size = inputs
         ctx.save_for_backward(u_BLH, k_CHT)
-        ctx.save_for_forward(u_BLH, k_CHT)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -79,11 +78,6 @@ class _Convolution(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd see the operations
             return *_plain_adjoint(u_BLH, k_CHT, grads[0], ctx.size), None
         return *_adjoint(u_BLH, k_CHT, grads[0], ctx.size), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
-        (u_BLH, k_CHT), (du_BLH, dk_CHT, _) = ctx.saved_tensors, tangents
-        return _convolve(du_BLH, k_CHT, ctx.size) + _convolve(u_BLH, dk_CHT, ctx.size)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[torch.Tensor, int]:

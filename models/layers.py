@@ -1,10 +1,14 @@
 """Elementary layers. Constructors only allocate; values come from parameter facts."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from models.facts import ParamFacts, Role
 from models.inits import constant, normal_fan_in
+
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 class Linear(nn.Module):
@@ -15,15 +19,9 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
         self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
 
-    def forward(self, x: torch.Tensor, *, channels_first: bool = False) -> torch.Tensor:
-        """Map (..., d_in) to (..., d_out), or (B, d_in, L) to (B, L, d_out)."""
-        if not channels_first:
-            return nn.functional.linear(x, self.weight, self.bias)
-        # products that read x transposed; nn.functional.linear would copy it first
-        weight = self.weight.t().expand(x.shape[0], -1, -1)
-        if self.bias is None:
-            return torch.bmm(x.transpose(1, 2), weight)
-        return torch.baddbmm(self.bias, x.transpose(1, 2), weight)
+    def forward(self, x: torch.Tensor, through: Product = nn.functional.linear) -> torch.Tensor:
+        """Pass x through the map, or through a product of (x, weight, bias) that does more at once."""
+        return through(x, self.weight, self.bias)
 
 
 class Embedding(nn.Module):
@@ -148,8 +146,13 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate, self.tied = rate, tied
 
+    @property
+    def acts(self) -> bool:
+        """Whether it does anything at the moment."""
+        return self.training and self.rate > 0
+
     def forward(self, x: torch.Tensor, length_dim: int = 1) -> torch.Tensor:
-        if not self.training or self.rate == 0:
+        if not self.acts:
             return x
         if not self.tied:
             return nn.functional.dropout(x, self.rate)

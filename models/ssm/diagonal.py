@@ -1,15 +1,12 @@
-"""Diagonal systems: k[l] = Re sum_m c_m exp(z_m l), by a two-level Vandermonde product.
-
-Materialising H x M x L exponentials is what makes the direct way slow. With l = i S + j and S near sqrt(L),
-H x M x (S + L/S) exponentials and one real batched product give the same numbers.
-"""
+"""Diagonal systems: every mode on its own."""
 
 from dataclasses import dataclass
 from typing import final
 
 import torch
 
-from models.ssm.system import Recurrence, System, powers, two_levels
+from models.ssm.series import series
+from models.ssm.system import Recurrence, System, powers, tables, two_levels
 
 
 @final
@@ -24,7 +21,7 @@ class DiagonalSystem(System):
     D: torch.Tensor  # (C, H), of the dtype to compute in
 
     def kernel(self, length: int) -> torch.Tensor:
-        k_CHL = self._series(self.c_re, self.c_im, length)
+        k_CHL = series(self.z_re, self.z_im, self.c_re, self.c_im, length, self.D.dtype)
         return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
 
     def respond(self, x_BHN: torch.Tensor, length: int) -> torch.Tensor:
@@ -33,7 +30,8 @@ class DiagonalSystem(System):
         x_re, x_im = e_re * x_re - e_im * x_im, e_re * x_im + e_im * x_re  # one step on: (B, H, M)
         q_re = self.c_re * x_re[:, None] - self.c_im * x_im[:, None]  # (B, C, H, M)
         q_im = self.c_re * x_im[:, None] + self.c_im * x_re[:, None]
-        y = self._series(q_re.flatten(0, 1), q_im.flatten(0, 1), length)
+        q_re, q_im = q_re.flatten(0, 1), q_im.flatten(0, 1)
+        y = series(self.z_re, self.z_im, q_re, q_im, length, self.D.dtype)
         return y.unflatten(0, (x_BHN.shape[0], self.c_re.shape[0]))
 
     def absorb(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> torch.Tensor:
@@ -42,7 +40,7 @@ class DiagonalSystem(System):
         # newest first, so that entry l is multiplied by exp(z l)
         v_BHL = torch.nn.functional.pad(u_BHL.flip(-1), (0, inner * outer - L))
         v = v_BHL.unflatten(-1, (outer, inner)).transpose(0, 1).flatten(1, 2)  # (H, B I, S)
-        e_re, e_im, p_re, p_im = self._tables(inner, outer, u_BHL.dtype)
+        e_re, e_im, p_re, p_im = tables(self.z_re, self.z_im, inner, outer, u_BHL.dtype)
         w_re = torch.bmm(v, e_re.transpose(1, 2)).unflatten(1, (B, outer))  # (H, B, I, M)
         w_im = torch.bmm(v, e_im.transpose(1, 2)).unflatten(1, (B, outer))
         p_re, p_im = p_re.transpose(1, 2)[:, None], p_im.transpose(1, 2)[:, None]  # (H, 1, I, M)
@@ -65,24 +63,3 @@ class DiagonalSystem(System):
             c=torch.cat((self.c_re, -self.c_im), dim=-1).to(dtype),
             D=self.D,
         )
-
-    def _tables(self, inner: int, outer: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        """exp(z j) for j < S and exp(z S i) for i < I, as real and imaginary parts."""
-        steps = torch.arange(max(inner, outer), dtype=torch.float64, device=self.z_re.device)
-        e_re, e_im = powers(self.z_re, self.z_im, steps[:inner], dtype)
-        p_re, p_im = powers(self.z_re, self.z_im, steps[:outer] * inner, dtype)
-        return e_re, e_im, p_re, p_im
-
-    def _series(self, c_re: torch.Tensor, c_im: torch.Tensor, length: int) -> torch.Tensor:
-        """Re sum_m c_m exp(z_m l) for l < length: coefficients (K, H, M) -> (K, H, L)."""
-        dtype = self.D.dtype
-        inner, outer = two_levels(length)
-        e_re, e_im, p_re, p_im = self._tables(inner, outer, dtype)
-        c_re, c_im = c_re.to(dtype)[..., None], c_im.to(dtype)[..., None]
-        left = torch.cat((c_re * p_re - c_im * p_im, -(c_re * p_im + c_im * p_re)), dim=2)  # (K, H, 2M, I)
-        right = torch.cat((e_re, e_im), dim=1)  # (H, 2M, S)
-        if left.shape[0] == 1:
-            return torch.bmm(left[0].transpose(1, 2), right).flatten(1)[None, :, :length]
-        left = left.permute(1, 0, 3, 2).flatten(1, 2)  # (H, K I, 2M)
-        series = torch.bmm(left, right).unflatten(1, (c_re.shape[0], outer))  # (H, K, I, S)
-        return series.flatten(2)[..., :length].transpose(0, 1)

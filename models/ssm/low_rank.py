@@ -16,6 +16,8 @@ import torch
 
 from models.ssm.system import Recurrence, System, powers, times_modes, two_levels
 
+_BLOCK_CHANNELS = 64
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,19 @@ class LowRankSystem(System):
     D: torch.Tensor  # (C, H), of the dtype to compute in
 
     def kernel(self, length: int) -> torch.Tensor:
-        blocks = Blocks.of(self, length)
-        k_CHL = blocks.outputs(self.b.to(self.D.dtype)[..., None])[0, ..., :length]
+        k_CHL = torch.cat([part._kernel(length) for part in self._parts()], dim=1)
         return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
+
+    def _kernel(self, length: int) -> torch.Tensor:
+        return Blocks.of(self, length).outputs(self.b.to(self.D.dtype)[..., None])[0, ..., :length]
+
+    def _parts(self) -> list["LowRankSystem"]:
+        """A few channels at a time on a CPU, for its cache's sake."""
+        if self.D.device.type != "cpu" or torch.compiler.is_compiling():
+            return [self]
+        first = (t.split(_BLOCK_CHANNELS) for t in (self.z_re, self.z_im, self.U, self.V, self.b))
+        second = (t.split(_BLOCK_CHANNELS, dim=1) for t in (self.c, self.D))
+        return [LowRankSystem(*part) for part in zip(*first, *second, strict=True)]
 
     def respond(self, x_BHN: torch.Tensor, length: int) -> torch.Tensor:
         x_HNB = x_BHN.permute(1, 2, 0)
@@ -70,66 +82,70 @@ class LowRankSystem(System):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """Powers of a system's state matrix below S, as columns and rows, and A^S itself."""
+class Level:
+    """What doubles w columns A^j x, j < w: A^w = E^w + U V."""
 
-    inner: int  # S
-    outer: int  # I, blocks of S that cover the length
-    e_re: torch.Tensor  # (H, M, S + 1): powers of E
+    e_re: torch.Tensor  # (H, M, 1): E^w
     e_im: torch.Tensor
-    U: torch.Tensor  # (H, N, S R): E^(S-1) U ... U
-    V: torch.Tensor  # (H, S R, N): V^T; ...; V^T A^(S-1)
+    U: torch.Tensor  # (H, N, w R): E^(w-1) U ... U
+    V: torch.Tensor  # (H, w R, N): V^T; ...; V^T A^(w-1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A system's state matrix prepared for sequences of S I steps."""
+
+    outer: int  # I, blocks of S that cover the length
+    levels: tuple[Level, ...]  # w = 1, 2, ... S / 2
     dense: torch.Tensor  # (H, N, N): A^S
     c: torch.Tensor  # (H, C, N)
 
     @classmethod
     def of(cls, system: LowRankSystem, length: int) -> "Blocks":
         """Prepare for sequences of this length."""
-        dtype = system.D.dtype
-        H, R, N = system.V.shape
+        dtype, (H, _, N) = system.D.dtype, system.V.shape
         # at least N inner steps: below that, columns are cheaper than squared matrices
         least = min(1 << (N - 1).bit_length(), 1 << (length - 1).bit_length())
         inner, outer = two_levels(length, least)
-        steps = torch.arange(inner + 1, dtype=torch.float64, device=system.z_re.device)
-        e_re, e_im = powers(system.z_re, system.z_im, steps, dtype)
-        U, V = system.U.to(dtype), system.V.to(dtype)
-        back_re, back_im = e_re[..., :inner].flip(-1)[..., None], e_im[..., :inner].flip(-1)[..., None]
-        U_re, U_im = U[:, : N // 2, None], U[:, N // 2 :, None]  # (H, M, 1, R)
-        U_HNX = torch.cat((back_re * U_re - back_im * U_im, back_re * U_im + back_im * U_re), dim=1).flatten(
-            2
-        )
-        rows, width = V, 1
-        while width < inner:
-            # V^T A^(w+j) = (V^T A^j) (E^w + U_w V_w): from the right, E acts as its conjugate
-            turned = times_modes(e_re[..., width, None], -e_im[..., width, None], rows.transpose(1, 2))
-            more = turned.transpose(1, 2) + (rows @ U_HNX[..., -width * R :]) @ rows
-            rows, width = torch.cat((rows, more), dim=1), 2 * width
-        eye = torch.eye(N, dtype=dtype, device=U.device)
-        dense = (
-            times_modes(e_re[..., inner, None], e_im[..., inner, None], eye.expand(H, N, N)) + U_HNX @ rows
-        )
-        return cls(inner, outer, e_re, e_im, U_HNX, rows, dense, system.c.to(dtype).transpose(0, 1))
+        widths = [1 << level for level in range(inner.bit_length())]
+        steps = torch.tensor(widths, dtype=torch.float64, device=system.z_re.device)
+        e_re, e_im = (e.unbind(-1) for e in powers(system.z_re, system.z_im, steps, dtype))
+        U, V, levels = system.U.to(dtype), system.V.to(dtype), []
+        for re, im in zip(e_re[:-1], e_im[:-1], strict=True):
+            level = Level(re[..., None], im[..., None], U, V)
+            levels.append(level)
+            # V^T A^(w+j) = (V^T A^j) (E^w + U V): from the right, E acts as its conjugate
+            turned = times_modes(level.e_re, -level.e_im, V.transpose(1, 2)).transpose(1, 2)
+            U, V = (
+                torch.cat((times_modes(level.e_re, level.e_im, U), U), dim=2),
+                torch.cat((V, turned + (V @ U) @ V), dim=1),
+            )
+        eye = torch.eye(N, dtype=dtype, device=U.device).expand(H, N, N)
+        dense = torch.baddbmm(times_modes(e_re[-1][..., None], e_im[-1][..., None], eye), U, V)
+        return cls(outer, tuple(levels), dense, system.c.to(dtype).transpose(0, 1))
+
+    @property
+    def inner(self) -> int:
+        """S."""
+        return 1 << len(self.levels)
 
     def columns(self, x_HNK: torch.Tensor) -> torch.Tensor:
         """A^j x for j < S: (H, N, K S), K slowest."""
-        K, R = x_HNK.shape[-1], self.V.shape[1] // self.inner
-        x, width = x_HNK[..., None], 1  # (H, N, K, w)
-        while width < self.inner:
-            flat = x.flatten(2)
-            turned = times_modes(self.e_re[..., width, None], self.e_im[..., width, None], flat)
-            more = turned + self.U[..., -width * R :] @ (self.V[:, : width * R] @ flat)
-            x, width = torch.cat((x, more.unflatten(-1, (K, width))), dim=-1), 2 * width
-        return x.flatten(2)
+        x_HNKw = x_HNK[..., None]
+        for level in self.levels:
+            flat = x_HNKw.flatten(2)
+            more = torch.baddbmm(times_modes(level.e_re, level.e_im, flat), level.U, level.V @ flat)
+            x_HNKw = torch.cat((x_HNKw, more.view_as(x_HNKw)), dim=-1)
+        return x_HNKw.flatten(2)
 
     def outputs(self, x_HNK: torch.Tensor) -> torch.Tensor:
         """c A^l x for l < S I: (K, C, H, S I)."""
         (H, _, K), num_outputs = x_HNK.shape, self.c.shape[1]
-        rows, dense, num = self.c[:, None], self.dense, 1  # (H, i, C, N)
+        rows, dense, num = self.c, self.dense, 1  # (H, i C, N), i slowest
         while num < self.outer:
-            more = (rows.flatten(1, 2) @ dense).unflatten(1, (num, num_outputs))
-            rows, num = torch.cat((rows, more), dim=1), 2 * num
+            rows, num = torch.cat((rows, rows @ dense), dim=1), 2 * num
             if num < self.outer:
                 dense = dense @ dense
-        rows = rows[:, : self.outer].transpose(1, 2).flatten(1, 2)  # (H, C I, N)
-        y = (rows @ self.columns(x_HNK)).view(H, num_outputs, self.outer, K, self.inner)
-        return y.permute(3, 1, 0, 2, 4).flatten(3)
+        y = rows[:, : self.outer * num_outputs] @ self.columns(x_HNK)
+        return y.view(H, self.outer, num_outputs, K, self.inner).permute(3, 2, 0, 1, 4).flatten(3)

@@ -10,6 +10,7 @@ from models.facts import ParamFacts, prefixed
 from models.layers import Dropout, Linear, linear_facts
 from models.mixer import Mixer, State
 from models.ssm.config import SSMSection
+from models.ssm.output import gelu_linear_glu, linear_channels_first
 from models.ssm.space import StateSpace
 from models.ssm.system import Recurrence
 
@@ -53,12 +54,15 @@ class SSMMixer(Mixer):
         return self._mix(y_BCH.flatten(1)[..., None], x_BH[:, None])[:, 0], (x_BHN,)
 
     def _mix(self, y_BXL: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
-        y_BXL = self.dropout(nn.functional.gelu(y_BXL).to(x_BLH.dtype), length_dim=2)
+        y_BXL, glu = y_BXL.to(x_BLH.dtype), self.final_act == "glu"
+        if glu and self.gate is None and not self.dropout.acts:
+            return self.output(y_BXL, gelu_linear_glu)
+        activated_BXL = self.dropout(nn.functional.gelu(y_BXL), length_dim=2)
         if self.gate is None:
-            out = self.output(y_BXL, channels_first=True)
+            out = self.output(activated_BXL, linear_channels_first)
         else:
-            out = self.output(y_BXL.transpose(1, 2) * nn.functional.silu(self.gate(x_BLH)))
-        if self.final_act == "glu":
+            out = self.output(activated_BXL.transpose(1, 2) * nn.functional.silu(self.gate(x_BLH)))
+        if glu:
             return nn.functional.glu(out, dim=-1)
         return nn.functional.gelu(out) if self.final_act == "gelu" else out
 

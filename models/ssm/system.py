@@ -76,6 +76,15 @@ def powers(
     return size * angle.cos(), size * angle.sin()
 
 
+def tables(
+    z_re: torch.Tensor, z_im: torch.Tensor, inner: int, outer: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """exp(z j) for j < S and exp(z S i) for i < I, each as real and imaginary parts (H, M, S or I)."""
+    steps = torch.arange(max(inner, outer), dtype=torch.float64, device=z_re.device)
+    e_re, e_im = powers(z_re, z_im, steps[:inner], dtype)
+    return e_re, e_im, *powers(z_re, z_im, steps[:outer] * inner, dtype)
+
+
 def times_modes(re: torch.Tensor, im: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Multiply coordinates [Re x; Im x], halves along dimension -2, by complex factors (..., M, columns)."""
     a, b = x.chunk(2, dim=-2)
