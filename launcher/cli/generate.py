@@ -56,8 +56,6 @@ def generate_text(arguments: Sequence[str]) -> int:
     recipe = saved_recipe(saved)
     prompt = encode_prompt(options.prompt, recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    writer = Writer(is_bytes=_speaks_bytes(recipe))
-    writer.write(prompt)
     model = load_model(saved, device)
     assert isinstance(model, LM), "encode_prompt has refused every other kind"
     continuation = generate(
@@ -68,6 +66,8 @@ def generate_text(arguments: Sequence[str]) -> int:
         top_k=options.top_k,
         generator=torch.Generator(device).manual_seed(options.seed),
     )
+    writer = Writer(is_bytes=_speaks_bytes(recipe))
+    writer.write(prompt)
     for token_B in continuation:
         writer.write([int(token_B)])
     writer.close()
