@@ -42,7 +42,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
     """
     if mesh is None:
         return model
-    offload = CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy()
+    pinned = mesh.device_type == "cuda"
+    offload = CPUOffloadPolicy(pin_memory=pinned) if config.cpu_offload else OffloadPolicy()
     # A hook inside a compiled layer would break its graph: there the layer stays one unit.
     if config.precision == "bf16" and not config.compile:
         rounded = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
