@@ -122,6 +122,14 @@ def _shard_groups_fill_the_world(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield Problem(place, message, f"use {fits}")
 
 
+def _only_sharded_parameters_are_offloaded(loaded: LoadedRecipe) -> Iterator[Problem]:
+    parallel = loaded.recipe.parallel
+    if parallel.engine == "torch" and parallel.cpu_offload and parallel.strategy in ("single", "ddp"):
+        place, strategy = loaded.place("parallel", "cpu_offload"), loaded.cite("parallel", "strategy")
+        message = f"{loaded.cite('parallel', 'cpu_offload')} is for fsdp2 and hsdp, but {strategy}"
+        yield Problem(place, message, "turn it off, or use strategy fsdp2")
+
+
 def _local_is_one_node(loaded: LoadedRecipe) -> Iterator[Problem]:
     cluster = loaded.recipe.cluster
     if cluster.type == "local" and cluster.nodes > 1:
@@ -238,6 +246,7 @@ RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _zero_stages_cut_only_elementwise_optimizers,
     _single_is_one_rank,
     _shard_groups_fill_the_world,
+    _only_sharded_parameters_are_offloaded,
     _local_is_one_node,
     _one_process_per_gpu,
     _warmup_ends_before_the_run,

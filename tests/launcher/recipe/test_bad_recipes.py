@@ -242,6 +242,13 @@ RULES = [
         "24:39",
         "hsdp, but parallel.strategy = ddp (small.yaml:24:52)",
     ),
+    Bad(
+        "strategy: ddp",
+        "cpu_offload: true, strategy: ddp",
+        "24:40",
+        "is for fsdp2 and hsdp, but parallel.strategy = ddp (small.yaml:24:56)",
+    ),
+    Bad("strategy: ddp", "strategy: ddp, precision: fp16", "24:53", "did you mean bf16?"),
     Bad("strategy: ddp", "strategy: hsdp, shard_size: 3", "24:55", "does not divide 2 ranks"),
     Bad("", "", "--nodes", "cluster.type = local (small.yaml:31:17) is this machine only", nodes=2),
     Bad("nproc_per_node: 2", "nproc_per_node: 2, gpus_per_node: 1", "31:40", "more processes than GPUs"),
