@@ -1,6 +1,7 @@
 """One checkpoint format: a run goes on under any engine and on any number of ranks."""
 
 import functools
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from launcher.checkpoint.manifest import Saved
+from launcher.checkpoint.manifest import Saved, step_folder
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.recipe.schema import Recipe
@@ -28,6 +29,7 @@ from tests.launcher.parallel.engines import (
     whole_state,
 )
 from tests.ranks import run_ranks
+from tests.small_run import losses, train_run
 
 # A stay of three steps under one engine and on some ranks.
 Stay = tuple[tuple[str, ...], int]
@@ -129,3 +131,19 @@ def test_no_rank_holds_the_whole_state_of_a_zero_engine() -> None:
     shares = run_ranks(2, _shares, recipe_for(2, *ZERO[2]))
     for own, whole in shares:
         assert own < 0.6 * whole
+
+
+def test_a_run_changes_its_engine_through_the_loop(tmp_path: Path) -> None:
+    """As `launch resume RUN parallel.strategy=...` does, with evaluation, checkpoints and journal."""
+    import launcher.parallel.deepspeed  # noqa: F401
+
+    common = ("model.dropout=0", "train.steps=10", "checkpoint.every=5")
+    whole = train_run(tmp_path / "whole", *common)
+    train_run(tmp_path / "moved", *common, *ZERO[3], ranks=2)
+    shutil.rmtree(step_folder(str(tmp_path / "moved"), 10))
+    moved = train_run(tmp_path / "moved", *common, *FSDP2, ranks=2)
+    assert (moved[5]["attempt"], moved[10]["attempt"]) == (1, 2)
+    assert losses(moved) == pytest.approx(losses(whole), rel=1e-5)
+    for step in (5, 10):
+        for kind in ("grad_norm_group", "grad_norm_layer"):
+            assert moved[step][kind] == pytest.approx(whole[step][kind], rel=1e-3), (step, kind)
