@@ -1,71 +1,110 @@
 """u-muP (arXiv 2407.17465): absolute rules for stacks of attention and feed-forward layers.
 
-unit-scaling keeps weights at variance one and multiplies layers by constants. Here each constant is folded
-into
-its weight: multiplier a, initial value w and rate c become a w and a c, which is the same function and, for
-updates
-whose size does not follow the gradient's, the same training. Only formats narrower than bfloat16 can tell.
+unit-scaling keeps weights and gradients at variance one and multiplies layers by constants. Here each
+constant is
+folded into its weight, and nothing is done to gradients: multiplier a, initial value w and rate c become a w
+and
+a c (a^2 c for SGD), which is the same function and the same training. Only formats narrower than bfloat16
+can tell.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from launcher.mup.config import DecayPolicy
-from launcher.mup.rules import DECAY_POWER, Scaling
+from launcher.mup.rules import DECAY_POWER, Scaling, Update
 from models.config import AttentionConfig, BackboneSection
 from models.facts import ParamFacts, Role
 
 _SOURCE = "u-muP (arXiv 2407.17465), unit-scaling 0.3.5"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a parameter is in a model, as far as u-muP is concerned."""
+
+    gain: float = 1.0
+    """What its layer's input is multiplied by."""
+    depth: float | None = None
+    """Pairs of layers of the stack that it is in, if any."""
+    branch: float = 1.0
+    """Factor of the residual branch that it is in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """One parameter in unit-scaling's own terms."""
+
+    rate: float
+    fold: float
+    """Our value is this times theirs."""
+    flow: float
+    """Their gradient is this times the true one, but for sqrt(N) V / sqrt(V - 1) of N targets and V
+    classes."""
+    rule: str
+
+
 def scale_umup(
     name: str,
     shapes: Mapping[str, tuple[int, ...]],
     facts: Mapping[str, ParamFacts],
+    update: Update,
     *,
-    gain: float,
-    depth: float | None,
+    place: Place,
     decay: DecayPolicy,
 ) -> Scaling:
-    """Factors of one parameter. `gain` is that of its layer's input; `depth` the pairs of layers of its
-    stack, if any.
+    """Factors of one parameter, readout unconstrained.
 
-    Rates are those for updates of a size of their own: Adam and its kin, Lion.
+    SGD's rate is for true gradients of the mean loss: unit-scaling's is this one over the constant of
+    _Unit.flow.
     """
     role, shape = facts[name].role, shapes[name]
-    stack = 1.0 if depth is None else depth**-0.5
-    width = _layer_fan_in(name, shapes, facts)
-    rule = "rate x 1"
-    init, forward, lr = 1.0, 1.0, 1.0
-    eps = 1.0 / max(shape)
-    match role:
-        case Role.MATRIX:
-            # multiplier gain/sqrt(fan_in) on a unit weight of rate 1/sqrt(fan_in); the model draws
-            # 1/sqrt(fan_in)
-            init, lr = gain, gain / shape[1]
-            rule = "multiplier and rate fan_in^-1/2 each, folded"
-        case Role.READOUT:
-            init, forward = math.sqrt(shape[1]), 1 / shape[1]
-            rule = "multiplier 1/fan_in, rate x 1"
-        case Role.EMBEDDING:
-            lr = shape[-1] ** -0.5
-            rule = "rate dim^-1/2, its deviation from muP for embeddings"
-        case _ if width is not None:
-            lr = width**-0.5
-            rule = "a bias, rate x 1 behind its layer's multiplier fan_in^-1/2, folded"
-    source = f"{_SOURCE}: {rule}" + ("" if depth is None else "; x (layers / 2)^-1/2 in the stack")
-    lr *= stack
-    # decay acts through lr x decay, of which folding changes the first factor only
+    unit = _in_unit_terms(name, shapes, facts, place)
+    stack = 1.0 if place.depth is None else place.depth**-0.5
+    sgd = update == "sgd"
+    lr = stack * unit.rate * unit.fold * (unit.flow * unit.fold if sgd else 1.0)
+    forward = 1 / shape[1] if role is Role.READOUT else 1.0
+    source = f"{_SOURCE}: {unit.rule}" + ("" if place.depth is None else "; x (layers / 2)^-1/2 in the stack")
     return Scaling(
-        init=init,
+        # the model draws matrices with std 1/sqrt(fan_in)
+        init={Role.MATRIX: place.gain, Role.READOUT: math.sqrt(shape[-1])}.get(role, 1.0),
         forward=forward,
         gradient=forward,
         lr=lr,
+        # decay acts through lr x decay, of which folding changes the first factor only
         weight_decay=lr ** -DECAY_POWER[decay],
-        eps=eps,
-        source=source,
+        # gradients fall as 1/width, as under muP
+        eps=(shape[-1] if role in (Role.EMBEDDING, Role.READOUT) else shape[0])
+        ** -(2.0 if update == "smorms3" else 1.0),
+        source=source + ("; true gradients in the place of unit ones" if sgd else ""),
     )
+
+
+def _in_unit_terms(
+    name: str, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, ParamFacts], place: Place
+) -> _Unit:
+    role, shape = facts[name].role, shapes[name]
+    num_classes, d_model = next(shapes[n] for n, fact in facts.items() if fact.role is Role.READOUT)
+    # their readout divides its gradient by sqrt(classes), not by the width; a branch's factor comes after
+    # its gradient
+    upstream = d_model / math.sqrt(num_classes) / place.branch
+    layer = _layer_fan_in(name, shapes, facts)
+    if role is Role.READOUT:
+        return _Unit(rate=1.0, fold=1.0, flow=d_model, rule="multiplier 1/fan_in, rate x 1")
+    if role is Role.EMBEDDING:
+        rule = "rate dim^-1/2, its deviation from muP for embeddings"
+        return _Unit(rate=shape[-1] ** -0.5, fold=1.0, flow=d_model, rule=rule)
+    if role is Role.MATRIX:
+        multiplier = shape[1] ** -0.5
+        rule = "multiplier and rate fan_in^-1/2 each, folded"
+        return _Unit(rate=multiplier, fold=place.gain * multiplier, flow=upstream / multiplier, rule=rule)
+    if layer is not None:
+        multiplier = layer**-0.5
+        rule = "a bias, rate x 1 behind its layer's multiplier fan_in^-1/2, folded"
+        return _Unit(rate=1.0, fold=multiplier, flow=upstream / multiplier, rule=rule)
+    return _Unit(rate=1.0, fold=1.0, flow=upstream, rule="rate x 1")
 
 
 def _layer_fan_in(
@@ -87,9 +126,20 @@ def unit_gains(config: BackboneSection, seq_len: int) -> dict[str, float]:
     }
 
 
-def find_gain(name: str, gains: Mapping[str, float]) -> float:
-    """The gain of one parameter; 1 for a layer whose input has variance one as it is."""
-    return next((gain for pattern, gain in gains.items() if fnmatchcase(name, pattern)), 1.0)
+def find_places(
+    config: BackboneSection, shapes: Mapping[str, tuple[int, ...]], seq_len: int
+) -> dict[str, Place]:
+    """Where each parameter is."""
+    gains, factors = unit_gains(config, seq_len), residual_factors(config.num_layers)
+    places = {}
+    for name in shapes:
+        gain = next((gain for pattern, gain in gains.items() if fnmatchcase(name, pattern)), 1.0)
+        if name.startswith("layers."):
+            branch = factors[int(name.split(".")[1])][1]
+            places[name] = Place(gain=gain, depth=config.num_layers / 2, branch=branch)
+        else:
+            places[name] = Place(gain=gain)
+    return places
 
 
 def _attention_gain(config: BackboneSection, seq_len: int) -> float:

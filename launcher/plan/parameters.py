@@ -17,7 +17,7 @@ from launcher.mup.shapes import (
     hash_shapes,
     measure_widths,
 )
-from launcher.mup.unit import find_gain, residual_factors, scale_umup, unit_gains
+from launcher.mup.unit import find_places, residual_factors, scale_umup
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group, choose_update, make_groups
 from models.build import build_model, model_facts
@@ -64,7 +64,7 @@ def describe_parameters(
     base_shapes = _base_shapes(model, mup, shapes)
     widths = measure_widths(shapes, base_shapes, {name: fact.fan_in_dim for name, fact in facts.items()})
     if mup.type == "umup":
-        scalings = _unit_scalings(model, mup, shapes, facts, seq_len)
+        scalings = _unit_scalings(model, mup, optim, shapes, facts, seq_len)
     else:
         scalings = _scalings(model, mup, optim, shapes, facts, widths)
     return Parameters(
@@ -111,21 +111,22 @@ def _scalings(
 def _unit_scalings(
     model: ModelConfig,
     mup: MupConfig,
+    optim: OptimConfig,
     shapes: Shapes,
     facts: Mapping[str, ParamFacts],
     seq_len: int,
 ) -> dict[str, Scaling]:
-    gains = unit_gains(model, seq_len)
+    places = find_places(model, shapes, seq_len)
     return {
         name: scale_umup(
             name,
             shapes,
             facts,
-            gain=find_gain(name, gains),
-            depth=model.num_layers / 2 if name.startswith(STACK) else None,
+            choose_update(fact, shapes[name], optim),
+            place=places[name],
             decay=mup.weight_decay,
         )
-        for name in facts
+        for name, fact in facts.items()
     }
 
 

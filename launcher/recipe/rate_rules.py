@@ -68,7 +68,7 @@ def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 _UMUP_LAYERS = ("attention", "ffn")
-_UMUP_OPTIMIZERS = ("adam", "adamw", "adagrad", "smorms3", "lion")
+_UMUP_OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "smorms3", "lion")
 _UMUP_MODEL: tuple[tuple[str, object], ...] = (
     ("residual", "none"),
     ("prenorm", True),

@@ -2,6 +2,7 @@
 start."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from launcher.mup.config import MupConfig
 from launcher.mup.init import init_parameters
 from launcher.mup.unit import residual_factors
 from launcher.optim.build import build_optimizer
-from launcher.optim.config import AdamWConfig
+from launcher.optim.config import AdamWConfig, OptimConfig, SGDConfig
 from launcher.plan.parameters import Parameters, describe_parameters
 from models.attention import rotate
 from models.build import build_model
@@ -123,25 +124,50 @@ def tokens(batch: int) -> torch.Tensor:
     return torch.randint(0, VOCAB, (batch, LENGTH), generator=torch.Generator().manual_seed(4))
 
 
-def test_training_is_unit_scalings_step_by_step() -> None:
-    """Both in float64: five steps apart only by rounding, some 1e-12 amplified by Adam; logits are
-    float32."""
-    parameters = describe(16)
+def train_both(parameters: Parameters, optim: OptimConfig, make_theirs: Callable[[Reference], Any]) -> None:
+    """Five steps in float64: apart only by rounding, which Adam and momentum amplify; logits are float32."""
     model = new_model(16, parameters).double()
     reference = Reference(model, parameters)
-    optim = AdamWConfig(type="adamw", lr=RATE, weight_decay=DECAY, eps=1e-30)
     ours = build_optimizer(dict(model.named_parameters()), parameters.groups, optim)
-    theirs = reference.optimizer(parameters)
-    x = tokens(4)
+    theirs = make_theirs(reference)
+    x, first = tokens(4), None
     for _ in range(5):
         logits, expected = model(x), reference(x)
         torch.testing.assert_close(logits, expected.float(), rtol=1e-5, atol=1e-6)
         ours.zero_grad()
         theirs.zero_grad()
-        nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+        first = float(loss.detach()) if first is None else first
+        loss.backward()
         U.cross_entropy(expected[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
         ours.step()
         theirs.step()
+    assert float(loss.detach()) < first
+
+
+def test_training_with_adamw_is_unit_scalings_step_by_step() -> None:
+    parameters = describe(16)
+    optim = AdamWConfig(type="adamw", lr=RATE, weight_decay=DECAY, eps=1e-30)
+    train_both(parameters, optim, lambda reference: reference.optimizer(parameters))
+
+
+def test_training_with_sgd_is_unit_scalings_with_a_free_readout() -> None:
+    """Their gradients are those of the mean loss times one constant, the square root of the rows in each
+    layer.
+
+    Their loss leaves out the last position, but their layers count it: rows are 4 x 24, targets 4 x 23.
+    """
+    rows, targets = 4 * LENGTH, 4 * (LENGTH - 1)
+    constant = targets * VOCAB / math.sqrt(VOCAB - 1) / math.sqrt(rows)
+    optim = SGDConfig(type="sgd", lr=0.02 * constant, momentum=0.9, weight_decay=0.0)
+    mup = MupConfig(type="umup")
+    parameters = describe_parameters(config(16), mup, optim, seq_len=LENGTH)
+    assert len({scaling.lr for scaling in parameters.scalings.values()}) > 2 * LAYERS
+    train_both(
+        parameters,
+        optim,
+        lambda reference: uu.optim.SGD(reference.values.values(), lr=0.02, momentum=0.9),
+    )
 
 
 def test_residual_factors_are_the_transformer_rules() -> None:

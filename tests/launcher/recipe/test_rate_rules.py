@@ -61,9 +61,9 @@ def problems(*overrides: str) -> list[str]:
                 "mup={type: umup}",
                 "model.pattern=[attention]",
                 "model.attention={d_head: 8}",
-                "optim={type: sgd, lr: 1}",
+                "optim={type: muon, lr: 1, others: {lr: 1}}",
             ),
-            "has no rates for optim.type = sgd",
+            "has no rates for optim.type = muon",
         ),
         (
             ("mup={type: umup, base_width: 8}", "model.pattern=[ffn]"),
