@@ -7,6 +7,7 @@ import platform
 import signal
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -85,6 +86,26 @@ def open_world(timeout_s: float) -> World:
         )
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return World(rank=rank, local_rank=local_rank, size=size, local_size=local_size, device=device)
+
+
+def join_local_world(rank: int, size: int, rendezvous: Path, timeout_s: float) -> World:
+    """Join `size` processes of this machine, on its CPU, that meet in a file: no ports, no torchrun."""
+    # torchrun's variables, which DeepSpeed reads instead of asking the process group
+    for name, value in {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+    }.items():
+        os.environ[name] = str(value)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    return World(rank=rank, local_rank=rank, size=size, local_size=size, device=torch.device("cpu"))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -4,16 +4,15 @@ import contextlib
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from launcher.check.coordinates import Setting, Value, measure_coordinates
-from launcher.world import World, close_world, die_with_parent
+from launcher.world import World, close_world, die_with_parent, join_local_world
 
 TIMEOUT_S = 300.0
 
@@ -49,21 +48,28 @@ def measure_sharded(setting: Setting) -> list[Value]:
             process.start()
         theirs.close()
         try:
-            return _first_answer(ours, [process.sentinel for process in processes])
+            return _first_answer(ours, processes)
         finally:
             for process in processes:
                 process.join(10)
                 process.kill()
 
 
-def _first_answer(pipe: Connection, sentinels: Sequence[int]) -> list[Value]:
+def _first_answer(pipe: Connection, processes: Sequence[BaseProcess]) -> list[Value]:
     """Rank 0's values, or the first failure of any rank."""
-    if not wait([pipe, *sentinels], timeout=TIMEOUT_S) or not pipe.poll(5.0):
-        raise RuntimeError(f"no answer within {TIMEOUT_S:g} s, or a rank died without a word")
+    running = list(processes)
+    while not pipe.poll():
+        ready = wait([pipe, *(process.sentinel for process in running)], timeout=TIMEOUT_S)
+        if not ready:
+            raise RuntimeError(f"no answer within {TIMEOUT_S:g} s")
+        dead = [process for process in running if process.exitcode not in (None, 0)]
+        if dead and not pipe.poll(5.0):  # the others may know more
+            raise RuntimeError(f"a rank ended with exit code {dead[0].exitcode}, without a word")
+        running = [process for process in running if process.exitcode is None]
     try:
         answer = pipe.recv()
     except EOFError:
-        raise RuntimeError("every rank died without a word") from None
+        raise RuntimeError("every rank ended without a word") from None
     if isinstance(answer, str):
         raise RuntimeError(answer)
     assert isinstance(answer, list), "a rank answers with values or with a traceback"
@@ -74,15 +80,8 @@ def _rank(rank: int, folder: str, setting: Setting, pipe: Connection) -> None:
     die_with_parent()
     torch.set_num_threads(1)
     size = setting.ranks
-    world = World(rank=rank, local_rank=rank, size=size, local_size=size, device=torch.device("cpu"))
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{Path(folder) / 'rendezvous'}",
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=TIMEOUT_S),
-        )
+        world = join_local_world(rank, size, Path(folder) / "rendezvous", TIMEOUT_S)
         values = measure_coordinates(setting, world)
         close_world(world)
     except Exception:  # told to the parent, whatever it is

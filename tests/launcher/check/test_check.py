@@ -1,13 +1,15 @@
 """`launch check` and the gate, with the checks themselves made short."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 import launcher.check.run as run_module
-from launcher.check.coordinates import Slope
+from launcher.check.coordinates import Setting, Slope, largest_difference, measure_coordinates
 from launcher.check.health import Finding
+from launcher.check.ranks import cpu_world, measure_sharded, one_thread
 from launcher.check.record import check_identity, require_passed
 from launcher.check.run import judge_slopes
 from launcher.check.shrink import choose_lr_factor, choose_widths, sharded_ranks, shrink_recipe
@@ -80,27 +82,27 @@ def test_a_check_writes_its_record_and_pictures(
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_sharded_twins_change_as_whole_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from launcher.check.coordinates import Setting, largest_difference, measure_coordinates
-    from launcher.check.ranks import cpu_world, measure_sharded, one_thread
-
-    subject = recipe("parallel.strategy=fsdp2", "cluster.nproc_per_node=2")
-    assert sharded_ranks(subject) == 2
-    widths = (16, 32)
+@pytest.mark.parametrize(
+    ("parallel", "ranks"),
+    [
+        ("{strategy: fsdp2}", 2),
+        pytest.param("{strategy: hsdp}", 4, marks=pytest.mark.slow),
+        pytest.param("{engine: deepspeed, zero_stage: 3}", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_sharded_twins_change_as_whole_ones_do(parallel: str, ranks: int) -> None:
+    subject = recipe(f"parallel={parallel}", "cluster.nproc_per_node=4", "train.micro_batch_size=2")
+    assert sharded_ranks(subject) == ranks
+    setting = Setting(recipe=subject, widths=(16, 32), seeds=(1,), lr_factor=1.0)
     with one_thread():
-        whole = measure_coordinates(
-            Setting(recipe=subject, widths=widths, seeds=(1,), lr_factor=1.0), cpu_world()
-        )
-    sharded = measure_sharded(Setting(recipe=subject, widths=widths, seeds=(1,), lr_factor=1.0, ranks=2))
+        whole = measure_coordinates(setting, cpu_world())
+    sharded = measure_sharded(dataclasses.replace(setting, ranks=ranks))
     assert {value.module for value in sharded} == {value.module for value in whole}
     # sums in another order: float32 rounding (6e-8), amplified by Adam's division of tiny gradients
     assert largest_difference(whole, sharded)[0] < 1e-3
 
 
 def test_a_failing_rank_is_told() -> None:
-    from launcher.check.coordinates import Setting
-    from launcher.check.ranks import measure_sharded
-
     subject = recipe("data.source={type: files, url: /no/such/folder}")
     with pytest.raises(RuntimeError, match="no/such/folder"):
         measure_sharded(Setting(recipe=subject, widths=(16,), seeds=(1,), lr_factor=1.0, ranks=2))
