@@ -25,7 +25,9 @@ def check_recipe(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
-    parser.add_argument("--widths", type=_widths, metavar="A,B,C,D", help="at least four; default from 128 on")
+    parser.add_argument(
+        "--widths", type=_widths, metavar="A,B,C,D", help="at least four; default from 128 on"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
     options = parse(parser, arguments)
     recipe = load_recipe(options.recipe, options.overrides).recipe
