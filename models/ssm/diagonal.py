@@ -6,7 +6,7 @@ from typing import final
 import torch
 
 from models.ssm.series import series
-from models.ssm.system import Recurrence, System, powers, tables, two_levels
+from models.ssm.system import Recurrence, System, mode_blocks, powers, tables, two_levels
 
 
 @final
@@ -53,10 +53,10 @@ class DiagonalSystem(System):
 
     def recurrence(self) -> Recurrence:
         dtype, (H, M) = self.D.dtype, self.z_re.shape
-        size = self.z_re.exp()
+        decay, turn = mode_blocks(self.z_re, self.z_im, dtype)
         return Recurrence(
-            decay_re=(size * self.z_im.cos()).to(dtype),
-            decay_im=(size * self.z_im.sin()).to(dtype),
+            decay=decay,
+            turn=turn,
             U=self.D.new_zeros(H, 2 * M, 0),
             V=self.D.new_zeros(H, 0, 2 * M),
             b=torch.cat((self.D.new_ones(H, M), self.D.new_zeros(H, M)), dim=-1),

@@ -14,7 +14,7 @@ from typing import final
 
 import torch
 
-from models.ssm.system import Recurrence, System, powers, times_modes, two_levels
+from models.ssm.system import Recurrence, System, mode_blocks, powers, times_modes, two_levels
 
 _BLOCK_CHANNELS = 64
 
@@ -74,10 +74,10 @@ class LowRankSystem(System):
         return terms[0].permute(2, 0, 1)
 
     def recurrence(self) -> Recurrence:
-        dtype, size = self.D.dtype, self.z_re.exp()
-        re, im = (size * self.z_im.cos()).to(dtype), (size * self.z_im.sin()).to(dtype)
+        dtype = self.D.dtype
+        decay, turn = mode_blocks(self.z_re, self.z_im, dtype)
         U, V, b, c = (t.to(dtype) for t in (self.U, self.V, self.b, self.c))
-        return Recurrence(re, im, U, V, b, c, self.D)
+        return Recurrence(decay, turn, U, V, b, c, self.D)
 
 
 @final

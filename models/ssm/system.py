@@ -15,10 +15,13 @@ import torch
 @final
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """x' = A x + b u, y = c x' + D u, with A block-diagonal in the modes plus U V^T: one token at a time."""
+    """x' = A x + b u, y = c x' + D u, with A block-diagonal in the modes plus U V^T: one token at a time.
 
-    decay_re: torch.Tensor  # (H, M)
-    decay_im: torch.Tensor  # (H, M)
+    A mode's block [[r, -i], [i, r]] is `decay` times x plus `turn` times x with its halves swapped.
+    """
+
+    decay: torch.Tensor  # (H, N): [r, r]
+    turn: torch.Tensor  # (H, N): [-i, i]
     U: torch.Tensor  # (H, N, R); R = 0 for a diagonal system
     V: torch.Tensor  # (H, R, N)
     b: torch.Tensor  # (H, N)
@@ -28,13 +31,15 @@ class Recurrence:
     def step(self, u_BH: torch.Tensor, x_BHN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One token: (outputs (B, C, H), next state (B, H, N))."""
         u_BH = u_BH.to(self.b.dtype)
-        re, im = x_BHN.chunk(2, dim=-1)
-        turned = torch.cat(
-            (self.decay_re * re - self.decay_im * im, self.decay_im * re + self.decay_re * im), dim=-1
+        swapped = x_BHN.roll(x_BHN.shape[-1] // 2, dims=-1)
+        next_BHN = torch.addcmul(
+            torch.addcmul(self.b * u_BH[..., None], self.decay, x_BHN), self.turn, swapped
         )
-        low_rank = torch.einsum("hnr,hrk,bhk->bhn", self.U, self.V, x_BHN) if self.V.shape[1] else 0
-        x_BHN = turned + low_rank + self.b * u_BH[..., None]
-        return torch.einsum("chn,bhn->bch", self.c, x_BHN) + self.D * u_BH[:, None], x_BHN
+        if self.V.shape[1]:
+            seen_BHR = (self.V * x_BHN[:, :, None]).sum(-1)
+            next_BHN = next_BHN + (self.U * seen_BHR[:, :, None]).sum(-1)
+        y_BCH = (self.c * next_BHN[:, None]).sum(-1)
+        return torch.addcmul(y_BCH, self.D, u_BH[:, None]), next_BHN
 
 
 class System(abc.ABC):
@@ -83,6 +88,14 @@ def tables(
     steps = torch.arange(max(inner, outer), dtype=torch.float64, device=z_re.device)
     e_re, e_im = powers(z_re, z_im, steps[:inner], dtype)
     return e_re, e_im, *powers(z_re, z_im, steps[:outer] * inner, dtype)
+
+
+def mode_blocks(
+    z_re: torch.Tensor, z_im: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """exp(z) as a recurrence's `decay` and `turn`, each (H, 2M)."""
+    re, im = (z_re.exp() * z_im.cos()).to(dtype), (z_re.exp() * z_im.sin()).to(dtype)
+    return torch.cat((re, re), dim=-1), torch.cat((-im, im), dim=-1)
 
 
 def times_modes(re: torch.Tensor, im: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
