@@ -4,7 +4,7 @@
 
 One thread, processor time (the wall clock of a shared machine says little), least of several runs, both sides
 in one process. A layer is the state space, GELU, output matrix and GLU; batch 4, N = 64. Memory is the growth
-of the peak resident set over one call, in a process of its own. The straightforward layers are written out here.
+of the peak resident set over one call, in a process of its own. The straightforward layers are below.
 """
 
 import argparse
