@@ -139,7 +139,7 @@ class SOAPConfig(OptimSection):
     betas: tuple[Beta, Beta] = (0.95, 0.95)
     eps: Positive = 1e-8
     sides: Literal["both", "left"] = "both"
-    """Turn rows and columns, or only the side of fan_out: the width rule is another one."""
+    """Turn rows and columns, or only the side of fan_out."""
     precondition_every: Annotated[int, Field(ge=1)] = 10
     """Steps between updates of the basis."""
     weight_decay: NonNegative = 0.1

@@ -58,7 +58,7 @@ def _matrix_update(config: MatrixConfig) -> Update:
         case "shampoo":
             return "shampoo"
         case "soap":
-            return "soap" if config.sides == "both" else "soap_left"
+            return "soap"
 
 
 def make_groups(
@@ -120,7 +120,7 @@ def _matrix_state(config: MatrixConfig, update: Update, shape: tuple[int, ...]) 
         return StateSize(sharded=2 * count)
     if config.type == "muon":
         return StateSize(sharded=count)
-    sides = shape[:1] if update == "soap_left" else shape
+    sides = shape[:1] if config.type == "soap" and config.sides == "left" else shape
     squares = 2.0 * sum(size**2 for size in sides)  # an average and what is made of it, per side
     return StateSize(sharded=count, whole=squares + (count if config.type == "soap" else 0.0))
 

@@ -96,8 +96,7 @@ def test_eps_falls_as_the_gradients_do() -> None:
         ("spectral", 1, 1),
         ("unit_rms", 1 / 2, 1 / 2),
         ("shampoo", 1, 2),
-        ("soap", 1, 2),
-        ("soap_left", 1 / 2, 1),
+        ("soap", 1 / 4, 1 / 4),
     ],
 )
 def test_rates_of_matrix_updates(update: str, wide: float, tall: float) -> None:

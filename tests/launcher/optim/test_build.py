@@ -1,6 +1,7 @@
 """Optimizers: the published update, the planned groups, one state."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,9 +35,7 @@ def config(kind: str, **fields: object) -> OptimConfig:
     return TypeAdapter(OptimConfig).validate_python({"type": kind, "lr": 1e-2, **TYPES[kind], **fields})
 
 
-def groups_of(
-    kind: str, decay: float = 0.1, lr_factor: float = 1.0, update: Update | None = None
-) -> list[Group]:
+def groups_of(kind: str, decay: float = 0.1, lr_factor: float = 1.0) -> list[Group]:
     eps = {"sgd": None, "lion": None, "smorms3": 1e-16, "adagrad": 1e-10, "shampoo": 1e-12}.get(kind, 1e-8)
     matrix = UPDATES.get(kind, "adam")
     return [
@@ -46,7 +45,7 @@ def groups_of(
             weight_decay=decay,
             eps=None if kind == "muon" else eps,
             lr_factor=lr_factor,
-            update=matrix if update is None else update,
+            update=matrix,
             parameters=("up",),
         ),
         Group(
@@ -260,7 +259,7 @@ def soap_reference(sides: str, steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("sides", ["both", "left"])
 def test_soap_is_algorithm_3(sides: str) -> None:
-    p, groups = Parameter(square(99)), groups_of("soap", update="soap" if sides == "both" else "soap_left")
+    p, groups = Parameter(square(99)), groups_of("soap")
     optimizer = build_optimizer({"up": p}, groups[:1], config("soap", sides=sides))
     for step in range(5):
         p.grad = square(step)
@@ -287,8 +286,6 @@ RANK_ONE = {
     "spectral": ("muon", {}),
     "unit_rms": ("muon", {"scale": "rms"}),
     "shampoo": ("shampoo", {}),
-    "soap": ("soap", {}),
-    "soap_left": ("soap", {"sides": "left"}),
 }
 
 
@@ -322,13 +319,14 @@ def first_change(update: Update, fan_out: int, fan_in: int) -> float:
     return float(torch.linalg.matrix_norm(p.detach(), 2))
 
 
-@pytest.mark.parametrize("update", MUP_UPDATES)
+@pytest.mark.parametrize("update", RANK_ONE)
 @pytest.mark.parametrize(("fan_out", "fan_in"), [(256, 256), (512, 128), (128, 512)])
 def test_the_rates_rule_keeps_every_update_at_the_spectral_condition(
     update: Update, fan_out: int, fan_in: int
 ) -> None:
     """The norm of a change must go as sqrt(fan_out / fan_in): the derivation of every row of a hidden
     matrix."""
+    assert set(RANK_ONE) == set(MUP_UPDATES) - {"soap"}, "SOAP's rule is measured, not derived"
     if update == "unit_rms" and fan_in != fan_out:
         pytest.skip("refused by check_updates: its rule holds where both sides grow alike")
     ratio = first_change(update, fan_out, fan_in) / first_change(update, 32, 32)
@@ -336,3 +334,20 @@ def test_the_rates_rule_keeps_every_update_at_the_spectral_condition(
     # two of them;
     # Newton-Schulz leaves its singular value within 0.68 to 1.21
     assert ratio / math.sqrt(fan_out / fan_in) == pytest.approx(1.0, rel=0.55)
+
+
+@pytest.mark.parametrize("sides", ["both", "left"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_soaps_update_has_entries_of_order_one_where_gradients_have_full_rank(sides: str, size: int) -> None:
+    """As Adam's, whatever the width: why its rate is Adam's. An orthogonal basis keeps the root mean
+    square."""
+    generator = torch.Generator().manual_seed(0)
+    p = Parameter(torch.zeros(size, size))
+    group = replace(groups_of("soap", decay=0.0)[0], lr=1.0, parameters=("w",))
+    optimizer = build_optimizer({"w": p}, [group], config("soap", sides=sides, betas=(0.0, 0.9)))
+    for _ in range(20):
+        p.grad = torch.randn(size, size, generator=generator) / size
+        before = p.detach().clone()
+        optimizer.step()
+    rms = float((p.detach() - before).square().mean().sqrt())
+    assert rms == pytest.approx(1.0, rel=0.3)  # a squared entry over its average of ten squared others
