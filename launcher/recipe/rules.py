@@ -130,6 +130,18 @@ def _only_sharded_parameters_are_offloaded(loaded: LoadedRecipe) -> Iterator[Pro
         yield Problem(place, message, "turn it off, or use strategy fsdp2")
 
 
+def _compiled_layers_hide_their_operations(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """Selective checkpointing chooses by operation; of a compiled layer it changed gradients."""
+    parallel = loaded.recipe.parallel
+    if parallel.compile and parallel.activation_checkpointing == "selective":
+        compiled, chosen = (
+            loaded.cite("parallel", "compile"),
+            loaded.cite("parallel", "activation_checkpointing"),
+        )
+        message = f"{chosen} does not go with {compiled}"
+        yield Problem(loaded.place("parallel", "activation_checkpointing"), message, "use full, or off")
+
+
 def _local_is_one_node(loaded: LoadedRecipe) -> Iterator[Problem]:
     cluster = loaded.recipe.cluster
     if cluster.type == "local" and cluster.nodes > 1:
@@ -247,6 +259,7 @@ RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _single_is_one_rank,
     _shard_groups_fill_the_world,
     _only_sharded_parameters_are_offloaded,
+    _compiled_layers_hide_their_operations,
     _local_is_one_node,
     _one_process_per_gpu,
     _warmup_ends_before_the_run,

@@ -31,8 +31,7 @@ from tests.launcher.parallel.engines import (
 from tests.ranks import run_ranks
 
 ALL_STAGES = [
-    pytest.param(stage, marks=() if stage in (1, 3) else pytest.mark.slow, id=f"zero{stage}")
-    for stage in range(4)
+    pytest.param(stage, marks=() if stage == 3 else pytest.mark.slow, id=f"zero{stage}") for stage in range(4)
 ]
 
 

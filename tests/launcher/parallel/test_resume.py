@@ -133,6 +133,7 @@ def test_no_rank_holds_the_whole_state_of_a_zero_engine() -> None:
         assert own < 0.6 * whole
 
 
+@pytest.mark.slow
 def test_a_run_changes_its_engine_through_the_loop(tmp_path: Path) -> None:
     """As `launch resume RUN parallel.strategy=...` does, with evaluation, checkpoints and journal."""
     import launcher.parallel.deepspeed  # noqa: F401

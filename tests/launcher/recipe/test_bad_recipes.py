@@ -248,6 +248,12 @@ RULES = [
         "24:40",
         "is for fsdp2 and hsdp, but parallel.strategy = ddp (small.yaml:24:56)",
     ),
+    Bad(
+        "strategy: ddp",
+        "compile: true, activation_checkpointing: selective",
+        "24:68",
+        "does not go with parallel.compile = True (small.yaml:24:36)",
+    ),
     Bad("strategy: ddp", "strategy: ddp, precision: fp16", "24:53", "did you mean bf16?"),
     Bad("strategy: ddp", "strategy: hsdp, shard_size: 3", "24:55", "does not divide 2 ranks"),
     Bad("", "", "--nodes", "cluster.type = local (small.yaml:31:17) is this machine only", nodes=2),
