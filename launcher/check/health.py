@@ -1,7 +1,7 @@
 """Checks of one small model: initial loss, one batch overfitted, gradients of every layer, state dynamics."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
@@ -156,18 +156,18 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
 
 def _moduli(mixer: SSMMixer) -> torch.Tensor:
     """Moduli of the eigenvalues of the recurrence matrix of every channel."""
-    recurrence = mixer.prepare()
-    if recurrence.V.shape[1] == 0:
-        return torch.hypot(recurrence.decay_re.double(), recurrence.decay_im.double()).flatten()
-    return torch.linalg.eigvals(recurrence_matrix(recurrence)).abs().flatten()
+    return torch.linalg.eigvals(recurrence_matrix(mixer.prepare())).abs().flatten()
 
 
 def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:
-    """A of x' = A x + b u for every channel, in float64: (H, N, N)."""
-    re, im = recurrence.decay_re.double(), recurrence.decay_im.double()
-    above = torch.cat((torch.diag_embed(re), torch.diag_embed(-im)), dim=-1)
-    below = torch.cat((torch.diag_embed(im), torch.diag_embed(re)), dim=-1)
-    return torch.cat((above, below), dim=-2) + recurrence.U.double() @ recurrence.V.double()
+    """A of x' = A x + b u for every channel (H, N, N), in float64: a step from each unit state is a column."""
+    exact = Recurrence(
+        **{field.name: getattr(recurrence, field.name).double() for field in fields(recurrence)}
+    )
+    H, N = exact.b.shape
+    units_NHN = torch.eye(N, dtype=torch.float64)[:, None].expand(N, H, N)
+    _, columns_NHN = exact.step(exact.b.new_zeros(N, H), units_NHN)
+    return columns_NHN.permute(1, 2, 0)
 
 
 def check_unit_variance(recipe: Recipe, width: int, world: World) -> Finding:

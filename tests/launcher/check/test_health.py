@@ -77,20 +77,20 @@ def test_an_eigenvalue_outside_the_circle_is_seen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_recurrence_matrix_is_what_a_step_multiplies_by() -> None:
-    """One step from every unit state without input gives the columns of A."""
     from launcher.check.shrink import shrink_recipe
     from launcher.check.trial import build_trial, first_batch
     from models.residual import residuals
 
-    shrunk = shrink_recipe(recipe("s4"), d_model=4, seed=1)
-    model = build_trial(shrunk, first_batch(shrunk), cpu_world()).model
-    mixer = residuals(model.layers)[0].mixer
-    assert isinstance(mixer, SSMMixer)
-    with torch.no_grad():
-        recurrence = mixer.prepare()
-        H, N = recurrence.b.shape
-        _, columns = recurrence.step(torch.zeros(N, H), torch.eye(N)[:, None].expand(N, H, N))
-    # entries of about one, float32 products of rank one against float64
-    torch.testing.assert_close(
-        columns.permute(1, 2, 0).double(), health.recurrence_matrix(recurrence), rtol=1e-5, atol=1e-5
-    )
+    for name in ("s4", "s4d"):
+        shrunk = shrink_recipe(recipe(name), d_model=4, seed=1)
+        layers = build_trial(shrunk, first_batch(shrunk), cpu_world()).model.get_submodule("layers")
+        assert isinstance(layers, torch.nn.ModuleList)
+        mixer = residuals(layers)[0].mixer
+        assert isinstance(mixer, SSMMixer)
+        with torch.no_grad():
+            recurrence = mixer.prepare()
+            x_BHN = torch.randn(3, *recurrence.b.shape, generator=torch.Generator().manual_seed(0))
+            _, stepped = recurrence.step(torch.zeros(3, 4), x_BHN)
+            product = torch.einsum("hmn,bhn->bhm", health.recurrence_matrix(recurrence), x_BHN.double())
+        # sums of 16 float32 products of order one against float64
+        torch.testing.assert_close(stepped.double(), product, rtol=1e-5, atol=1e-5)
