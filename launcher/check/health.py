@@ -160,7 +160,7 @@ def _moduli(mixer: SSMMixer) -> torch.Tensor:
 
 
 def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:
-    """A of x' = A x + b u for every channel (H, N, N), in float64: a step from a unit state is a column."""
+    """A of x' = A x + b u per channel (H, N, N), in float64: steps from a unit state are columns."""
     exact = Recurrence(
         **{field.name: getattr(recurrence, field.name).double() for field in fields(recurrence)}
     )

@@ -68,7 +68,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def read_frozen(text: str) -> Recipe:
-    """The recipe that `dump_recipe` wrote. It was checked then: what this machine lacks is not asked again."""
+    """The recipe that `dump_recipe` wrote. It was checked then: what this machine lacks is not asked."""
     return Recipe.model_validate_json(json.dumps(plain(parse_tree(text, "recipe.yaml")[0])))
 
 
