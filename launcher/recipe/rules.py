@@ -99,6 +99,15 @@ def _zero_stages_cut_only_elementwise_optimizers(loaded: LoadedRecipe) -> Iterat
         yield Problem(loaded.place("optim", "type"), message, "use zero_stage 0, or parallel.engine=torch")
 
 
+def _zero_stages_keep_the_groups(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """DeepSpeed builds torch's Adagrad anew over its buffers, in one group with default options."""
+    parallel, optim = loaded.recipe.parallel, loaded.recipe.optim
+    if parallel.engine == "deepspeed" and parallel.zero_stage and optim.type == "adagrad":
+        stage = loaded.cite("parallel", "zero_stage")
+        message = f"{loaded.cite('optim', 'type')} would lose its parameter groups under {stage}"
+        yield Problem(loaded.place("optim", "type"), message, "use zero_stage 0, or parallel.engine=torch")
+
+
 def _single_is_one_rank(loaded: LoadedRecipe) -> Iterator[Problem]:
     parallel = loaded.recipe.parallel
     if parallel.engine == "torch" and parallel.strategy == "single" and _world_size(loaded) > 1:
@@ -256,6 +265,7 @@ RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _torch_has_no_zero_stage,
     _deepspeed_can_run,
     _zero_stages_cut_only_elementwise_optimizers,
+    _zero_stages_keep_the_groups,
     _single_is_one_rank,
     _shard_groups_fill_the_world,
     _only_sharded_parameters_are_offloaded,

@@ -237,6 +237,13 @@ RULES = [
         ("optim={type: muon, lr: 1e-2, others: {lr: 1e-3}}",),
     ),
     Bad(
+        "engine: torch",
+        "engine: deepspeed, zero_stage: 1, cpu_offload: false",
+        "override 'optim={type: adagrad, lr: 1e-2}'",
+        "would lose its parameter groups under parallel.zero_stage = 1 (small.yaml:24:43)",
+        ("optim={type: adagrad, lr: 1e-2}",),
+    ),
+    Bad(
         "strategy: ddp",
         "shard_size: 2, strategy: ddp",
         "24:39",
