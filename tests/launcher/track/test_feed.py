@@ -54,7 +54,12 @@ def forget_cursor(folder: Path) -> None:
     (folder / "mlflow.json").write_text(json.dumps({**state, "offset": 0}))
 
 
-def test_a_run_is_stored_with_metrics_params_tags_and_artifacts(tmp_path: Path, target: MlflowTarget) -> None:
+def test_a_run_is_stored_with_metrics_params_tags_and_artifacts(
+    tmp_path: Path, target: MlflowTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     run_folder = tmp_path / "run"
     run_folder.mkdir()
     (run_folder / "recipe.yaml").write_text("seed: 1\n")
@@ -73,7 +78,7 @@ def test_a_run_is_stored_with_metrics_params_tags_and_artifacts(tmp_path: Path, 
     assert measured | {"step_time_s", "data_wait_s", "lr", "lr_group/matrix"} <= run.data.metrics.keys()
     stored = tmp_path / "mlruns" / "claims" / run.info.run_id / "artifacts" / "recipe.yaml"
     assert stored.read_text() == "seed: 1\n"
-    assert not Path("mlruns").exists()  # nothing is left in the folder that the process happens to be in
+    assert not list(elsewhere.iterdir()), "nothing is left in the folder that the process happens to be in"
 
 
 def test_a_resume_continues_the_same_mlflow_run(tmp_path: Path, target: MlflowTarget) -> None:
