@@ -53,7 +53,7 @@ class Recorder:
             tensor = output[0] if isinstance(output, tuple) else output
             if self.recording is None or not isinstance(tensor, torch.Tensor):
                 return
-            if any(tensor is arg for arg in args):
+            if any(_is_same(tensor, arg) for arg in args):
                 return  # dropout in evaluation, no norm: nothing of its own to show
             key, use = name, 1
             while key in self.recording.outputs:
@@ -63,6 +63,15 @@ class Recorder:
             self.recording.inputs[key] = (args, named)
 
         return note
+
+
+def _is_same(output: torch.Tensor, given: object) -> bool:
+    """Whether a module handed on what it was given; by storage, for ZeRO-3's hooks wrap it anew."""
+    return (
+        isinstance(given, torch.Tensor)
+        and output.shape == given.shape
+        and output.data_ptr() == given.data_ptr()
+    )
 
 
 def mean_abs(tensor: torch.Tensor) -> float:
