@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cluster.job import Cluster, Job, SubmitError
 from cluster.kinds import choose_cluster, sbatch_available
-from cluster.local import LocalCluster
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
@@ -114,8 +113,3 @@ def _local_script(script_url: str, text: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="launch-")) / run_folder.SCRIPT
     path.write_text(text)
     return path
-
-
-def is_local(cluster: Cluster) -> bool:
-    """Whether submitting means running in this terminal."""
-    return isinstance(cluster, LocalCluster)
