@@ -49,7 +49,7 @@ def cpu_s(work: Callable[[], object], tries: int) -> float:
 def time_per_token(model: LM, position: int) -> float:
     """Seconds for one token behind `position` tokens."""
     tokens_BL = torch.randint(0, 256, (1, position), generator=torch.Generator().manual_seed(1))
-    _, states = model(tokens_BL, model.initial_states(1))
+    _, states = model(tokens_BL, model.initial_states(1, tokens_BL.device))
     prepared, token_B = model.prepare(), tokens_BL[:, 0]
 
     def speak() -> None:

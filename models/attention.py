@@ -25,7 +25,8 @@ class Attention(Mixer):
         super().__init__()
         self.causal, self.rotary = config.causal, config.rotary
         self.num_heads = count_heads(config, d_model)
-        self.scale = logit_scale(config, d_model // self.num_heads)
+        self.d_head = d_model // self.num_heads
+        self.scale = logit_scale(config, self.d_head)
         self.query, self.key, self.value, self.output = (Linear(d_model, d_model) for _ in range(4))
 
     def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
@@ -34,11 +35,11 @@ class Attention(Mixer):
         keys = None if self.causal or mask_BL is None else mask_BL[:, None, None]
         return self._attend(q, k, v, keys, causal=self.causal)
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int, device: torch.device) -> State:
         if not self.causal:
             raise ValueError("causal is false: a layer that looks ahead has no state to carry")
-        d_head = self.key.weight.shape[0] // self.num_heads
-        empty = self.key.weight.new_zeros(batch_size, self.num_heads, 0, d_head)
+        shape, dtype = (batch_size, self.num_heads, 0, self.d_head), self.key.weight.dtype
+        empty = torch.zeros(shape, dtype=dtype, device=device)
         return empty, empty
 
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:

@@ -24,7 +24,7 @@ class FFN(Mixer):
     def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
         return self.down(self.dropout(nn.functional.gelu(self.up(x_BLH))))
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int, device: torch.device) -> State:
         return ()
 
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:

@@ -20,7 +20,7 @@ def generate(
     """Yield `num_tokens` tokens (B) that continue the prompts; temperature 0 takes the likeliest one."""
     if prompt_BL.shape[1] == 0:
         raise ValueError("the prompt has no tokens; at least one is needed to continue from")
-    logits_BLV, states = model(prompt_BL, model.initial_states(prompt_BL.shape[0]))
+    logits_BLV, states = model(prompt_BL, model.initial_states(prompt_BL.shape[0], prompt_BL.device))
     logits_BV, prepared = logits_BLV[:, -1], model.prepare()
     for index in range(num_tokens):
         tokens_B = sample(logits_BV, temperature=temperature, top_k=top_k, generator=generator)

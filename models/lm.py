@@ -47,9 +47,9 @@ class LM(nn.Module):
         logits_BLV = self._read_out(x_BLH)
         return logits_BLV if states is None else (logits_BLV, after)
 
-    def initial_states(self, batch_size: int) -> list[State]:
+    def initial_states(self, batch_size: int, device: torch.device) -> list[State]:
         """The state of each layer before the first token."""
-        return [layer.mixer.initial_state(batch_size) for layer in residuals(self.layers)]
+        return [layer.mixer.initial_state(batch_size, device) for layer in residuals(self.layers)]
 
     def prepare(self) -> list[Recurrence | None]:
         """What `step` needs of each layer's parameters, computed once."""

@@ -22,8 +22,8 @@ class Mixer(nn.Module, abc.ABC):
         """Mix whole sequences. `mask_BL` is true where a position is valid; only who looks ahead needs it."""
 
     @abc.abstractmethod
-    def initial_state(self, batch_size: int) -> State:
-        """The state before the first token."""
+    def initial_state(self, batch_size: int, device: torch.device) -> State:
+        """The state before the first token. No parameter's shape is read: it may be sharded at the time."""
 
     @abc.abstractmethod
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:

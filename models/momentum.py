@@ -28,18 +28,18 @@ class MomentumAttention(Mixer):
 
     def __init__(self, config: MomentumConfig, d_model: int) -> None:
         super().__init__()
-        self.num_heads = d_model // config.d_head
+        self.num_heads, self.d_head = d_model // config.d_head, config.d_head
         self.momentum, self.step_size = config.momentum, config.step_size
         self.query, self.key, self.value, self.output = (Linear(d_model, d_model) for _ in range(4))
 
     def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
-        return self.advance(x_BLH, self.initial_state(x_BLH.shape[0]))[0]
+        return self.advance(x_BLH, self.initial_state(x_BLH.shape[0], x_BLH.device))[0]
 
-    def initial_state(self, batch_size: int) -> State:
-        d_head = self.key.weight.shape[0] // self.num_heads
-        weight = self.key.weight.to(torch.promote_types(self.key.weight.dtype, torch.float32))
-        sums = weight.new_zeros(batch_size, self.num_heads, d_head, d_head)
-        return sums, sums, weight.new_zeros(batch_size, self.num_heads, d_head)
+    def initial_state(self, batch_size: int, device: torch.device) -> State:
+        dtype = torch.promote_types(self.key.weight.dtype, torch.float32)
+        keys = torch.zeros(batch_size, self.num_heads, self.d_head, dtype=dtype, device=device)
+        sums = keys[..., None].expand(-1, -1, -1, self.d_head)
+        return sums, sums, keys
 
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         with no_autocast(x_BLH):

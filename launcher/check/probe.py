@@ -107,7 +107,7 @@ def state_magnitudes(model: nn.Module, batch: Batch) -> Iterator[tuple[str, floa
     if not isinstance(model, LM):
         return
     model.eval()
-    _, states = model(batch.x, model.initial_states(batch.x.shape[0]))
+    _, states = model(batch.x, model.initial_states(batch.x.shape[0], batch.x.device))
     for index, (layer, state) in enumerate(zip(residuals(model.layers), states, strict=True)):
         if isinstance(layer.mixer, SSMMixer):
             yield f"layers.{index}.{layer.kind}", mean_abs(state[0])

@@ -37,6 +37,7 @@ class DSS(StateSpace):
 
     def __init__(self, config: DSSConfig, d_model: int) -> None:
         super().__init__()
+        self.state_shape = (d_model, 2 * config.d_state)
         self.max_length = config.max_length
         outputs, num_copies = config.channels * (1 + config.bidirectional), config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))

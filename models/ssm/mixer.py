@@ -33,11 +33,11 @@ class SSMMixer(Mixer):
             x_BLH = x_BLH * mask_BL[..., None]
         return self._mix(self.ssm(x_BLH), x_BLH)
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int, device: torch.device) -> State:
         if self.bidirectional:
             raise ValueError("bidirectional is true: a layer that looks ahead has no state to carry")
-        system = self.ssm.system().recurrence()
-        return (system.b.new_zeros(batch_size, *system.b.shape),)
+        dtype = torch.promote_types(self.ssm.D.dtype, torch.float32)
+        return (torch.zeros(batch_size, *self.ssm.state_shape, dtype=dtype, device=device),)
 
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         y_BXL, x_BHN = self.ssm(x_BLH, *state)

@@ -36,6 +36,7 @@ class S4(StateSpace):
 
     def __init__(self, config: S4Config, d_model: int) -> None:
         super().__init__()
+        self.state_shape = (d_model, config.d_state)
         pairs, outputs = config.d_state // 2, config.channels * (1 + config.bidirectional)
         num_copies = config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))

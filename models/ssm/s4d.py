@@ -31,6 +31,7 @@ class S4D(StateSpace):
 
     def __init__(self, config: S4DConfig, d_model: int) -> None:
         super().__init__()
+        self.state_shape = (d_model, config.d_state)
         self.disc = config.disc
         pairs, outputs = config.d_state // 2, config.channels * (1 + config.bidirectional)
         num_copies = config.n_ssm or d_model

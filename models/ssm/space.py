@@ -17,6 +17,8 @@ class StateSpace(nn.Module, abc.ABC):
     """Abstract: parameters of a discrete system. D is (H, C); of twice as many kernels half look ahead."""
 
     D: torch.Tensor
+    state_shape: tuple[int, int]
+    """Channels and real state dimensions of each: (H, N)."""
 
     @abc.abstractmethod
     def system(self) -> System:

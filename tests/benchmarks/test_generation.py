@@ -24,6 +24,8 @@ def test_only_attention_keeps_more_the_longer_it_speaks(kind: LayerName) -> None
     model = make_model(kind, 64, 1)
     sizes = []
     for length in (3, 50):
-        _, states = model(torch.zeros(1, length, dtype=torch.int64), model.initial_states(1))
+        _, states = model(
+            torch.zeros(1, length, dtype=torch.int64), model.initial_states(1, torch.device("cpu"))
+        )
         sizes.append(sum(tensor.numel() for state in states for tensor in state))
     assert (sizes[1] > sizes[0]) == (kind == "attention")

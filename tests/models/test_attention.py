@@ -9,6 +9,8 @@ from models.attention import Attention, attention_facts, rotate
 from models.config import AttentionConfig, MomentumConfig
 from models.momentum import EPSILON, MomentumAttention, momentum_facts
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("scale", ["mup", "sqrt"])
 def test_attention_is_a_softmax_over_the_past(fill, scale: str) -> None:
@@ -63,6 +65,6 @@ def test_momentum_attention_is_its_recurrence(fill, length: int, momentum: float
 def test_momentum_state_is_float32_under_bfloat16(fill) -> None:
     mixer = fill(MomentumAttention(MomentumConfig(d_head=4), 8), momentum_facts())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, state = mixer.advance(torch.randn(1, 5, 8), mixer.initial_state(1))
+        out, state = mixer.advance(torch.randn(1, 5, 8), mixer.initial_state(1, CPU))
     assert out.dtype == torch.bfloat16
     assert {part.dtype for part in state} == {torch.float32}

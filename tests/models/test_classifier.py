@@ -119,9 +119,9 @@ def test_models_that_look_ahead_have_no_state(fill) -> None:
     config = ClassifierConfig.model_validate(BASE)
     model = fill(build_model(config), model_facts(config))
     with pytest.raises(ValueError, match="bidirectional is true"):
-        model.layers[0].mixer.initial_state(1)
+        model.layers[0].mixer.initial_state(1, torch.device("cpu"))
     with pytest.raises(ValueError, match="causal is false"):
-        model.layers[2].mixer.initial_state(1)
+        model.layers[2].mixer.initial_state(1, torch.device("cpu"))
 
 
 def test_flops_count_encoder_layers_and_one_readout_a_sequence() -> None:

@@ -14,6 +14,8 @@ from models.generate import generate
 from models.lm import LM
 from models.ssm.config import DSSConfig, S4Config, S4DConfig
 
+CPU = torch.device("cpu")
+
 TINY = LMConfig(
     type="lm",
     vocab_size=11,
@@ -88,7 +90,7 @@ def test_logits_see_no_later_token(model) -> None:
 
 
 def test_chunks_with_state_equal_the_whole(model) -> None:
-    x_BL, states, logits = tokens(70), model.initial_states(2), []
+    x_BL, states, logits = tokens(70), model.initial_states(2, CPU), []
     for chunk in x_BL.split([1, 2, 30, 37], dim=1):
         more, states = model(chunk, states)
         logits.append(more)
@@ -96,7 +98,7 @@ def test_chunks_with_state_equal_the_whole(model) -> None:
 
 
 def test_steps_equal_the_whole(model) -> None:
-    x_BL, states, prepared, logits = tokens(30), model.initial_states(2), model.prepare(), []
+    x_BL, states, prepared, logits = tokens(30), model.initial_states(2, CPU), model.prepare(), []
     for x_B in x_BL.unbind(1):
         more, states = model.step(x_B, states, prepared)
         logits.append(more)
