@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from launcher.check.record import check_identity, default_folder, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
 from launcher.cli.arguments import add_overrides, parse
+from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
 from launcher.recipe.compile import load_recipe
+from launcher.recipe.hints import find_hints
 
 if TYPE_CHECKING:
     from launcher.check.run import CheckResult
@@ -30,10 +32,12 @@ def check_recipe(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
     options = parse(parser, arguments)
-    recipe = load_recipe(options.recipe, options.overrides).recipe
+    loaded = load_recipe(options.recipe, options.overrides)
+    recipe = loaded.recipe
     check_sources(recipe.data)
     widths = choose_widths(recipe, options.widths)
     folder = (options.out or default_folder(recipe)).absolute()
+    tell_hints(find_hints(loaded))
     print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
 
     from launcher.check.run import run_check

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from launcher import files
 from launcher.checkpoint.manifest import find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse
+from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
 from launcher.recipe.compile import compile_recipe
+from launcher.recipe.hints import find_hints
 from launcher.run_folder import RECIPE, lock_run, require_run
 
 
@@ -55,4 +57,5 @@ def resume_run(arguments: Sequence[str]) -> int:
             print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")
             return 0
         print(f"resuming from step {saved.step} of {loaded.recipe.train.steps}")
+    tell_hints(find_hints(loaded))
     return freeze_and_submit(prepared, source=None)

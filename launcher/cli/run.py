@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from launcher import files
 from launcher.check.record import require_passed
 from launcher.cli.arguments import add_overrides, add_shape, parse
+from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -29,7 +30,7 @@ def run_recipe(arguments: Sequence[str]) -> int:
         return _show(loaded, run_url)
     require_new(run_url)
     check_sources(loaded.recipe.data)
-    _tell_hints(loaded)
+    tell_hints(find_hints(loaded))
     require_passed(loaded.recipe, options.recipe)
     from launcher.cli.start import freeze_and_submit, prepare
 
@@ -63,14 +64,9 @@ def _show(loaded: LoadedRecipe, run_url: str) -> int:
 
     prepared = prepare(loaded.recipe, run_url, only_show=True)
     print(plan_text(prepared.recipe, prepared.plan))
-    _tell_hints(loaded)
+    tell_hints(find_hints(loaded))
     print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))
     return 0
-
-
-def _tell_hints(loaded: LoadedRecipe) -> None:
-    for hint in find_hints(loaded):
-        print(f"hint: {hint}", flush=True)
 
 
 def _source_text(loaded: LoadedRecipe) -> str:

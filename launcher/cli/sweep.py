@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.cli.arguments import parse, positive
+from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
 from launcher.errors import Problem, UserError
 from launcher.recipe.schema import Recipe
@@ -39,6 +40,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     out = (options.out or Path("runs") / f"sweep-{recipe.name}").absolute()
     if out.exists() and not out.is_dir():
         raise UserError(Problem(f"--out {out}", "is a file", "choose another --out"))
+    tell_hints(hint for point in points for hint in point.hints)
     cores = len(os.sched_getaffinity(0))
     jobs = min(options.jobs or cores, len(points))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_recipe
+from launcher.recipe.hints import find_hints
 from launcher.recipe.schema import Recipe
 
 ONE_PROCESS = (
@@ -40,6 +41,7 @@ class SweepPoint:
     """(key, value as written) of every axis that varies, and of width, rate, seed and
     parametrisation wherever they are given."""
     recipe: Recipe
+    hints: tuple[Problem, ...]
 
     @property
     def name(self) -> str:
@@ -133,11 +135,11 @@ def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
             if len(axis.values) > 1 or axis.key in (*CURVE_KEYS, "mup", "mup.type")
         )
         try:
-            recipe = load_recipe(path, [*overrides, *ONE_PROCESS]).recipe
+            loaded = load_recipe(path, [*overrides, *ONE_PROCESS])
         except UserError as error:
             problems |= {str(problem): problem for problem in error.problems}
             continue
-        points.append(SweepPoint(settings, recipe))
+        points.append(SweepPoint(settings, loaded.recipe, tuple(find_hints(loaded))))
     if problems:
         raise UserError(*problems.values())
     return tuple(points)

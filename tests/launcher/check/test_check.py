@@ -59,6 +59,15 @@ def test_a_gate_stays_shut_until_a_check_has_passed(quick: list[Finding]) -> Non
         require_passed(recipe("check.gate=true", "optim.lr=1e-3"), TINY)
 
 
+def test_a_check_shows_the_hints_of_the_whole_recipe_once(
+    quick: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", TINY, *WIDTHS, "data.seq_len=16384"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("hint: ") == 1, "its twins have 32 steps, and are nobody's choice"
+    assert "data.seq_len = 16384 (override" in shown
+
+
 def test_launch_asks_the_gate_before_it_starts_anything(
     quick: list[Finding], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local import LocalCluster
+from launcher.cli.hints import tell_hints
 from launcher.cli.main import main
+from launcher.errors import Problem
 from launcher.recipe.compile import compile_recipe, load_recipe
 from launcher.recipe.hints import find_hints
-from tests.small_run import RECIPE
+from launcher.sweep.grid import load_points, read_axes
+from tests.small_run import RECIPE, make_run, small_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 SLOW = "model.s4d={d_state: 8, dt_min: 0.001, dt_max: 0.002}"
@@ -63,7 +67,46 @@ def test_no_shipped_recipe_is_risky(path: Path) -> None:
     assert find_hints(load_recipe(str(path))) == []
 
 
-def test_the_plan_shows_hints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the small recipe; a run is submitted nowhere."""
     (tmp_path / "small.yaml").write_text(RECIPE)
-    assert main(["plan", str(tmp_path / "small.yaml"), SLOW]) == 0
-    assert "hint: override" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LocalCluster, "submit", lambda self, path: "1")
+    return tmp_path
+
+
+def test_every_verb_that_plans_or_starts_a_training_shows_hints(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (
+        ["plan", "small.yaml", SLOW],
+        ["small.yaml", SLOW, "--dry-run"],
+        ["small.yaml", SLOW, "--run-dir", "run"],
+        ["resume", "run"],  # what was told at the launch is told again, at its place in the run's recipe
+        ["resume", "run", "model.s4d.dt_max=0.001"],
+    ):
+        assert main(words) == 0
+        assert capsys.readouterr().out.count("hint: ") == 1, words
+
+
+def test_a_hint_on_a_resume_names_the_override_or_the_recipe_of_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(folder / "run", small_recipe(SLOW))
+    assert main(["resume", "run", "model.s4d.dt_max=0.001"]) == 0
+    assert "hint: override 'model.s4d.dt_max=0.001': " in capsys.readouterr().out
+    assert main(["resume", "run"]) == 0
+    assert "run/recipe.yaml:" in capsys.readouterr().out.partition("hint: ")[2]
+
+
+def test_points_of_a_sweep_with_the_same_hint_show_it_once(folder: Path) -> None:
+    points = load_points("small.yaml", read_axes(["optim.lr=1e-3,2e-3", SLOW]))
+    assert [len(point.hints) for point in points] == [1, 1]
+    assert points[0].hints == points[1].hints
+
+
+def test_a_hint_is_printed_once_however_often_it_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    hint = Problem("x.yaml:1:1", "is risky", "try less")
+    tell_hints([hint, Problem("x.yaml:2:1", "is risky"), hint])
+    assert capsys.readouterr().out == "hint: x.yaml:1:1: is risky\n    try less\nhint: x.yaml:2:1: is risky\n"

@@ -73,6 +73,8 @@ def test_a_failing_point_is_reported_and_the_others_are_trained(
     assert main([*sweep, "data.seq_len=16,100000"]) == 1
     shown = capsys.readouterr().out
     assert "needs 100001 tokens" in shown
+    assert shown.count("hint: ") == 1, "time scales fit the short sequences, not the long ones"
+    assert "override 'data.seq_len=100000'" in shown
     assert "1 of 2 points have no result" in shown
     assert losses(tmp_path / "out")["seq_len=16"] != "nan"
 
