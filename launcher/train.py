@@ -29,6 +29,7 @@ from launcher.track.mlflow import MlflowTarget
 from launcher.track.record import AttemptRecord, EvalRecord
 from launcher.track.tracker import Tracker
 from launcher.world import World, seed_step
+from models.config import max_chars
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
     plan = make_plan(recipe)
     parameters = plan.parameters
     _, engine = open_engine(recipe, plan, world)
-    corpus = open_corpus(recipe.data, recipe.model.vocab_size)
+    corpus = open_corpus(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
     check_same_data(world.gather(corpus.fingerprint))
     batches = Batches(
         corpus.train,

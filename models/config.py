@@ -60,7 +60,7 @@ class CharCNNEncoder(Section):
     """Words from their characters: largest values of convolutions (arXiv 1508.06615)."""
 
     type: Literal["char-cnn"]
-    num_chars: Annotated[int, Field(ge=2)] = 256
+    num_chars: Annotated[int, Field(ge=2)] = 257
     """Character ids are below this; 0 is padding."""
     d_char: Count = 15
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 3, 4, 5, 6)
@@ -242,6 +242,11 @@ ModelConfig = Annotated[LMConfig | ClassifierConfig, Field(discriminator="type")
 def with_width(config: LMConfig | ClassifierConfig, d_model: int) -> LMConfig | ClassifierConfig:
     """Return the same model at another width; every width-like dimension scales with d_model."""
     return config.model_copy(update={"d_model": d_model})
+
+
+def max_chars(config: LMConfig | ClassifierConfig) -> int | None:
+    """Characters that it reads of each word; None where it does not read words by their characters."""
+    return config.encoder.max_chars if isinstance(config.encoder, CharCNNEncoder) else None
 
 
 def branch_factor(config: BackboneSection) -> float:

@@ -16,17 +16,26 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     generator: torch.Generator | None = None,
+    silent_V: torch.Tensor | None = None,
+    chars_VW: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Yield `num_tokens` tokens (B) that continue the prompts; temperature 0 takes the likeliest one."""
+    """Yield `num_tokens` tokens (B) that continue the prompts; temperature 0 takes the likeliest one.
+
+    `silent_V` is true for tokens that are never to be said. A model that reads words by their characters,
+    also in the prompt (B, L, W), needs those of every other one.
+    """
     if prompt_BL.shape[1] == 0:
         raise ValueError("the prompt has no tokens; at least one is needed to continue from")
     logits_BLV, states = model(prompt_BL, model.initial_states(prompt_BL.shape[0], prompt_BL.device))
     logits_BV, prepared = logits_BLV[:, -1], model.prepare()
     for index in range(num_tokens):
+        if silent_V is not None:
+            logits_BV = logits_BV.masked_fill(silent_V, -torch.inf)
         tokens_B = sample(logits_BV, temperature=temperature, top_k=top_k, generator=generator)
         yield tokens_B
         if index + 1 < num_tokens:
-            logits_BV, states = model.step(tokens_B, states, prepared)
+            read = tokens_B if chars_VW is None else chars_VW[tokens_B]
+            logits_BV, states = model.step(read, states, prepared)
 
 
 def sample(

@@ -17,6 +17,7 @@ from launcher.parallel.gradients import GradientNorms
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World, seed_step
+from models.config import max_chars
 
 
 @final
@@ -61,13 +62,13 @@ def build_trial(recipe: Recipe, batch: Batch, world: World) -> Trial:
 
 
 @functools.cache
-def _open(data: DataConfig, vocab_size: int | None) -> Corpus:
-    return open_corpus(data, vocab_size)
+def _open(data: DataConfig, vocab_size: int | None, max_chars: int | None) -> Corpus:
+    return open_corpus(data, vocab_size, max_chars)
 
 
 def first_batch(recipe: Recipe) -> Batch:
     """One step's first samples of the recipe's own data."""
-    corpus = _open(recipe.data, recipe.model.vocab_size)
+    corpus = _open(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
     return corpus.train.batch(np.arange(recipe.train.global_batch_size))
 
 

@@ -10,17 +10,28 @@ from models.section import Section
 Seed = Annotated[int, Field(ge=0)]
 
 
-class StdlibSource(Section):
-    """Bytes of the installed Python's own standard-library source: a real corpus every machine has.
+class TextSection(Section):
+    """Abstract: text, of which each file is followed by a NUL."""
 
-    Each file is followed by a NUL. Tests, generated tables and what distributions leave out are not read.
+    type: str
+    unit: Literal["bytes", "words"] = "bytes"
+    """What a position is. Words are names (also of letters that are not ASCII), numbers, line ends, and every
+    other sign by itself; blanks only part them. The most frequent ones of the training files are known by
+    number: model.vocab_size of them, with the NUL and one number for all others. Encoder `char-cnn` reads the
+    characters of every word, known or not."""
+
+
+class StdlibSource(TextSection):
+    """The source of the installed Python's own standard library: a real corpus every machine has.
+
+    Tests, generated tables and what distributions leave out are not read.
     """
 
     type: Literal["python-stdlib"]
 
 
-class FilesSource(Section):
-    """Bytes of text files under any fsspec URL, each followed by a NUL; hidden files are left out."""
+class FilesSource(TextSection):
+    """Text files under any fsspec URL; hidden files are left out."""
 
     type: Literal["files"]
     url: str
@@ -173,11 +184,16 @@ class DataConfig(Section):
         return 0.05 if self.held_out is None else self.held_out
 
 
+NUM_CHARS = 257
+"""Characters of words: none, and every byte."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskShape:
     """What a source asks of a model."""
 
-    inputs: Literal["tokens", "signals"]
+    inputs: tuple[Literal["tokens", "words", "signals"], ...]
+    """What a model may read of it: one of these."""
     targets: Literal["tokens", "label"]
     """A target at each position, or one for the sequence."""
     vocab_size: int | None = None
@@ -185,26 +201,30 @@ class TaskShape:
     num_classes: int | None = None
     num_features: int | None = None
     """Numbers at each step of a signal."""
+    num_chars: int | None = None
+    """Characters of a word are below this."""
 
 
 def task_shape(source: Source) -> TaskShape:
     """What a model for this source must take and give."""
     match source:
+        case StdlibSource() | FilesSource() if source.unit == "words":
+            return TaskShape(("tokens", "words"), "tokens", num_chars=NUM_CHARS)
         case StdlibSource() | FilesSource():
-            return TaskShape("tokens", "tokens", vocab_size=256)
+            return TaskShape(("tokens",), "tokens", vocab_size=256)
         case TokensSource():
-            return TaskShape("tokens", "tokens")
+            return TaskShape(("tokens",), "tokens")
         case ListOpsSource():
-            return TaskShape("tokens", "label", vocab_size=16, num_classes=10)
+            return TaskShape(("tokens",), "label", vocab_size=16, num_classes=10)
         case CopyingSource():
-            return TaskShape("tokens", "tokens", vocab_size=source.alphabet + 2)
+            return TaskShape(("tokens",), "tokens", vocab_size=source.alphabet + 2)
         case RecallSource():
-            return TaskShape("tokens", "tokens", vocab_size=1 + source.num_keys + source.num_values)
+            return TaskShape(("tokens",), "tokens", vocab_size=1 + source.num_keys + source.num_values)
         case DigitsSource():
-            return TaskShape("signals", "label", num_classes=10, num_features=1)
+            return TaskShape(("signals",), "label", num_classes=10, num_features=1)
         case LabelledSource():
             return TaskShape(
-                "signals" if source.vocab_size is None else "tokens",
+                ("signals",) if source.vocab_size is None else ("tokens",),
                 "label",
                 vocab_size=source.vocab_size,
                 num_classes=source.num_classes,

@@ -30,6 +30,7 @@ from launcher.data.order import NO_END
 from launcher.data.samples import Samples, Tokens, Windows
 from launcher.data.sources import SourceFile, find_source_files, require_files
 from launcher.data.synthetic import Copying, Recall
+from launcher.data.words import Lexicon, WordWindows, number_words
 from launcher.errors import Problem, UserError
 
 SEPARATOR = b"\0"
@@ -53,13 +54,14 @@ class Corpus:
     """One line for people."""
 
 
-def open_corpus(config: DataConfig, vocab_size: int | None) -> Corpus:
+def open_corpus(config: DataConfig, vocab_size: int | None, max_chars: int | None = None) -> Corpus:
     """Read, map or set up a source. Raises UserError for what is missing, too short or unfit for the model.
 
-    `vocab_size` is the model's; None for a model that takes signals.
+    `vocab_size` is the model's, None where it has none; `max_chars` what it reads of each word, None where it
+    reads no characters.
     """
     source = config.source
-    vocab_size = _check_inputs(source, vocab_size)
+    vocab_size = _check_inputs(source, vocab_size, max_chars)
     match source:
         case TokensSource():
             return _open_tokens(config, source, vocab_size)
@@ -72,20 +74,26 @@ def open_corpus(config: DataConfig, vocab_size: int | None) -> Corpus:
         case ListOpsSource() | CopyingSource() | RecallSource():
             return _open_generated(config, source)
         case _:
-            return _open_text(config, source, vocab_size)
+            return _open_text(config, source, vocab_size, max_chars)
 
 
-def _check_inputs(source: Source, vocab_size: int | None) -> int:
-    """Whether the model takes what the source gives; returns a vocabulary size, 0 for signals."""
+_READS = {
+    "tokens": "embeds tokens",
+    "words": "reads the characters of words",
+    "signals": "takes signals",
+}
+
+
+def _check_inputs(source: Source, vocab_size: int | None, max_chars: int | None) -> int:
+    """Whether the model takes what the source gives; returns a vocabulary size, 0 where it has none."""
     shape = task_shape(source)
-    if shape.inputs == "signals":
-        if vocab_size is not None:
-            message = f"`{source.type}` gives signals; the model embeds tokens"
-            raise UserError(Problem("data.source.type", message, "choose a model that takes signals"))
-        return 0
+    reads = "words" if max_chars is not None else "signals" if vocab_size is None else "tokens"
+    if reads not in shape.inputs:
+        message = f"`{source.type}` gives {' or '.join(shape.inputs)}; the model {_READS[reads]}"
+        remedy = "choose a model that " + " or ".join(_READS[kind] for kind in shape.inputs)
+        raise UserError(Problem("data.source.type", message, remedy))
     if vocab_size is None:
-        message = f"`{source.type}` gives tokens; the model takes signals"
-        raise UserError(Problem("data.source.type", message, "choose a model that embeds tokens"))
+        return 0
     # A text may do with fewer than all 256 bytes; what it holds is checked as it is read.
     if not isinstance(source, TextSource) and vocab_size < (shape.vocab_size or 0):
         message = f"{vocab_size} is too few: `{source.type}` has {shape.vocab_size} symbols"
@@ -123,7 +131,7 @@ def _open_digits(source: DigitsSource) -> Corpus:
     return Corpus(train, held_out, digest.hexdigest(), description)
 
 
-def _open_text(config: DataConfig, source: TextSource, vocab_size: int) -> Corpus:
+def _open_text(config: DataConfig, source: TextSource, vocab_size: int, max_chars: int | None) -> Corpus:
     found = find_source_files(source)
     place = source.url if isinstance(source, FilesSource) else source.type
     shares = [_share_of(file.name) for file in found]
@@ -138,14 +146,27 @@ def _open_text(config: DataConfig, source: TextSource, vocab_size: int) -> Corpu
         digest.update(content)
         parts[is_held] += [content, SEPARATOR]
 
-    train = Windows(_byte_tokens(parts[False], vocab_size, place), config.seq_len)
-    held_out = Windows(_byte_tokens(parts[True], vocab_size, place), config.seq_len)
+    lexicon: Lexicon | None = None
+    if source.unit == "words":
+        words, *streams = number_words(parts[False], parts[True])
+        lexicon = Lexicon(words, vocab_size=vocab_size, max_chars=max_chars)
+        tokens = [Tokens(stream, vocab_size=len(words), place=place) for stream in streams]
+        # the vocabulary follows from all of this and the rule of cutting, which may change
+        digest.update(f"\0words\0{vocab_size}\0{max_chars}\0".encode())
+        digest.update(b"\n".join(words[: lexicon.num_known]))
+    else:
+        tokens = [_byte_tokens(parts[is_held], vocab_size, place) for is_held in (False, True)]
+    train, held_out = (Windows(part, config.seq_len) for part in tokens)
     _check_lengths(train, held_out, wants_held_out=any(held))
     description = (
-        f"{place}: {len(found)} files, {len(train.tokens):_} bytes to train on, "
+        f"{place}: {len(found)} files, {len(train.tokens):_} {source.unit} to train on, "
         f"{len(held_out.tokens):_} held out in {sum(held)} files"
     )
-    return Corpus(train, held_out, digest.hexdigest(), description)
+    if lexicon is None:
+        return Corpus(train, held_out, digest.hexdigest(), description)
+    description += f"; {lexicon.num_known:_} of {len(lexicon.words):_} different words have a number"
+    samples = [WordWindows(windows, lexicon) for windows in (train, held_out)]
+    return Corpus(samples[0], samples[1], digest.hexdigest(), description)
 
 
 def _read_local(path: str) -> bytes:

@@ -5,13 +5,13 @@ from importlib.util import find_spec
 
 from pydantic import BaseModel
 
-from launcher.data.config import TaskShape, task_shape
+from launcher.data.config import TaskShape, TextSource, task_shape
 from launcher.errors import Problem
 from launcher.optim.config import TensorRate
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rate_rules import RATE_RULES
 from launcher.recipe.tree import Key
-from models.config import ClassifierConfig, LinearEncoder
+from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder
 
 Path = tuple[Key, ...]
 
@@ -203,17 +203,28 @@ def _mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
+_ENCODERS = {
+    "tokens": "encoder token",
+    "words": "encoder char-cnn",
+    "signals": "encoder linear, in a classifier",
+}
+
+
 def _model_takes_the_data(loaded: LoadedRecipe) -> Iterator[Problem]:
     """What the source gives is what the model reads and says, and there is room for all of it."""
     model, task = loaded.recipe.model, task_shape(loaded.recipe.data.source)
     source = loaded.cite("data", "source", "type")
-    if task.inputs != model.inputs:
+    if model.inputs not in task.inputs:
         encoder = loaded.cite("model", "encoder", "type")
-        message = f"{encoder} reads {model.inputs}, but {source} gives {task.inputs}"
-        remedy = {"tokens": "use encoder token", "signals": "use encoder linear, in a classifier"}[
-            task.inputs
-        ]
+        message = f"{encoder} reads {model.inputs}, but {source} gives {' or '.join(task.inputs)}"
+        remedy = "use " + " or ".join(_ENCODERS[kind] for kind in task.inputs)
+        if model.inputs == "words" and isinstance(loaded.recipe.data.source, TextSource):
+            remedy += ", or data.source.unit=words"
         yield Problem(loaded.place("model", "encoder", "type"), message, remedy)
+    elif isinstance(model.encoder, CharCNNEncoder) and model.encoder.num_chars < (task.num_chars or 0):
+        message = f"{loaded.cite('model', 'encoder', 'num_chars')} is too few for the {task.num_chars} of "
+        place = loaded.place("model", "encoder", "num_chars")
+        yield Problem(place, message + source, f"use {task.num_chars} or more")
     if task.targets != model.targets:
         message = f"{loaded.cite('model', 'type')} says {model.targets}, but {source} asks for {task.targets}"
         remedy = f"use type {'lm' if task.targets == 'tokens' else 'classifier'}, or another source"

@@ -2,33 +2,42 @@
 
 import json
 import shutil
+import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
 
+import launcher.data.corpus as corpus_module
 from launcher.checkpoint.manifest import Saved, find_newest, step_folder
 from launcher.checkpoint.model import load_model
 from launcher.cli.main import main
+from launcher.cli.speech import open_speech
+from launcher.data.words import cut
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
-from models.generate import generate
+from models.generate import generate, sample
 from models.lm import LM
 from tests.launcher.parallel.test_engine import CLASSIFIER
 from tests.ranks import run_ranks
 from tests.small_run import make_run, small_recipe, train_rank, train_run
 
 HYBRID = ("model.pattern=[s4, attention]", "model.attention.d_head=8")
+WORDS = ("data.source.unit=words", "model.vocab_size=200")
+CHARS = (*WORDS, "model.encoder={type: char-cnn, widths: [1, 2], max_chars: 6}")
 TASK = ("data.source={type: copying, num_symbols: 4}", "data.seq_len=16", "model.vocab_size=10")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs of a few steps: `text` on bytes over two ranks, `ids` on a task, `classifier`."""
+    """Runs of a few steps: `text` on bytes over two ranks, `words` read by number, `chars` read by their
+    characters, `ids` on a task, `classifier`."""
     folder = tmp_path_factory.mktemp("runs")
     short = ("train.steps=4", "checkpoint.every=2", "train.eval_sequences=0", "schedule.warmup_steps=1")
     train_run(folder / "text", *short, *HYBRID, "parallel.strategy=fsdp2", "optim.lr=0.05", ranks=2)
     train_run(folder / "ids", *short, *TASK)
+    for name in ("words", "chars"):
+        train_run(folder / name, *short, "optim.lr=0.05", *(WORDS if name == "words" else CHARS))
     classifier = compile_recipe(
         CLASSIFIER, "expressions.yaml", ("train.steps=1", "schedule.warmup_steps=0")
     ).recipe
@@ -64,6 +73,49 @@ def test_text_goes_on_where_the_prompt_ends(folder: Path, capsys: pytest.Capture
     assert said[0].startswith("dé")
     assert main([*words[:-1], "4"]) == 0
     assert capsys.readouterr().out != said[0]
+
+
+@pytest.mark.parametrize("run", ["words", "chars"])
+def test_words_go_on_with_blanks_between_them(
+    folder: Path, capsys: pytest.CaptureFixture[str], run: str
+) -> None:
+    prompt = "def zorkmid(self):"  # a word that no vocabulary has can be read all the same
+    assert main(["generate", str(folder / run), "--prompt", prompt, "--tokens", "40"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("def zorkmid ( self ) :")
+    assert "<unk>" not in said
+    assert len(cut(said.rstrip("\n").replace("<end>", "\0").encode())) == 6 + 40
+
+
+def test_characters_of_words_step_by_step_say_what_one_forward_says(folder: Path) -> None:
+    saved = newest(folder / "chars")
+    model, speech = load_model(saved, torch.device("cpu")), open_speech(saved)
+    assert isinstance(model, LM)
+    assert speech.silent is not None
+    assert speech.chars is not None
+    prompt_LW = speech.read("for zorkmid in range ( 3")
+    silent_V, chars_VW = speech.silent, speech.chars
+    draws = torch.Generator().manual_seed(5)
+    said = torch.cat(
+        list(generate(model, prompt_LW[None], 20, generator=draws, silent_V=silent_V, chars_VW=chars_VW))
+    )
+    whole_LW = torch.cat((prompt_LW, chars_VW[said[:-1]]))
+    with torch.no_grad():
+        logits_LV = model(whole_LW[None])[0, len(prompt_LW) - 1 :].masked_fill(silent_V, -torch.inf)
+    draws.manual_seed(5)  # the same draws; rounding moves a chance by 1e-6 of it
+    assert said.tolist() == [int(sample(logits_V[None], generator=draws)) for logits_V in logits_LV]
+    assert len(set(said.tolist())) > 1, "a constant would hide a state that stands still"
+
+
+def test_words_of_another_text_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.py").write_text("print ( 'of another Python' )\n" * 50)
+    (tmp_path / "more.py").write_text("and ( more )\n" * 50)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(corpus_module, "_share_of", lambda name: float(name == "other.py"))
+    assert main(["generate", str(folder / "words"), "--prompt", "x"]) == 2
+    assert "is not the text that the model was trained on" in capsys.readouterr().err
 
 
 def test_tokens_that_are_no_bytes_are_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

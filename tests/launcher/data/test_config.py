@@ -11,6 +11,7 @@ from launcher.data.config import DataConfig, Source, task_shape
 SOURCES = [
     {"type": "python-stdlib"},
     {"type": "files", "url": "x"},
+    {"type": "files", "url": "x", "unit": "words"},
     {"type": "tokens", "train": "x"},
     {"type": "listops"},
     {"type": "copying"},
@@ -37,7 +38,7 @@ def test_a_length_that_does_not_fit_is_refused(source: dict[str, object], seq_le
         DataConfig.model_validate({"source": source, "seq_len": seq_len})
 
 
-@pytest.mark.parametrize("source", SOURCES[2:])
+@pytest.mark.parametrize("source", SOURCES[3:])
 def test_a_share_of_files_is_refused_where_there_are_none(source: dict[str, object]) -> None:
     message = f"held_out is 0.1, a share of files; `{source['type']}` does not use it"
     with pytest.raises(ValidationError, match=message):
@@ -47,7 +48,8 @@ def test_a_share_of_files_is_refused_where_there_are_none(source: dict[str, obje
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_says_what_it_asks_of_a_model(source: dict[str, object]) -> None:
     shape = task_shape(TypeAdapter[Source](Source).validate_python(source))
-    assert (shape.inputs == "signals") == (shape.num_features is not None)
+    assert ("signals" in shape.inputs) == (shape.num_features is not None)
+    assert ("words" in shape.inputs) == (shape.num_chars is not None)
     assert (shape.targets == "label") == (shape.num_classes is not None)
 
 

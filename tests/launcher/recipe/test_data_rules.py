@@ -29,6 +29,7 @@ cluster: {type: local, nproc_per_node: 1}
 SIGNALS = "model.encoder={type: linear, num_features: 1}"
 DIGITS = "data={source: {type: digits}, seq_len: 64}"
 NO_TOKENS = "model.vocab_size=null"
+WORDS = "data={source: {type: python-stdlib, unit: words}, seq_len: 64}"
 OWN = "data={source: {type: labelled, train: x, num_classes: 12, num_features: 3}, seq_len: 64}"
 
 
@@ -64,7 +65,20 @@ def test_a_model_with_room_for_its_data_is_taken(overrides: tuple[str, ...]) -> 
         ((SIGNALS.replace("1", "3"), NO_TOKENS, OWN), ("num_classes = 10 is too few for the 12",)),
         (
             ("model.encoder={type: char-cnn}", NO_TOKENS),
-            ("model.encoder.type = char-cnn", "reads words", "gives tokens"),
+            ("model.encoder.type = char-cnn", "reads words", "gives tokens", "use encoder token"),
+        ),
+        (
+            ("model.encoder={type: char-cnn}", NO_TOKENS, DIGITS),
+            ("model.encoder.type = char-cnn", "reads words", "gives signals", "use encoder linear"),
+        ),
+        (
+            (SIGNALS, NO_TOKENS, WORDS),
+            (
+                "model.encoder.type = linear",
+                "reads signals",
+                "gives tokens or words",
+                "token or encoder char",
+            ),
         ),
     ],
 )
@@ -76,9 +90,39 @@ def test_a_model_that_cannot_take_its_data_is_refused(
         assert fragment in said
 
 
+LM = CLASSIFIER.replace("type: classifier\n  num_classes: 10", "type: lm")
+
+
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("{type: python-stdlib}", "use encoder token, or data.source.unit=words"),
+        ("{type: files, url: x}", "use encoder token, or data.source.unit=words"),
+        ("{type: tokens, train: x}", "use encoder token"),
+    ],
+)
+def test_characters_of_words_are_not_in_bytes_and_tokens(source: str, remedy: str) -> None:
+    text = LM.replace("vocab_size: 16", "vocab_size: 256").replace("{type: token}", "{type: char-cnn}")
+    said = problems(f"data={{source: {source}, seq_len: 64}}", text=text)
+    assert "tiny.yaml:7:19: model.encoder.type = char-cnn (tiny.yaml:7:19) reads words, but " in said
+    assert "gives tokens\n" in said
+    assert said.rstrip().endswith(remedy)
+
+
+@pytest.mark.parametrize("encoder", ["{type: token}", "{type: char-cnn}"])
+def test_words_are_read_by_number_or_by_their_characters(encoder: str) -> None:
+    compile_recipe(LM, "tiny.yaml", (WORDS, f"model.encoder={encoder}"))
+
+
+def test_an_encoder_must_know_every_byte_of_words() -> None:
+    said = problems(WORDS, "model.encoder={type: char-cnn, num_chars: 256}", text=LM)
+    assert "model.encoder.num_chars = 256" in said
+    assert "too few for the 257 of data.source.type = python-stdlib" in said
+    assert "use 257 or more" in said
+
+
 def test_a_language_model_is_not_asked_for_labels() -> None:
-    text = CLASSIFIER.replace("type: classifier\n  num_classes: 10", "type: lm")
-    said = problems(text=text)
+    said = problems(text=LM)
     assert "model.type = lm" in said
     assert "asks for label" in said
     assert "use type classifier" in said
