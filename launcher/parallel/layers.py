@@ -1,6 +1,7 @@
 """What is done to every residual layer beside sharding: recomputing its activations, compiling it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -43,13 +44,34 @@ def wrap_layers(model: nn.Module, config: ParallelConfig) -> None:
         match config.activation_checkpointing:
             case "off":
                 pass
-            case "full":
-                forward = partial(checkpoint, forward, use_reentrant=False)
-            case "selective":
-                contexts = partial(create_selective_checkpoint_contexts, _policy)
+            case "full" | "selective" as mode:
+                contexts = partial(_contexts, layer, selective=mode == "selective")
                 forward = partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
         if forward != layer.forward:
             vars(layer)["forward"] = forward
+
+
+def _contexts(
+    layer: nn.Module, *, selective: bool
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """What a layer's forward runs in, and what its recomputation runs in."""
+    forward, again = (
+        create_selective_checkpoint_contexts(_policy) if selective else (nullcontext(), nullcontext())
+    )
+    return forward, _keep_buffers(layer, again)
+
+
+@contextmanager
+def _keep_buffers(layer: nn.Module, within: AbstractContextManager[Any]) -> Iterator[None]:
+    """Undo what a recomputation does to buffers: batch norm's running averages count each batch once."""
+    before = [(buffer, buffer.clone()) for buffer in layer.buffers()]
+    try:
+        with within:
+            yield
+    finally:  # a recomputation ends with an exception as soon as it has all that backward needs
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def _policy(context: SelectiveCheckpointContext, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
