@@ -26,6 +26,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
         initialise=lambda model: init_parameters(model, parameters.facts, scales, recipe.seed),
         batch=plan.batch,
         shard_size=plan.shard_size,
+        carries=recipe.train.truncated_bptt,
         world=world,
     )
     return model, engine

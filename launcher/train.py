@@ -60,6 +60,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
         world_size=world.size,
         seed=recipe.seed,
         prefetch=recipe.data.prefetch,
+        streams=recipe.train.truncated_bptt,
     )
     held_out = list(
         held_out_batches(

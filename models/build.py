@@ -1,5 +1,6 @@
 """The door to this room: a config in; a module, its parameter facts and its cost out."""
 
+import torch
 from torch import nn
 
 from models.classifier import Classifier, classifier_facts, classifier_flops
@@ -7,6 +8,7 @@ from models.config import ClassifierConfig, LMConfig
 from models.facts import Multipliers, ParamFacts
 from models.layers import BatchNorm
 from models.lm import LM, lm_facts, lm_flops
+from models.residual import layers_carry_flops
 
 
 def build_model(config: LMConfig | ClassifierConfig, multipliers: Multipliers | None = None) -> nn.Module:
@@ -27,7 +29,19 @@ def reset_buffers(model: nn.Module) -> None:
             module.reset()
 
 
-def flops_per_token(config: LMConfig | ClassifierConfig, seq_len: int) -> float:
-    """Training FLOPs per position: backward costs twice the forward pass (arXiv 2001.08361, section 2.1)."""
+def flops_per_token(config: LMConfig | ClassifierConfig, seq_len: int, *, carries: bool = False) -> float:
+    """Training FLOPs per position: backward costs twice the forward pass (arXiv 2001.08361, section 2.1).
+
+    `carries`: states go on from window to window.
+    """
     forward = lm_flops(config, seq_len) if isinstance(config, LMConfig) else classifier_flops(config, seq_len)
-    return 3.0 * forward
+    return 3.0 * forward + (layers_carry_flops(config, seq_len) if carries else 0.0)
+
+
+def state_numbers(config: LMConfig | ClassifierConfig) -> int:
+    """Numbers that the states of one sequence are, at its first position; 0 for a classifier."""
+    with torch.device("meta"):
+        model = build_model(config)
+    if not isinstance(model, LM):
+        return 0
+    return sum(part.numel() for state in model.initial_states(1, torch.device("meta")) for part in state)

@@ -11,7 +11,9 @@ from models.ffn import FFN, ffn_facts, ffn_flops
 from models.layers import Dropout
 from models.mixer import Mixer
 from models.momentum import MomentumAttention, momentum_facts, momentum_flops
+from models.ssm.diagonal import diagonal_carry_flops
 from models.ssm.dss import DSS, dss_facts
+from models.ssm.low_rank import low_rank_carry_flops
 from models.ssm.mixer import SSMMixer, mixer_facts, mixer_flops
 from models.ssm.s4 import S4, s4_facts
 from models.ssm.s4d import S4D, s4d_facts
@@ -20,11 +22,14 @@ from models.ssm.s4d import S4D, s4d_facts
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKind:
-    """One kind of residual branch: how it is built, what its parameters are, what a token costs forward."""
+    """One kind of residual branch: how it is built, what its parameters are, what a token costs."""
 
     build: Callable[[BackboneSection], Mixer]
     facts: Callable[[BackboneSection], dict[str, ParamFacts]]
     flops: Callable[[BackboneSection, int], float]
+    """Forward."""
+    carry_flops: Callable[[BackboneSection, int], float] = lambda c, seq_len: 0.0
+    """What carrying a state from window to window adds, forward and backward."""
 
 
 def _dropout(config: BackboneSection) -> Dropout:
@@ -36,16 +41,21 @@ LAYERS: dict[LayerName, LayerKind] = {
         build=lambda c: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c)),
         facts=lambda c: mixer_facts(c.s4d, s4d_facts(c.s4d)),
         flops=lambda c, seq_len: mixer_flops(c.s4d, c.d_model, seq_len),
+        carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(c.s4d.d_state, c.s4d.channels),
     ),
     "s4": LayerKind(
         build=lambda c: SSMMixer(c.s4, c.d_model, S4(c.s4, c.d_model), _dropout(c)),
         facts=lambda c: mixer_facts(c.s4, s4_facts(c.s4)),
         flops=lambda c, seq_len: mixer_flops(c.s4, c.d_model, seq_len),
+        carry_flops=lambda c, seq_len: (
+            c.d_model * low_rank_carry_flops(c.s4.d_state, c.s4.rank, c.s4.channels, seq_len)
+        ),
     ),
     "dss": LayerKind(
         build=lambda c: SSMMixer(c.dss, c.d_model, DSS(c.dss, c.d_model), _dropout(c)),
         facts=lambda c: mixer_facts(c.dss, dss_facts(c.dss)),
         flops=lambda c, seq_len: mixer_flops(c.dss, c.d_model, seq_len),
+        carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(2 * c.dss.d_state, c.dss.channels),
     ),
     "attention": LayerKind(
         build=lambda c: Attention(c.attention, c.d_model),

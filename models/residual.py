@@ -137,6 +137,11 @@ def layers_facts(config: BackboneSection) -> dict[str, ParamFacts]:
     return facts | norm_facts(config.norm if config.prenorm else "none", "norm")
 
 
+def layers_carry_flops(config: BackboneSection, seq_len: int) -> float:
+    """Training FLOPs per position that carrying the states of all layers adds."""
+    return sum(LAYERS[kind].carry_flops(config, seq_len) for kind in layer_kinds(config))
+
+
 def layers_flops(config: BackboneSection, seq_len: int) -> float:
     """Forward FLOPs per position of all layers, by each kind's own formula."""
     return sum(LAYERS[kind].flops(config, seq_len) for kind in layer_kinds(config))

@@ -64,7 +64,11 @@ def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) ->
     changes |= {"embedding_dropout": 0.0, "readout_dropout": 0.0, "num_layers": shrunk_layers(recipe)}
     data = recipe.data.model_copy(update={"prefetch": 0, "seq_len": shrunk_length(recipe)})
     train = recipe.train.model_copy(
-        update={"global_batch_size": NUM_SEQUENCES, "micro_batch_size": NUM_SEQUENCES // ranks}
+        update={
+            "global_batch_size": NUM_SEQUENCES,
+            "micro_batch_size": NUM_SEQUENCES // ranks,
+            "truncated_bptt": False,  # the same batch again and again
+        }
     )
     parallel = ParallelConfig(strategy="single")
     if ranks > 1:

@@ -58,9 +58,11 @@ def check_identity(
 
 def check_data(saved: Saved, now: Mapping[str, object]) -> None:
     """Raise UserError where the run would not go on with the samples that an uninterrupted one reads."""
-    data = cast(dict[str, object], saved.manifest["data"])
+    before = {k: v for k, v in cast(dict[str, object], saved.manifest["data"]).items() if k != "position"}
     different = [
-        f"{key}: {data.get(key)} saved, {value} now" for key, value in now.items() if data.get(key) != value
+        f"{key}: {before.get(key, 'not')} saved, {now.get(key, 'not')} now"
+        for key in {**now, **before}
+        if before.get(key) != now.get(key)
     ]
     if different:
         raise UserError(

@@ -3,21 +3,25 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import final
 
 import numpy as np
 
-from launcher.data.order import evenly_spaced, windows_of_step
+from launcher.data.order import evenly_spaced, windows_of_step, windows_of_streams
 from launcher.data.samples import IGNORED, Batch, Samples
+from launcher.errors import Problem, UserError
 
 
 @final
 class Batches:
     """The micro batches of one rank, by step.
 
-    Sample j = (micro * world_size + rank) * micro_batch_size + row of the global batch goes to (micro, rank,
+    Sample j = (rank * num_micro + micro) * micro_batch_size + row of the global batch goes to (rank, micro,
     row): read in that order, the samples are the same at any world size. `at` is a pure function of the step,
     so a resume or a jump needs no state; a background thread prepares the steps after the one asked for.
+
+    With `streams`, row j goes on at each step where it ended at the step before.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Batches:
         world_size: int,
         seed: int,
         prefetch: int,
+        streams: bool = False,
     ) -> None:
         if global_batch_size % (micro_batch_size * world_size):
             raise ValueError(
@@ -40,9 +45,12 @@ class Batches:
             raise ValueError(f"rank is {rank}; allowed: 0 to {world_size - 1}")
         if samples.num_samples < 1:
             raise ValueError("there are no samples; at least 1 is needed")
+        if streams:
+            _check_streams(samples.num_samples, global_batch_size)
         self._samples = samples
         self._global_batch_size = global_batch_size
         self._seed = seed
+        self._streams = streams
         self._prefetch = prefetch
         self._rows = _rows_of_rank(global_batch_size, micro_batch_size, rank, world_size)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch") if prefetch else None
@@ -73,15 +81,27 @@ class Batches:
         self._pending.clear()
 
     def _read(self, step: int) -> list[Batch]:
-        windows = windows_of_step(step, self._global_batch_size, self._samples.num_samples, self._seed)
-        return [self._samples.batch(windows[rows]) for rows in self._rows]
+        begins: bool | None = None
+        shape = step, self._global_batch_size, self._samples.num_samples, self._seed
+        if self._streams:
+            windows, begins = windows_of_streams(*shape)
+        else:
+            windows = windows_of_step(*shape)
+        return [replace(self._samples.batch(windows[rows]), begins=begins) for rows in self._rows]
+
+
+def _check_streams(num_windows: int, num_streams: int) -> None:
+    """Raise UserError where no stream is longer than one window: nothing would be carried."""
+    if num_windows < 2 * num_streams:
+        message = f"{num_streams} streams side by side are more than half of the {num_windows} windows"
+        remedy = f"use at most {num_windows // 2}, shorter windows or more data, or no train.truncated_bptt"
+        raise UserError(Problem("train.global_batch_size", message, remedy))
 
 
 def _rows_of_rank(total: int, micro_batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:
     """Positions in the global batch of each of a rank's micro batches."""
-    per_forward = micro_batch_size * world_size
-    offset = rank * micro_batch_size
-    return [np.arange(s + offset, s + offset + micro_batch_size) for s in range(0, total, per_forward)]
+    share = total // world_size
+    return list(np.arange(rank * share, (rank + 1) * share).reshape(-1, micro_batch_size))
 
 
 def held_out_batches(

@@ -84,6 +84,20 @@ def windows_of_step(step: int, global_batch_size: int, num_windows: int, seed: i
     return windows
 
 
+def windows_of_streams(
+    step: int, num_streams: int, num_windows: int, seed: int
+) -> tuple[NDArray[np.int64], bool]:
+    """Window of each stream at a step, and whether the streams begin there; steps count from 0.
+
+    The windows are cut into streams of equal length, which are read side by side, epoch after epoch. What is
+    left over lies before the first stream or behind the last one, shared out anew in each epoch.
+    """
+    length, rest = divmod(num_windows, num_streams)
+    epoch, place = divmod(step, length)
+    first = stream_key(seed, epoch) % (rest + 1)
+    return first + place + length * np.arange(num_streams, dtype=np.int64), place == 0
+
+
 def evenly_spaced(count: int, size: int) -> NDArray[np.int64]:
     """At most `count` indices in [0, size), as far apart as can be: what an evaluation scores."""
     count = min(count, size)

@@ -25,6 +25,9 @@ class Batch:
     """Targets int64 (B, L), or labels (B,); IGNORED counts for nothing."""
     lengths: torch.Tensor | None = None
     """Valid positions of each sequence int64 (B,); None where all L are."""
+    begins: bool | None = None
+    """Of windows that go on from those of the step before: whether they are the first of their streams. None
+    where windows do not follow on one another."""
 
 
 class Samples(abc.ABC):

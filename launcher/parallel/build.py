@@ -8,6 +8,7 @@ from torch import nn
 from launcher.optim.build import build_optimizer
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group
+from launcher.parallel.carry import Carry
 from launcher.parallel.config import ParallelConfig
 from launcher.parallel.engine import Engine
 from launcher.parallel.layers import wrap_layers
@@ -17,6 +18,7 @@ from launcher.parallel.zero_config import zero_config
 from launcher.plan.batch import BatchShape
 from launcher.world import World
 from models.build import reset_buffers
+from models.lm import LM
 
 
 def build_engine(
@@ -28,15 +30,18 @@ def build_engine(
     initialise: Callable[[nn.Module], None],
     batch: BatchShape,
     shard_size: int,
+    carries: bool,
     world: World,
 ) -> Engine:
     """Shard a model that is on the meta device, give it its initial values, and take it over.
 
     `initialise` fills parameters that may be sharded. The order matters: shard, allocate, fill, wrap, then
-    sort into groups, because optimizers hold the tensors that sharding made.
+    sort into groups, because optimizers hold the tensors that sharding made. `carries`: a language model's
+    states go on from step to step.
     """
     _refuse_complex(model)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    carry = _make_carry(model, batch, world) if carries else None
     if config.engine == "deepspeed":
         # Imported here: it takes seconds, and no other engine needs it.
         from launcher.parallel.deepspeed import DeepSpeedEngine
@@ -51,6 +56,7 @@ def build_engine(
             build_optimizer(dict(model.named_parameters()), groups, optim),
             config=zero_config(config, batch),
             grad_clip=optim.grad_clip,
+            carry=carry,
             world=world,
         )
     mesh = build_mesh(config, world, shard_size)
@@ -65,8 +71,15 @@ def build_engine(
         grad_clip=optim.grad_clip,
         precision=config.precision,
         mesh=mesh,
+        carry=carry,
         world=world,
     )
+
+
+def _make_carry(model: nn.Module, batch: BatchShape, world: World) -> Carry:
+    if not isinstance(model, LM):
+        raise ValueError(f"the model is a {type(model).__name__}; only an LM's states can be carried")
+    return Carry(model, batch, world)
 
 
 def _refuse_complex(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from launcher.data.samples import Batch
+from launcher.parallel.carry import Carry
 from launcher.parallel.engine import (
     Engine,
     Evaluation,
@@ -41,6 +42,7 @@ class DeepSpeedEngine(Engine):
         *,
         config: Mapping[str, Any],
         grad_clip: float | None,
+        carry: Carry | None,
         world: World,
     ) -> None:
         _quieten()
@@ -55,6 +57,7 @@ class DeepSpeedEngine(Engine):
         self._parameters = parameters
         self._names = tuple(parameters)
         self._grad_clip = grad_clip
+        self._carry = carry
         self._world = world
         self._group = dist.group.WORLD if self._layout.fragmented and world.size > 1 else None
         self._peaks = [group["lr"] for group in self._engine.optimizer.param_groups]
@@ -68,7 +71,7 @@ class DeepSpeedEngine(Engine):
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):
             self._engine.set_gradient_accumulation_boundary(position == len(micro_batches) - 1)
-            loss = loss_sum(self._engine, batch, self._world.device) * share
+            loss = loss_sum(self._engine, batch, self._world.device, self._carry, position) * share
             self._engine.backward(loss, scale_wrt_gas=False)
             total += loss.detach()
         norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group)
@@ -88,13 +91,16 @@ class DeepSpeedEngine(Engine):
 
     def state(self) -> State:
         """See Engine: copies in host memory, cut over the ranks."""
-        return self._state.read() | average_buffers(self._engine, self._world)
+        carried = {} if self._carry is None else self._carry.read()
+        return self._state.read() | average_buffers(self._engine, self._world) | carried
 
     def load(self, fill: Callable[[State], None]) -> None:
         """See Engine."""
         state = self.state()
         fill(state)
         self._state.write(state)
+        if self._carry is not None:
+            self._carry.write(state)
 
     def _gradients(self) -> list[torch.Tensor]:
         nothing = torch.zeros(0, device=self._world.device)

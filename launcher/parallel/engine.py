@@ -9,13 +9,14 @@ import torch.distributed as dist
 from torch import nn
 
 from launcher.data.samples import IGNORED, Batch
+from launcher.parallel.carry import Carry
 from launcher.parallel.gradients import GradientNorms
 from launcher.parallel.mesh import plain_name
 from launcher.world import World
 
 State = Mapping[str, torch.Tensor]
-"""Parameters, optimizer moments and buffers, whole or as DTensors, keyed `model/NAME`, `optim/NAME/KEY` and
-`buffer/NAME`."""
+"""Parameters, optimizer moments, buffers and carried states, whole or as DTensors, keyed `model/NAME`,
+`optim/NAME/KEY`, `buffer/NAME` and `carry/LAYER/PART`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,17 @@ class Engine(abc.ABC):
         """Take on a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
 
 
-def loss_sum(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Cross-entropy summed over the targets that count, in float32."""
-    logits_XK, y_X = _predict(model, batch, device)
+def loss_sum(
+    model: nn.Module, batch: Batch, device: torch.device, carry: Carry | None, micro: int
+) -> torch.Tensor:
+    """Cross-entropy summed over the targets that count, in float32; with a carry, from the states before."""
+    states = carry.before(batch, micro) if carry is not None else None
+    if carry is None or states is None:
+        logits_XK, y_X = _predict(model, batch, device)
+    else:
+        logits_BLV, after = model(batch.x.to(device, non_blocking=True), states)
+        logits_XK, y_X = logits_BLV.float().flatten(0, -2), batch.y.to(device, non_blocking=True).flatten()
+        carry.keep(after, micro)
     return nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
 
 

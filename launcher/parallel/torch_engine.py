@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher.data.samples import Batch
+from launcher.parallel.carry import Carry
 from launcher.parallel.engine import (
     Engine,
     Evaluation,
@@ -40,12 +41,14 @@ class TorchEngine(Engine):
         grad_clip: float | None,
         precision: str,
         mesh: DeviceMesh | None,
+        carry: Carry | None,
         world: World,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._grad_clip = grad_clip
         self._autocast = precision == "bf16"
+        self._carry = carry
         self._world = world
         # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
         self._parameters = {plain_name(name): p for name, p in model.named_parameters()}
@@ -64,7 +67,7 @@ class TorchEngine(Engine):
         for position, batch in enumerate(micro_batches):
             with self._sync_gradients(last=position == len(micro_batches) - 1):
                 with self._precision():
-                    loss = loss_sum(self._model, batch, self._world.device) * share
+                    loss = loss_sum(self._model, batch, self._world.device, self._carry, position) * share
                 loss.backward()
             total += loss.detach()
         norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
@@ -88,18 +91,22 @@ class TorchEngine(Engine):
         return found
 
     def state(self) -> State:
-        """See Engine: live tensors."""
+        """See Engine: live tensors, but for carried states."""
         if not self._optimizer.state:
             make_moments(self._optimizer)
         entries = {f"model/{name}": parameter.detach() for name, parameter in self._parameters.items()}
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 entries[f"optim/{name}/{key}"] = value
-        return entries | average_buffers(self._model, self._world)
+        carried = {} if self._carry is None else self._carry.read()
+        return entries | average_buffers(self._model, self._world) | carried
 
     def load(self, fill: Callable[[State], None]) -> None:
         """See Engine."""
-        fill(self.state())
+        state = self.state()
+        fill(state)
+        if self._carry is not None:
+            self._carry.write(state)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=self._autocast)

@@ -1,12 +1,12 @@
 """Plan: every derived number of a run, computed once, before anything starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.optim.groups import StateSize, state_size
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
-from models.build import flops_per_token
+from models.build import flops_per_token, state_numbers
 
 GIB = 2**30
 
@@ -18,11 +18,13 @@ class Memory:
     parameters: float
     gradients: float
     optimizer: float
+    carried: float = 0.0
+    """States that go on to the next step."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.parameters + self.gradients + self.optimizer
+        return self.parameters + self.gradients + self.optimizer + self.carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +60,17 @@ def make_plan(recipe: Recipe) -> Plan:
     shard_size = find_shard_size(recipe, world_size)
     weights = 4.0 * parameters.num_parameters  # float32 masters
     state = count_state(recipe, parameters)
+    carries = train.truncated_bptt
+    carried = 4.0 * train.global_batch_size * state_numbers(recipe.model) if carries else 0.0
+    memory = measure_memory(recipe, weights, state, world_size)
     return Plan(
         batch=shape_batch(train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len),
         parameters=parameters,
         steps=train.steps,
         shard_size=shard_size,
-        memory=measure_memory(recipe, weights, state, world_size),
-        flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len),
-        checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole),
+        memory=replace(memory, carried=carried / world_size),
+        flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
+        checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
     )
 
 

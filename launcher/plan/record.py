@@ -85,9 +85,10 @@ def checkpoint_record(
 
 def data_record(recipe: Recipe, plan: Plan, fingerprint: str) -> dict[str, object]:
     """What the order of samples depends on."""
-    return {
+    record: dict[str, object] = {
         "fingerprint": fingerprint,
         "seed": recipe.seed,
         "global_batch_size": plan.batch.global_batch_size,
         "seq_len": plan.batch.seq_len,
     }
+    return record | {"truncated_bptt": True} if recipe.train.truncated_bptt else record

@@ -67,7 +67,8 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"({plan.flops_per_token:.3g} a token)",
         f"memory       {memory.total / GIB:.2f} GiB a rank before activations: "
         f"parameters {memory.parameters / GIB:.2f}, gradients {memory.gradients / GIB:.2f}, "
-        f"moments {memory.optimizer / GIB:.2f}",
+        f"moments {memory.optimizer / GIB:.2f}"
+        + (f", carried states {memory.carried / GIB:.2f}" if recipe.train.truncated_bptt else ""),
         f"checkpoint   {plan.checkpoint_bytes / GIB:.2f} GiB every {recipe.checkpoint.every} steps, "
         f"the newest {recipe.checkpoint.keep} kept",
         f"base shapes  {plan.parameters.base_shapes_hash}",

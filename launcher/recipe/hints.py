@@ -38,7 +38,7 @@ def _time_scales_fit_the_length(loaded: LoadedRecipe) -> Iterator[Problem]:
                 f"{1 / section.dt_min:.3g} steps, but {about}",
                 f"try dt_min near {1 / length:.0e}",
             )
-        if section.dt_max * length < 1:
+        if section.dt_max * length < 1 and not loaded.recipe.train.truncated_bptt:
             yield Problem(
                 loaded.place("model", kind, "dt_max"),
                 f"{loaded.cite('model', kind, 'dt_max')}: even the fastest channels begin by averaging over "

@@ -37,9 +37,8 @@ class LoadedRecipe:
         value: Any = self.recipe
         for key in path:
             value = getattr(value, str(key)) if isinstance(value, BaseModel) else value[key]
-        shown = "null" if value is None else value
         found = find(self.tree, path)
-        return f"{dotted(path)} = {shown} ({found.place if found is not None else 'default'})"
+        return f"{dotted(path)} = {_as_written(value)} ({found.place if found is not None else 'default'})"
 
     def on(self, nodes: int | None, nproc_per_node: int | None) -> "LoadedRecipe":
         """The same recipe on another number of nodes or processes, as if given by flags."""
@@ -50,3 +49,10 @@ class LoadedRecipe:
             tree = put(tree, ("cluster", key), flag_node(key, value))
         cluster = self.recipe.cluster.model_copy(update=sizes)
         return replace(self, recipe=self.recipe.model_copy(update={"cluster": cluster}), tree=tree)
+
+
+def _as_written(value: object) -> str:
+    """A value as a recipe has it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"[{', '.join(map(_as_written, value))}]" if isinstance(value, tuple) else str(value)

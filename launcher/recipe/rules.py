@@ -10,6 +10,7 @@ from launcher.errors import Problem
 from launcher.optim.config import TensorRate
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rate_rules import RATE_RULES
+from launcher.recipe.stream_rules import STREAM_RULES
 from launcher.recipe.tree import Key
 from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder
 
@@ -288,4 +289,5 @@ RULES: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _model_takes_the_data,
     _one_rate_per_tensor,
     *RATE_RULES,
+    *STREAM_RULES,
 )

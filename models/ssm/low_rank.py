@@ -14,6 +14,7 @@ from typing import final
 
 import torch
 
+from models.ssm.diagonal import diagonal_carry_flops
 from models.ssm.system import Recurrence, System, mode_blocks, powers, times_modes, two_levels
 
 _BLOCK_CHANNELS = 64
@@ -80,6 +81,12 @@ class LowRankSystem(System):
         return Recurrence(decay, turn, U, V, b, c, self.D)
 
 
+def block_sizes(num_states: int, length: int) -> tuple[int, int]:
+    """(S, I). At least N inner steps: below that, columns are cheaper than squared matrices."""
+    least = min(1 << (num_states - 1).bit_length(), 1 << (length - 1).bit_length())
+    return two_levels(length, least)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -105,9 +112,7 @@ class Blocks:
     def of(cls, system: LowRankSystem, length: int) -> "Blocks":
         """Prepare for sequences of this length."""
         dtype, (H, _, N) = system.D.dtype, system.V.shape
-        # at least N inner steps: below that, columns are cheaper than squared matrices
-        least = min(1 << (N - 1).bit_length(), 1 << (length - 1).bit_length())
-        inner, outer = two_levels(length, least)
+        inner, outer = block_sizes(N, length)
         widths = [1 << level for level in range(inner.bit_length())]
         steps = torch.tensor(widths, dtype=torch.float64, device=system.z_re.device)
         e_re, e_im = (e.unbind(-1) for e in powers(system.z_re, system.z_im, steps, dtype))
@@ -149,3 +154,16 @@ class Blocks:
                 dense = dense @ dense
         y = rows[:, : self.outer * num_outputs] @ self.columns(x_HNK)
         return y.view(H, self.outer, num_outputs, K, self.inner).permute(3, 2, 0, 1, 4).flatten(3)
+
+
+def low_rank_carry_flops(num_states: int, rank: int, channels: int, length: int) -> float:
+    """Training FLOPs per token and channel of a carried state of N real numbers.
+
+    As for a diagonal system, and the columns A^j x, j < S, forward and backward before the window and forward
+    behind it: doubling from w to 2w columns takes 4 R N w^2, so that all take 4/3 R N S^2 a window. The last
+    state also takes one dense product, 2 N^2, for each of its blocks of S.
+    """
+    inner, outer = block_sizes(num_states, length)
+    columns = 4 / 3 * rank * num_states * inner**2
+    dense = 2.0 * num_states**2 * outer
+    return diagonal_carry_flops(num_states, channels) + (4 * columns + dense) / length

@@ -65,6 +65,7 @@ def make_batches(recipe: Recipe, plan: Plan, world: World) -> Batches:
         world_size=world.size,
         seed=recipe.seed,
         prefetch=0,
+        streams=recipe.train.truncated_bptt,
     )
 
 

@@ -134,6 +134,7 @@ def test_complex_parameters_are_refused_by_every_engine() -> None:
             initialise=lambda model: None,
             batch=plan.batch,
             shard_size=1,
+            carries=False,
             world=World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu")),
         )
 

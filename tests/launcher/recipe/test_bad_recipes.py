@@ -259,7 +259,7 @@ RULES = [
         "strategy: ddp",
         "compile: true, activation_checkpointing: selective",
         "24:68",
-        "does not go with parallel.compile = True (small.yaml:24:36)",
+        "does not go with parallel.compile = true (small.yaml:24:36)",
     ),
     Bad("strategy: ddp", "strategy: ddp, precision: fp16", "24:53", "did you mean bf16?"),
     Bad("strategy: ddp", "strategy: hsdp, shard_size: 3", "24:55", "does not divide 2 ranks"),
