@@ -10,7 +10,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,8 +26,9 @@ RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
     "base_shapes.bsh",
     "job.sh",
 )
-ENVIRONMENT, DIFF, JOURNAL, LOCK = "environment.json", "code.diff", "journal.jsonl", "lock"
-SPOOLED = (JOURNAL, "mlflow.json")
+ENVIRONMENT, DIFF, LOCK = "environment.json", "code.diff", "lock"
+JOURNAL, STATE = "journal.jsonl", "mlflow.json"
+SPOOLED = (JOURNAL, STATE)
 ARTIFACTS = (RECIPE, PLAN, SHAPES)
 
 
@@ -132,11 +133,11 @@ class Spool:
     folder: Path
     run_url: str
 
-    def publish(self) -> None:
-        """Copy the files to a remote run folder; nothing to do for a local one."""
+    def publish(self, names: Sequence[str] = SPOOLED) -> None:
+        """Copy files to a remote run folder; nothing to do for a local one."""
         if self.folder == files.local_path(self.run_url):
             return
-        for name in SPOOLED:
+        for name in names:
             if (path := self.folder / name).exists():
                 files.write_bytes(files.join(self.run_url, name), path.read_bytes())
 

@@ -23,71 +23,43 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
+  launch replay RUN    send MLflow what it lacks of a run that is over
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
 
 `launch VERB --help` tells more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
 """
+VERBS = ("resume", "plan", "explain", "shapes", "check", "sweep", "generate", "replay", "schema", "ui")
+
+Verb = Callable[[Sequence[str]], int]
 
 
-def _verbs() -> dict[str, Callable[[Sequence[str]], int]]:
-    # Each verb is imported only when it is called, so that help and errors stay fast.
-    def check(arguments: Sequence[str]) -> int:
-        from launcher.cli.check import check_recipe
-
-        return check_recipe(arguments)
-
-    def generate(arguments: Sequence[str]) -> int:
-        from launcher.cli.generate import generate_text
-
-        return generate_text(arguments)
-
-    def plan(arguments: Sequence[str]) -> int:
-        from launcher.cli.run import plan_recipe
-
-        return plan_recipe(arguments)
-
-    def explain(arguments: Sequence[str]) -> int:
-        from launcher.cli.explain import explain_recipe
-
-        return explain_recipe(arguments)
-
-    def shapes(arguments: Sequence[str]) -> int:
-        from launcher.cli.explain import write_shapes
-
-        return write_shapes(arguments)
-
-    def resume(arguments: Sequence[str]) -> int:
-        from launcher.cli.resume import resume_run
-
-        return resume_run(arguments)
-
-    def schema(arguments: Sequence[str]) -> int:
-        from launcher.cli.schema import print_schema
-
-        return print_schema(arguments)
-
-    def sweep(arguments: Sequence[str]) -> int:
-        from launcher.cli.sweep import sweep_recipe
-
-        return sweep_recipe(arguments)
-
-    def ui(arguments: Sequence[str]) -> int:
-        from launcher.cli.ui import open_ui
-
-        return open_ui(arguments)
-
-    return {
-        "check": check,
-        "plan": plan,
-        "explain": explain,
-        "generate": generate,
-        "shapes": shapes,
-        "resume": resume,
-        "schema": schema,
-        "sweep": sweep,
-        "ui": ui,
-    }
+def _find_verb(name: str) -> Verb:
+    """The function of a verb, imported only now, so that help and errors stay fast."""
+    match name:
+        case "resume":
+            from launcher.cli.resume import resume_run as verb
+        case "plan":
+            from launcher.cli.run import plan_recipe as verb
+        case "explain":
+            from launcher.cli.explain import explain_recipe as verb
+        case "shapes":
+            from launcher.cli.explain import write_shapes as verb
+        case "check":
+            from launcher.cli.check import check_recipe as verb
+        case "sweep":
+            from launcher.cli.sweep import sweep_recipe as verb
+        case "generate":
+            from launcher.cli.generate import generate_text as verb
+        case "replay":
+            from launcher.cli.replay import replay_run as verb
+        case "schema":
+            from launcher.cli.schema import print_schema as verb
+        case "ui":
+            from launcher.cli.ui import open_ui as verb
+        case _:
+            raise ValueError(f"{name} is no verb; verbs are {', '.join(VERBS)}")
+    return verb
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,16 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    verbs, first = _verbs(), arguments[0]
-    if first in verbs:
-        return verbs[first](arguments[1:])
+    first = arguments[0]
+    if first in VERBS:
+        return _find_verb(first)(arguments[1:])
     looks_like_file = "/" in first or first.endswith((".yaml", ".yml"))
     if not looks_like_file and not first.startswith("-"):
         from launcher.recipe.suggest import close_matches, did_you_mean
 
         hint = (
-            did_you_mean(close_matches(first, verbs))
-            or f"verbs are {', '.join(verbs)}; a recipe ends in .yaml"
+            did_you_mean(close_matches(first, VERBS))
+            or f"verbs are {', '.join(VERBS)}; a recipe ends in .yaml"
         )
         raise UserError(Problem(f"launch {first}", "is neither a verb nor a recipe", hint))
     from launcher.cli.run import run_recipe

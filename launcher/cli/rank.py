@@ -1,32 +1,17 @@
 """What each rank runs: `python -m launcher.cli.rank --run-dir RUN`, started by torchrun."""
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
 from launcher import files
 from launcher.cli.main import print_problems
+from launcher.cli.tracking import find_target
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import RECIPE, lock_run, open_spool
-from launcher.track.config import MLflowConfig
-from launcher.track.feed import saved_tracking_uri
-from launcher.track.mlflow import MlflowTarget
-from launcher.track.store import resolve_tracking_uri
 from launcher.train import Result, train
 from launcher.world import World, close_world, die_with_parent, open_world
-
-
-def find_target(config: MLflowConfig, folder: Path) -> MlflowTarget | None:
-    """The tracking store: the recipe's, the environment's, the last attempt's or the default."""
-    if not config.enabled:
-        return None
-    environment = os.environ.get("MLFLOW_TRACKING_URI")
-    previous = saved_tracking_uri(folder)
-    uri = resolve_tracking_uri(config.tracking_uri, environment, Path.cwd(), previous=previous)
-    return MlflowTarget(uri, config.experiment)
 
 
 def main() -> int:
@@ -53,7 +38,8 @@ def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
     """Train; rank 0 holds the run's lock and tells how it ended."""
     lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
     spool = open_spool(run_url, world.is_main)
-    mlflow = find_target(recipe.track.mlflow, spool.folder) if world.is_main else None
+    feeds = world.is_main and recipe.track.mlflow.enabled
+    mlflow = find_target(recipe.track.mlflow, spool.folder) if feeds else None
     result = train(recipe, run_url, world, spool=spool, mlflow=mlflow)
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
@@ -69,11 +55,12 @@ def summary_text(run_url: str, result: Result, recipe: Recipe) -> str:
     if status is not None:
         where = f"experiment {status.experiment!r}, run {status.run_id} in {status.tracking_uri}"
         lines.append(f"mlflow      {where}" + (f" ({status.problem})" if status.problem else ""))
+    lines += ["", "next:"]
+    if status is not None and status.problem:
+        lines.append(f"  launch replay {short}")
     return "\n".join(
         [
             *lines,
-            "",
-            "next:",
             f"  launch resume {short} train.steps={2 * recipe.train.steps}",
             "  launch plan recipes/s4-lm-1b.yaml --nodes 8",
             "  launch ui",

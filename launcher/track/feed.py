@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from launcher import files
-from launcher.track.journal import iterate_lines
+from launcher.track.journal import iterate_lines, whole_bytes
 from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
 from launcher.track.points import Point, line_points, superseded_points
 from launcher.track.store import mask_secrets
@@ -63,7 +63,7 @@ class MlflowFeed:
         self._notify = notify
         self._state = _load_state(self._state_path, target, notify)
         # Lines that were sent can be missing from the journal after power loss; what follows them is new.
-        self._state.offset = min(self._state.offset, journal.stat().st_size)
+        self._state.offset = min(self._state.offset, whole_bytes(journal))
         self._run: MlflowRun | None = None
         self._superseded: dict[tuple[str, int], float] = {}
         self._problem: str | None = None
@@ -88,7 +88,7 @@ class MlflowFeed:
     def status(self) -> FeedStatus:
         """Where MLflow stands now."""
         state = self._state
-        pending_bytes = self._journal.stat().st_size - state.offset
+        pending_bytes = whole_bytes(self._journal) - state.offset  # a torn last line is nobody's
         problem = self._problem
         if problem is None and (pending_bytes or state.artifacts_pending):
             problem = (
@@ -104,22 +104,26 @@ class MlflowFeed:
         )
 
     def send_all(self) -> bool:
-        """Send what the journal holds beyond the saved offset; False where that failed."""
+        """Send what the journal holds beyond the saved offset; False where that failed. Tells of changes."""
+        before, problem = self._problem, self.try_to_send()
+        if problem is not None and before is None:
+            self._notify(f"mlflow: {problem}; training goes on, the journal keeps all, it is sent later")
+        elif problem is None and before is not None:
+            self._notify(f"mlflow: {self._state.tracking_uri} answers again, all has been sent")
+        return problem is None
+
+    def try_to_send(self) -> str | None:
+        """Send what the journal holds beyond the saved offset; returns what kept it from that."""
         try:
             self._send_lines()
         except (
             Exception
         ) as error:  # whatever a tracking server or its client raises must not end a training run
-            reason = _one_line(error, self._target)
-            if self._problem is None:
-                self._notify(f"mlflow: {reason}; training goes on, the journal keeps all, it is sent later")
-            self._problem = reason
-            return False
-        if self._problem is not None:
-            self._notify(f"mlflow: {self._state.tracking_uri} answers again, all has been sent")
+            self._problem = _one_line(error, self._target)
+            return self._problem
         self._problem = None
         self._send_artifacts()
-        return True
+        return None
 
     def _follow(self) -> None:
         pause_s = _POLL_S
@@ -217,9 +221,9 @@ class MlflowFeed:
 
 
 def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None]) -> FeedStatus:
-    """Send what a finished run's journal still holds, in this thread."""
+    """Send what the journal of a run that is over still holds, in this thread."""
     feed = MlflowFeed(folder / JOURNAL_NAME, target, notify=notify)
-    feed.send_all()
+    feed.try_to_send()
     return feed.status()
 
 

@@ -30,17 +30,22 @@ def mask_values(value: object) -> object:
 
 
 def resolve_tracking_uri(
-    config_uri: str | None, environment_uri: str | None, folder: Path, *, previous: str | None = None
+    given_uri: str | None,
+    environment_uri: str | None,
+    folder: Path,
+    *,
+    previous: str | None = None,
+    place: str = "track.mlflow.tracking_uri",
 ) -> str:
-    """The store to feed: the recipe's, else MLFLOW_TRACKING_URI, else that of earlier attempts, else
+    """The store to feed: what `place` gives, else MLFLOW_TRACKING_URI, else that of earlier attempts, else
     mlflow.db in the folder the launch was started from. A SQLite path becomes absolute.
 
     `previous` is what the run folder says, so that a resume from another folder does not fork the run.
     """
-    named = {"track.mlflow.tracking_uri": config_uri, "MLFLOW_TRACKING_URI": environment_uri}
-    for place, uri in named.items():
+    named = {place: given_uri, "MLFLOW_TRACKING_URI": environment_uri}
+    for where, uri in named.items():
         if uri:
-            return _check_uri(place, uri, folder)
+            return _check_uri(where, uri, folder)
     if previous is None:
         return _sqlite_uri(folder / "mlflow.db")
     if MASK in previous:

@@ -42,6 +42,8 @@ def test_what_is_no_store_is_refused_where_it_was_given(uri: str) -> None:
         resolve_tracking_uri(uri, None, FOLDER)
     assert uri in str(caught.value)
     assert "sqlite:///PATH/mlflow.db" in str(caught.value)
+    with pytest.raises(UserError, match="^--store: "):
+        resolve_tracking_uri(uri, None, FOLDER, place="--store")
     with pytest.raises(UserError, match="^MLFLOW_TRACKING_URI: "):
         resolve_tracking_uri(None, uri, FOLDER)
 
