@@ -1,4 +1,7 @@
-"""Sequence classifier: encoder, residual layers, pooling over valid positions, readout."""
+"""Classifier of sequences or pairs of them: encoder, residual layers, pooling over valid positions, readout.
+
+Letters: B batch, L length, W characters of a word, F features of a signal, H d_model, K classes.
+"""
 
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from models.config import ClassifierConfig
 from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.inits import constant, normal_fan_in
-from models.layers import BIAS, Dropout, Linear
+from models.layers import BIAS, Dropout, Linear, linear_facts
 from models.residual import (
     build_last_norm,
     build_layers,
@@ -19,8 +22,26 @@ from models.residual import (
 )
 
 
+class Comparison(nn.Module):
+    """Vectors of two sequences (B, 2, H) to one (B, H): GELU of a linear map of [a, b, a - b, a * b].
+
+    The head of state-spaces/s4 for Long Range Arena's Retrieval (src/tasks/decoders.py, RetrievalHead, and
+    configs/pipeline/aan.yaml), which follows the NLI interaction of the benchmark's own dual encoder.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.hidden = Linear(4 * d_model, d_model)
+
+    def forward(self, x_B2H: torch.Tensor) -> torch.Tensor:
+        a_BH, b_BH = x_B2H.unbind(1)
+        features = torch.cat((a_BH, b_BH, a_BH - b_BH, a_BH * b_BH), dim=-1)
+        return nn.functional.gelu(self.hidden(features))
+
+
 class Classifier(nn.Module):
-    """inputs (B, L) tokens or (B, L, F) signals, lengths (B) -> logits (B, K) float32, of no padding."""
+    """Tokens (B, L), characters of words (B, L, W) or signals (B, L, F), and lengths (B) -> logits (B, K)
+    float32, of no padding. Of pairs, inputs are (B, 2, L, ...) and lengths (B, 2)."""
 
     def __init__(self, config: ClassifierConfig, multipliers: Multipliers) -> None:
         super().__init__()
@@ -30,19 +51,29 @@ class Classifier(nn.Module):
         self.layers = build_layers(config, multipliers)
         self.mix = build_mix(config)
         self.norm = build_last_norm(config)
+        self.compare = Comparison(config.d_model) if config.num_sequences == 2 else None
         self.readout_dropout = Dropout(config.readout_dropout)
         self.readout = Linear(config.d_model, config.num_classes)
 
-    def forward(self, inputs: torch.Tensor, lengths_B: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Positions from a sequence's length on are padding; without lengths, none is."""
+        if self.compare is None:
+            pooled_BH = self._encode(inputs, lengths)
+        else:
+            # both sequences of all pairs are one batch to the layers
+            lengths = None if lengths is None else lengths.flatten()
+            pooled_BH = self.compare(self._encode(inputs.flatten(0, 1), lengths).unflatten(0, (-1, 2)))
+        # the bias is finite: the multiplier is on what comes from the width
+        return self.readout(self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier).float()
+
+    def _encode(self, inputs: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
+        """One vector (B, H) for each sequence."""
         mask_BL = None
         if lengths_B is not None:
             mask_BL = torch.arange(inputs.shape[1], device=inputs.device) < lengths_B[:, None]
         x_BLH = self.embedding_dropout(self.embedding(inputs))
         x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL)
-        pooled_BH = self._pool(normalise(self.norm, x_BLH, mask_BL), mask_BL)
-        # the bias is finite: the multiplier is on what comes from the width
-        return self.readout(self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier).float()
+        return self._pool(normalise(self.norm, x_BLH, mask_BL), mask_BL)
 
     def _pool(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
         if mask_BL is None:
@@ -60,11 +91,15 @@ def classifier_facts(config: ClassifierConfig) -> dict[str, ParamFacts]:
     """Facts by name pattern."""
     init = constant(0.0) if config.readout_zero_init else normal_fan_in
     facts = prefixed("embedding.", encoder_facts(config, 1.0, tied=False)) | layers_facts(config)
+    if config.num_sequences == 2:
+        facts |= linear_facts("compare.hidden")
     readout = ParamFacts(role=Role.READOUT, init=init, decay=True)
     return facts | {"readout.weight": readout, "readout.bias": BIAS}
 
 
 def classifier_flops(config: ClassifierConfig, seq_len: int) -> float:
-    """Forward FLOPs per position: encoder, layers, and the readout's two per weight once a sequence."""
-    readout = 2.0 * config.d_model * config.num_classes / seq_len
-    return encoder_flops(config) + layers_flops(config, seq_len) + readout
+    """Forward FLOPs per position of every sequence: encoder, layers, and once a label two per weight of the
+    readout, behind that of the comparison of a pair."""
+    compare = 4 * config.d_model**2 if config.num_sequences == 2 else 0
+    head = 2.0 * (compare + config.d_model * config.num_classes)
+    return encoder_flops(config) + layers_flops(config, seq_len) + head / (config.num_sequences * seq_len)

@@ -212,6 +212,8 @@ class ClassifierConfig(BackboneSection):
     vocab_size: Annotated[int, Field(ge=2)] | None = None
     """For encoder `token`."""
     encoder: AnyEncoder
+    num_sequences: Literal[1, 2] = 1
+    """2: a label is for two sequences, which the same layers encode and a hidden layer compares."""
     pool: Literal["mean", "last", "max"] = "mean"
     readout_zero_init: bool = True
 
@@ -247,6 +249,11 @@ def with_width(config: LMConfig | ClassifierConfig, d_model: int) -> LMConfig | 
 def max_chars(config: LMConfig | ClassifierConfig) -> int | None:
     """Characters that it reads of each word; None where it does not read words by their characters."""
     return config.encoder.max_chars if isinstance(config.encoder, CharCNNEncoder) else None
+
+
+def sequences_per_sample(config: LMConfig | ClassifierConfig) -> int:
+    """Sequences that go into each of its answers: 2 of a classifier of pairs."""
+    return config.num_sequences if isinstance(config, ClassifierConfig) else 1
 
 
 def branch_factor(config: BackboneSection) -> float:

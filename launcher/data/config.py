@@ -100,8 +100,9 @@ class LabelledSource(Section):
     """Sequences of a label each, in NumPy files of your own: one folder to train on, one held out, each with
     x.npy, y.npy and, where sequences end before data.seq_len, lengths.npy.
 
-    x: tokens (S, L) of any integer type, or signals (S, L, F) as float32, or as uint8, of which 0 to 255 are
-    read as -1 to 1; F may be left out where it is 1. y and lengths: integers (S).
+    x: tokens (S, L) of any integer type; or words by their characters (S, L, W), as integers, 0 for none; or
+    signals (S, L, F) as float32, or as uint8, of which 0 to 255 are read as -1 to 1; F may be left out where
+    it is 1. y and lengths: integers (S). Of pairs, x is (S, 2, L, ...) and lengths (S, 2).
     """
 
     type: Literal["labelled"]
@@ -110,15 +111,20 @@ class LabelledSource(Section):
     num_classes: Annotated[int, Field(ge=2)]
     vocab_size: Annotated[int, Field(ge=2)] | None = None
     """For tokens: their ids are below this."""
+    num_chars: Annotated[int, Field(ge=2)] | None = None
+    """For words: their characters are below this; there are model.encoder.max_chars of each."""
     num_features: Annotated[int, Field(ge=1)] | None = None
     """For signals: numbers at each step."""
+    num_sequences: Literal[1, 2] = 1
+    """2: a label is for a pair of sequences."""
 
     @model_validator(mode="after")
-    def _tokens_or_signals(self) -> "LabelledSource":
-        if (self.vocab_size is None) == (self.num_features is None):
+    def _one_kind_of_input(self) -> "LabelledSource":
+        given = (self.vocab_size, self.num_chars, self.num_features)
+        if sum(size is not None for size in given) != 1:
             raise ValueError(
-                f"vocab_size is {self.vocab_size} and num_features {self.num_features}; "
-                "give the first for tokens or the second for signals"
+                "vocab_size is {}, num_chars {} and num_features {}; "
+                "give the first for tokens, the second for words or the third for signals".format(*given)
             )
         return self
 
@@ -184,6 +190,8 @@ class DataConfig(Section):
         return 0.05 if self.held_out is None else self.held_out
 
 
+InputKind = Literal["tokens", "words", "signals"]
+INPUT_KINDS: tuple[InputKind, ...] = ("tokens", "words", "signals")
 NUM_CHARS = 257
 """Characters of words: none, and every byte."""
 
@@ -192,7 +200,7 @@ NUM_CHARS = 257
 class TaskShape:
     """What a source asks of a model."""
 
-    inputs: tuple[Literal["tokens", "words", "signals"], ...]
+    inputs: tuple[InputKind, ...]
     """What a model may read of it: one of these."""
     targets: Literal["tokens", "label"]
     """A target at each position, or one for the sequence."""
@@ -203,6 +211,8 @@ class TaskShape:
     """Numbers at each step of a signal."""
     num_chars: int | None = None
     """Characters of a word are below this."""
+    num_sequences: int = 1
+    """Sequences that a label is for."""
 
 
 def task_shape(source: Source) -> TaskShape:
@@ -223,10 +233,13 @@ def task_shape(source: Source) -> TaskShape:
         case DigitsSource():
             return TaskShape(("signals",), "label", num_classes=10, num_features=1)
         case LabelledSource():
+            sizes = {"tokens": source.vocab_size, "words": source.num_chars, "signals": source.num_features}
             return TaskShape(
-                ("signals",) if source.vocab_size is None else ("tokens",),
+                tuple(kind for kind in INPUT_KINDS if sizes[kind] is not None),
                 "label",
                 vocab_size=source.vocab_size,
                 num_classes=source.num_classes,
                 num_features=source.num_features,
+                num_chars=source.num_chars,
+                num_sequences=source.num_sequences,
             )

@@ -68,8 +68,9 @@ def open_corpus(config: DataConfig, vocab_size: int | None, max_chars: int | Non
         case DigitsSource():
             return _open_digits(source)
         case LabelledSource():
-            train, held_out, fingerprint = open_labelled(source, config.seq_len)
-            described = f"{train.num_samples:_} sequences to train on, {held_out.num_samples:_} held out"
+            train, held_out, fingerprint = open_labelled(source, config.seq_len, max_chars)
+            noun = "pairs" if source.num_sequences == 2 else "sequences"
+            described = f"{train.num_samples:_} {noun} to train on, {held_out.num_samples:_} held out"
             return Corpus(train, held_out, fingerprint, f"{source.train}: {described}")
         case ListOpsSource() | CopyingSource() | RecallSource():
             return _open_generated(config, source)

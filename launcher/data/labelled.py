@@ -23,14 +23,15 @@ _PROBES = 256
 class Labelled(Samples):
     """One folder of x.npy, y.npy and perhaps lengths.npy."""
 
-    def __init__(self, source: LabelledSource, folder: str, seq_len: int) -> None:
+    def __init__(self, source: LabelledSource, folder: str, seq_len: int, max_chars: int | None) -> None:
         self._source = source
         self._folder = folder
+        self._places = (2, seq_len) if source.num_sequences == 2 else (seq_len,)
         self._x = _open_array(files.join(folder, "x.npy"))
         self._labels = np.asarray(_open_array(files.join(folder, "y.npy")))
         has_lengths = files.exists(files.join(folder, "lengths.npy"))
         self._lengths = np.asarray(_open_array(files.join(folder, "lengths.npy"))) if has_lengths else None
-        self._check(seq_len)
+        self._check(seq_len, max_chars)
 
     @property
     def num_samples(self) -> int:
@@ -43,7 +44,7 @@ class Labelled(Samples):
         if self._lengths is not None:
             lengths = torch.from_numpy(self._lengths[indices].astype(np.int64))
         y = torch.from_numpy(self._labels[indices].astype(np.int64))
-        return Batch(self._signals(x) if self._source.vocab_size is None else self._tokens(x), y, lengths)
+        return Batch(self._ids(x) if self._source.num_features is None else self._signals(x), y, lengths)
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
         counts = np.bincount(self._labels[indices].astype(np.int64))
@@ -58,43 +59,59 @@ class Labelled(Samples):
         digest.update(self.batch(evenly_spaced(_PROBES, self.num_samples)).x.numpy().tobytes())
         return digest.digest()
 
-    def _tokens(self, x: NDArray[Any]) -> torch.Tensor:
-        size = self._source.vocab_size
+    def _ids(self, x: NDArray[Any]) -> torch.Tensor:
+        """Tokens, or characters of words."""
+        source = self._source
+        noun, key, size = "token", "vocab_size", source.vocab_size
+        if source.num_chars is not None:
+            noun, key, size = "character", "num_chars", source.num_chars
         least, most = int(x.min(initial=0)), int(x.max(initial=0))
         if size is None or not 0 <= least <= most < size:
-            remedy = f"set data.source.vocab_size to at least {most + 1}" if least >= 0 else "use ids from 0"
+            remedy = f"set data.source.{key} to at least {most + 1}" if least >= 0 else "use ids from 0"
             place = files.join(self._folder, "x.npy")
-            given = f"has token {most if least >= 0 else least}; data.source.vocab_size is {size}"
+            given = f"has {noun} {most if least >= 0 else least}; data.source.{key} is {size}"
             raise UserError(Problem(place, given, remedy))
         return torch.from_numpy(x.astype(np.int64))
 
     def _signals(self, x: NDArray[Any]) -> torch.Tensor:
         scaled = x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x.astype(np.float32)
-        return torch.from_numpy(scaled[..., None] if scaled.ndim == 2 else scaled)
+        return torch.from_numpy(scaled[..., None] if scaled.shape[1:] == self._places else scaled)
 
-    def _check(self, seq_len: int) -> None:
+    def _check(self, seq_len: int, max_chars: int | None) -> None:
         """Raise UserError, naming all that does not fit the recipe."""
-        source, x, problems = self._source, self._x, []
+        x, problems = self._x, []
         count = len(x) if x.ndim else 0
-        for name, values in (("y.npy", self._labels), ("lengths.npy", self._lengths)):
-            if values is not None and (values.shape != (count,) or values.dtype.kind not in "iu"):
-                given = f"is {values.dtype} {values.shape}; x.npy has {count} sequences"
-                problems.append(Problem(files.join(self._folder, name), given, f"use integers ({count},)"))
+        for name, values, shape in (
+            ("y.npy", self._labels, (count,)),
+            ("lengths.npy", self._lengths, (count, *self._places[:-1])),
+        ):
+            if values is not None and (values.shape != shape or values.dtype.kind not in "iu"):
+                given = f"is {values.dtype} {values.shape}; x.npy has {count} {self._noun}"
+                problems.append(Problem(files.join(self._folder, name), given, f"use integers {shape}"))
         if count == 0:
-            problems.append(Problem(files.join(self._folder, "x.npy"), "holds no sequences", "add data"))
-        wanted = f"integers (S, {seq_len})"
-        fits = x.dtype.kind in "iu" and x.shape[1:] == (seq_len,)
-        if source.num_features is not None:
-            wanted = f"float32 or uint8 (S, {seq_len}, {source.num_features})"
-            shapes = [(seq_len, source.num_features)] + [(seq_len,)] * (source.num_features == 1)
-            fits = x.dtype in (np.float32, np.uint8) and x.shape[1:] in shapes
-        if not fits:
+            problems.append(Problem(files.join(self._folder, "x.npy"), f"holds no {self._noun}", "add data"))
+        shapes, has_type, what = self._allowed(max_chars)
+        if not has_type or x.shape[1:] not in shapes:
             given = f"is {x.dtype} {x.shape}; data.seq_len is {seq_len}"
-            problems.append(Problem(files.join(self._folder, "x.npy"), given, f"use {wanted}"))
+            sizes = ", ".join(map(str, shapes[0]))
+            problems.append(Problem(files.join(self._folder, "x.npy"), given, f"use {what} (S, {sizes})"))
         if not problems:
             problems += self._check_values(seq_len)
         if problems:
             raise UserError(*problems)
+
+    @property
+    def _noun(self) -> str:
+        return "pairs" if self._source.num_sequences == 2 else "sequences"
+
+    def _allowed(self, max_chars: int | None) -> tuple[list[tuple[int, ...]], bool, str]:
+        """Shapes of a sample, the usual one first; whether x has an allowed type; those types in words."""
+        features = self._source.num_features
+        if features is not None:
+            shapes = [(*self._places, features)] + [self._places] * (features == 1)
+            return shapes, self._x.dtype in (np.float32, np.uint8), "float32 or uint8"
+        shape = self._places if max_chars is None else (*self._places, max_chars)
+        return [shape], self._x.dtype.kind in "iu", "integers"
 
     def _check_values(self, seq_len: int) -> list[Problem]:
         problems = []
@@ -121,11 +138,13 @@ class NoSamples(Samples):
         raise ValueError(f"samples {indices} asked for; there are none")
 
 
-def open_labelled(source: LabelledSource, seq_len: int) -> tuple[Samples, Samples, str]:
+def open_labelled(
+    source: LabelledSource, seq_len: int, max_chars: int | None
+) -> tuple[Samples, Samples, str]:
     """Training samples, held-out ones and a fingerprint of both. Raises UserError for what does not fit."""
     folders = [source.train] + ([source.held_out] if source.held_out else [])
     require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
-    opened = [Labelled(source, folder, seq_len) for folder in folders]
+    opened = [Labelled(source, folder, seq_len, max_chars) for folder in folders]
     digest = hashlib.blake2b(b"".join(samples.probe() for samples in opened), digest_size=16)
     return opened[0], opened[1] if source.held_out else NoSamples(), digest.hexdigest()
 

@@ -20,11 +20,12 @@ class Batch:
     """One forward's input and targets."""
 
     x: torch.Tensor
-    """Tokens int64 (B, L), or signals float32 (B, L, F)."""
+    """Tokens int64 (B, L), characters of words int64 (B, L, W), or signals float32 (B, L, F); of pairs of
+    sequences, (B, 2, L, ...)."""
     y: torch.Tensor
     """Targets int64 (B, L), or labels (B,); IGNORED counts for nothing."""
     lengths: torch.Tensor | None = None
-    """Valid positions of each sequence int64 (B,); None where all L are."""
+    """Valid positions of each sequence int64 (B,), of pairs (B, 2); None where all L are."""
     begins: bool | None = None
     """Of windows that go on from those of the step before: whether they are the first of their streams. None
     where windows do not follow on one another."""

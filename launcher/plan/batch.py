@@ -14,15 +14,19 @@ class BatchShape:
     """Forwards per step and rank (gradient accumulation)."""
     world_size: int
     seq_len: int
+    num_sequences: int
+    """Sequences of seq_len positions in each sample: 2 in a pair, which counts as one above."""
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions per optimizer step, over all ranks."""
-        return self.global_batch_size * self.seq_len
+        """Positions per optimizer step, over all ranks and both sequences of a pair."""
+        return self.global_batch_size * self.num_sequences * self.seq_len
 
 
-def shape_batch(global_batch_size: int, most_per_forward: int, world_size: int, seq_len: int) -> BatchShape:
-    """Spread a step's sequences evenly, at most `most_per_forward` at once. ValueError if uneven."""
+def shape_batch(
+    global_batch_size: int, most_per_forward: int, world_size: int, seq_len: int, num_sequences: int = 1
+) -> BatchShape:
+    """Spread a step's samples evenly, at most `most_per_forward` at once. ValueError if uneven."""
     per_rank, rest = divmod(global_batch_size, world_size)
     if rest or per_rank == 0:
         raise ValueError(f"global_batch_size {global_batch_size} is not a multiple of {world_size} ranks")
@@ -35,4 +39,5 @@ def shape_batch(global_batch_size: int, most_per_forward: int, world_size: int, 
         num_micro=per_rank // micro,
         world_size=world_size,
         seq_len=seq_len,
+        num_sequences=num_sequences,
     )

@@ -7,6 +7,7 @@ from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
 from models.build import flops_per_token, state_numbers
+from models.config import sequences_per_sample
 
 GIB = 2**30
 
@@ -64,7 +65,13 @@ def make_plan(recipe: Recipe) -> Plan:
     carried = 4.0 * train.global_batch_size * state_numbers(recipe.model) if carries else 0.0
     memory = measure_memory(recipe, weights, state, world_size)
     return Plan(
-        batch=shape_batch(train.global_batch_size, train.micro_batch_size, world_size, recipe.data.seq_len),
+        batch=shape_batch(
+            train.global_batch_size,
+            train.micro_batch_size,
+            world_size,
+            recipe.data.seq_len,
+            sequences_per_sample(recipe.model),
+        ),
         parameters=parameters,
         steps=train.steps,
         shard_size=shard_size,

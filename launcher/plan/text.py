@@ -53,6 +53,9 @@ def _wrap(head: str, text: str, width: int = 110) -> list[str]:
     return [*lines, line.rstrip(", ")]
 
 
+_SAMPLES = {1: "sequences", 2: "pairs of sequences"}
+
+
 def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
     batch, memory = plan.batch, plan.memory
     cluster = recipe.cluster
@@ -60,7 +63,8 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"parameters   {plan.parameters.num_parameters:,}",
         f"ranks        {batch.world_size} = {cluster.nodes} node(s) x {cluster.nproc_per_node}; "
         f"each copy of the parameters on {plan.shard_size}",
-        f"batch        {batch.global_batch_size} sequences x {batch.seq_len} = {batch.tokens_per_step:,} "
+        f"batch        {batch.global_batch_size} {_SAMPLES[batch.num_sequences]} x {batch.seq_len} = "
+        f"{batch.tokens_per_step:,} "
         f"tokens a step, as {batch.micro_batch_size} x {batch.num_micro} forward(s) x "
         f"{batch.world_size} rank(s)",
         f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs "

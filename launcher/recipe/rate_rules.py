@@ -78,6 +78,7 @@ _UMUP_MODEL: tuple[tuple[str, object], ...] = (
     ("readout_dropout", 0.0),
     ("tie_embeddings", False),
     ("embedding_std", None),
+    ("num_sequences", 1),
 )
 
 

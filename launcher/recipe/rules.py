@@ -244,6 +244,10 @@ def _classifier_fits_the_data(
     if task.num_classes is not None and model.num_classes < task.num_classes:
         message = f"model.num_classes = {model.num_classes} is too few for the {task.num_classes} of {source}"
         yield Problem(loaded.place("model", "num_classes"), message, f"use {task.num_classes} or more")
+    if model.num_sequences != task.num_sequences:
+        given = loaded.cite("model", "num_sequences")
+        message = f"{given}, but a label of {source} is for {task.num_sequences}"
+        yield Problem(loaded.place("model", "num_sequences"), message, f"use {task.num_sequences}")
     encoder = model.encoder
     if isinstance(encoder, LinearEncoder) and task.num_features not in (None, encoder.num_features):
         message = f"model.encoder.num_features = {encoder.num_features}, but {source} has {task.num_features}"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from models.build import build_model, flops_per_token, model_facts, reset_buffers
 from models.classifier import Classifier
 from models.config import AttentionConfig, ClassifierConfig
-from models.facts import match_facts
+from models.facts import Role, match_facts
 from models.ssm.config import S4Config, S4DConfig
 
 BASE: dict[str, Any] = {
@@ -36,11 +36,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch post-norm": {"norm": "batch", "prenorm": False},
     "layer mix": {"layer_mix": "gated"},
 }
+PAIRS: dict[str, dict[str, Any]] = {
+    f"pairs of {name}": VARIANTS[name] | {"num_sequences": 2}
+    for name in ("tokens", "signal", "words", "max", "batch norm")
+}
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=VARIANTS | PAIRS)
 def config(request) -> ClassifierConfig:
-    return ClassifierConfig.model_validate(BASE | VARIANTS[request.param])
+    return ClassifierConfig.model_validate(BASE | (VARIANTS | PAIRS)[request.param])
+
+
+@pytest.fixture(params=PAIRS)
+def pairs(request) -> ClassifierConfig:
+    return ClassifierConfig.model_validate(BASE | PAIRS[request.param])
 
 
 @pytest.fixture
@@ -50,9 +59,10 @@ def model(config, fill) -> Classifier:
 
 def inputs(config: ClassifierConfig, length: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(length)
+    shape = (2, 2, length) if config.num_sequences == 2 else (2, length)
     if config.encoder.type == "linear":
-        return torch.randn(2, length, 2, generator=generator)
-    shape = (2, length, 5) if config.encoder.type == "char-cnn" else (2, length)
+        return torch.randn(*shape, 2, generator=generator)
+    shape = (*shape, 5) if config.encoder.type == "char-cnn" else shape
     return torch.randint(0, 7, shape, generator=generator)
 
 
@@ -62,9 +72,12 @@ def test_every_parameter_has_exactly_one_fact(config) -> None:
 
 
 def test_padding_changes_nothing(config, model) -> None:
-    x = inputs(config, 20)
-    lengths = torch.tensor([13, 20])
-    alone = torch.cat((model(x[:1, :13]), model(x[1:])))
+    x, lengths = inputs(config, 20), torch.tensor([13, 20])
+    if config.num_sequences == 1:
+        alone = torch.cat((model(x[:1, :13]), model(x[1:])))
+    else:
+        alone = torch.cat((model(x[:1, :, :13]), model(x[1:])))
+        lengths = lengths[:, None].expand(2, 2)
     torch.testing.assert_close(model(x, lengths), alone, atol=1e-5, rtol=1e-4)
 
 
@@ -102,10 +115,58 @@ def test_buffers_are_restored_after_a_meta_build(fill) -> None:
 
 
 def test_every_parameter_gets_a_finite_gradient(config, model) -> None:
-    model(inputs(config, 11), torch.tensor([11, 4])).square().mean().backward()
+    lengths = torch.tensor([11, 4]) if config.num_sequences == 1 else torch.tensor([[11, 4], [3, 11]])
+    model(inputs(config, 11), lengths).square().mean().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
+
+
+def test_each_of_a_pair_is_encoded_as_if_it_were_alone(pairs, fill) -> None:
+    model = fill(build_model(pairs), model_facts(pairs)).eval()
+    single = build_model(pairs.model_copy(update={"num_sequences": 1})).eval()
+    single.load_state_dict(model.state_dict(), strict=False)
+    x, lengths = inputs(pairs, 12), torch.tensor([[12, 5], [7, 12]])
+    seen: list[torch.Tensor] = []
+    hook = single.readout_dropout.register_forward_hook(lambda module, args, out: seen.append(out[:, 0]))
+    for index in range(2):
+        single(x[:, index], lengths[:, index])
+    hook.remove()
+    a_BH, b_BH = seen
+    features = torch.cat((a_BH, b_BH, a_BH - b_BH, a_BH * b_BH), dim=-1)
+    expected = model.readout(torch.nn.functional.gelu(model.compare.hidden(features)))
+    torch.testing.assert_close(model(x, lengths), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_lengths_of_a_pair_are_its_own(pairs, fill) -> None:
+    model = fill(build_model(pairs), model_facts(pairs)).eval()
+    x, lengths = inputs(pairs, 12), torch.tensor([[12, 5], [7, 12]])
+    expected = model(x, lengths)
+    for row, index in ((0, 1), (1, 0)):
+        x[row, index, lengths[row, index] :] = 0
+    torch.testing.assert_close(model(x, lengths), expected, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(model(x), expected, atol=1e-3)
+
+
+def test_swapping_a_pair_swaps_what_is_compared(pairs, fill) -> None:
+    model = fill(build_model(pairs), model_facts(pairs)).eval()
+    x = inputs(pairs, 9)
+    swapped = model(x.flip(1))
+    assert not torch.allclose(swapped, model(x), atol=1e-3), "which of the two comes first can matter"
+    weight = model.compare.hidden.weight
+    with torch.no_grad():
+        a, b, difference, product = weight.clone().chunk(4, dim=1)
+        weight.copy_(torch.cat((b, a, -difference, product), dim=1))
+    torch.testing.assert_close(model(x), swapped, atol=1e-5, rtol=1e-4)
+
+
+def test_the_comparison_is_a_matrix_of_width(pairs) -> None:
+    facts = match_facts([name for name, _ in build_model(pairs).named_parameters()], model_facts(pairs))
+    assert facts["compare.hidden.weight"].role is Role.MATRIX
+    assert facts["compare.hidden.bias"].role is Role.VECTOR
+    assert facts["readout.weight"].role is Role.READOUT
+    with torch.device("meta"):
+        assert build_model(pairs).compare.hidden.weight.shape == (8, 32)
 
 
 def test_words_do_not_depend_on_the_padding_of_characters(fill) -> None:
@@ -128,6 +189,9 @@ def test_flops_count_encoder_layers_and_one_readout_a_sequence() -> None:
     changes = VARIANTS["signal"] | {"pattern": ("ffn",), "num_layers": 1}
     config = ClassifierConfig.model_validate(BASE | changes)
     assert flops_per_token(config, 16) == 3 * (2 * 2 * 8 + 4 * 4 * 64 + 2 * 8 * 3 / 16)
+    # of a pair, 32 positions have one head between them
+    config = config.model_copy(update={"num_sequences": 2})
+    assert flops_per_token(config, 16) == 3 * (2 * 2 * 8 + 4 * 4 * 64 + (2 * 32 * 8 + 2 * 8 * 3) / 32)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +201,7 @@ def test_flops_count_encoder_layers_and_one_readout_a_sequence() -> None:
         ({"encoder": {"type": "linear", "num_features": 1}}, "encoder is linear and vocab_size 7"),
         ({"encoder": {"type": "words"}}, "'token', 'char-cnn', 'linear'"),
         ({"pool": "first"}, "'mean', 'last' or 'max'"),
+        ({"num_sequences": 3}, "1 or 2"),
     ],
 )
 def test_wrong_configs_name_the_value(change: dict[str, object], message: str) -> None:

@@ -19,6 +19,7 @@ SOURCES = [
     {"type": "digits"},
     {"type": "labelled", "train": "x", "num_classes": 3, "vocab_size": 7},
     {"type": "labelled", "train": "x", "num_classes": 3, "num_features": 2},
+    {"type": "labelled", "train": "x", "num_classes": 3, "num_chars": 9, "num_sequences": 2},
 ]
 
 

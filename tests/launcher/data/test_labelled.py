@@ -70,6 +70,68 @@ def test_remote_files_are_read_too(tokens: Path) -> None:
     assert remote.fingerprint == local.fingerprint
 
 
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    x = np.arange(24, dtype=np.uint8).reshape(3, 2, 4) % 7
+    return write(tmp_path / "pairs", x=x, y=np.array([0, 1, 2]), lengths=np.array([[4, 1], [2, 3], [4, 4]]))
+
+
+def test_pairs_are_two_sequences_with_a_length_each(pairs: Path) -> None:
+    corpus = open_corpus(config(pairs, pairs, vocab_size=7, num_sequences=2), 7)
+    batch = corpus.train.batch(np.array([1, 0]))
+    assert batch.x.tolist() == [[[1, 2, 3, 4], [5, 6, 0, 1]], [[0, 1, 2, 3], [4, 5, 6, 0]]]
+    assert batch.y.tolist() == [1, 0]
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [[2, 3], [4, 1]]
+    assert "3 pairs to train on" in corpus.description
+    write(pairs, lengths=np.array([[4, 1], [2, 3], [4, 3]]))
+    assert open_corpus(config(pairs, pairs, vocab_size=7, num_sequences=2), 7).fingerprint != (
+        corpus.fingerprint
+    )
+
+
+def test_pairs_of_signals_may_leave_out_their_one_feature(tmp_path: Path) -> None:
+    x = np.zeros((3, 2, 4), np.float32)
+    folder = write(tmp_path / "a", x=x, y=np.array([2, 0, 1]))
+    corpus = open_corpus(config(folder, num_features=1, num_sequences=2), None)
+    assert corpus.train.batch(np.arange(3)).x.shape == (3, 2, 4, 1)
+    write(folder, x=np.zeros((3, 2, 4, 5), np.float32))
+    corpus = open_corpus(config(folder, num_features=5, num_sequences=2), None)
+    assert corpus.train.batch(np.arange(3)).x.shape == (3, 2, 4, 5)
+
+
+def test_words_are_their_characters(tmp_path: Path) -> None:
+    x = np.arange(5 * 4 * 3, dtype=np.int16).reshape(5, 4, 3) % 11
+    folder = write(tmp_path / "words", x=x, y=np.array([0, 1, 2, 1, 1]))
+    batch = open_corpus(config(folder, num_chars=11), None, 3).train.batch(np.array([2]))
+    assert batch.x.tolist() == x[2:3].tolist()
+    with pytest.raises(UserError, match=r"x.npy: is int16 \(5, 4, 3\).*\n.*use integers \(S, 4, 6\)"):
+        open_corpus(config(folder, num_chars=11), None, 6)
+    with pytest.raises(UserError, match="has character 10; data.source.num_chars is 10"):
+        open_corpus(config(folder, num_chars=10), None, 3)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fragments"),
+    [
+        ({"x": np.zeros((3, 4), int)}, ("x.npy: is int64 (3, 4)", "integers (S, 2, 4)")),
+        ({"x": np.zeros((3, 2, 5), int)}, ("x.npy: is int64 (3, 2, 5)", "integers (S, 2, 4)")),
+        ({"lengths": np.array([4, 4, 4])}, ("lengths.npy: is int64 (3,); x.npy has 3 pairs", "(3, 2)")),
+        ({"lengths": np.array([[4, 4], [4, 0], [4, 4]])}, ("spans 0 to 4; allowed are 1 to 4",)),
+        ({"y": np.zeros((3, 2), int)}, ("y.npy: is int64 (3, 2); x.npy has 3 pairs", "integers (3,)")),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(
+    pairs: Path, arrays: dict[str, Any], fragments: tuple[str, ...]
+) -> None:
+    write(pairs, **arrays)
+    with pytest.raises(UserError) as caught:
+        open_corpus(config(pairs, vocab_size=7, num_sequences=2), 7)
+    said = "\n".join(str(problem) for problem in caught.value.problems)
+    for fragment in fragments:
+        assert fragment in said
+
+
 def test_other_data_have_another_fingerprint(tokens: Path) -> None:
     before = open_corpus(config(tokens, vocab_size=7), 7).fingerprint
     write(tokens, y=np.array([0, 1, 2, 1, 2]))
@@ -111,7 +173,9 @@ def test_missing_files_are_told_before_anything_starts(tmp_path: Path, tokens: P
         check_sources(config(tokens, tmp_path / "nowhere", vocab_size=7))
 
 
-@pytest.mark.parametrize("size", [None, 7])
-def test_tokens_or_signals_must_be_said(size: int | None) -> None:
-    with pytest.raises(ValueError, match="the first for tokens or the second for signals"):
-        config("x", vocab_size=size, num_features=size)
+@pytest.mark.parametrize(
+    "sizes", [{}, {"vocab_size": 7, "num_features": 7}, {"vocab_size": 7, "num_chars": 7}]
+)
+def test_tokens_words_or_signals_must_be_said(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="first for tokens, the second for words or the third for signals"):
+        config("x", **sizes)

@@ -30,6 +30,9 @@ SIGNALS = "model.encoder={type: linear, num_features: 1}"
 DIGITS = "data={source: {type: digits}, seq_len: 64}"
 NO_TOKENS = "model.vocab_size=null"
 WORDS = "data={source: {type: python-stdlib, unit: words}, seq_len: 64}"
+PAIRS = (
+    "data={source: {type: labelled, train: x, num_classes: 2, vocab_size: 16, num_sequences: 2}, seq_len: 64}"
+)
 OWN = "data={source: {type: labelled, train: x, num_classes: 12, num_features: 3}, seq_len: 64}"
 
 
@@ -46,6 +49,13 @@ def problems(*overrides: str, text: str = CLASSIFIER) -> str:
         ("model.num_classes=12", "model.vocab_size=20"),
         (SIGNALS, NO_TOKENS, DIGITS),
         (SIGNALS.replace("1", "3"), NO_TOKENS, OWN, "model.num_classes=12"),
+        (PAIRS, "model.num_sequences=2"),
+        (
+            "model.encoder={type: char-cnn, num_chars: 30}",
+            NO_TOKENS,
+            PAIRS.replace("vocab_size", "num_chars"),
+            "model.num_sequences=2",
+        ),
     ],
 )
 def test_a_model_with_room_for_its_data_is_taken(overrides: tuple[str, ...]) -> None:
@@ -66,6 +76,16 @@ def test_a_model_with_room_for_its_data_is_taken(overrides: tuple[str, ...]) -> 
         (
             ("model.encoder={type: char-cnn}", NO_TOKENS),
             ("model.encoder.type = char-cnn", "reads words", "gives tokens", "use encoder token"),
+        ),
+        ((PAIRS,), ("model.num_sequences = 1 (default), but a label of", "is for 2", "use 2")),
+        (("model.num_sequences=2",), ("model.num_sequences = 2 (override", "is for 1", "use 1")),
+        (
+            (
+                "model.encoder={type: char-cnn, num_chars: 9}",
+                NO_TOKENS,
+                PAIRS.replace("vocab_size", "num_chars"),
+            ),
+            ("model.encoder.num_chars = 9", "too few for the 16", "use 16 or more"),
         ),
         (
             ("model.encoder={type: char-cnn}", NO_TOKENS, DIGITS),
