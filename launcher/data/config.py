@@ -11,7 +11,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 class TextSection(Section):
-    """Abstract: text, of which each file is followed by a NUL."""
+    """Abstract: the text of files."""
 
     type: str
     unit: Literal["bytes", "words"] = "bytes"
@@ -24,14 +24,14 @@ class TextSection(Section):
 class StdlibSource(TextSection):
     """The source of the installed Python's own standard library: a real corpus every machine has.
 
-    Tests, generated tables and what distributions leave out are not read.
+    Each file is followed by a NUL. Tests, generated tables and what distributions leave out are not read.
     """
 
     type: Literal["python-stdlib"]
 
 
 class FilesSource(TextSection):
-    """Text files under any fsspec URL; hidden files are left out."""
+    """Text files under any fsspec URL, each followed by a NUL; hidden files are left out."""
 
     type: Literal["files"]
     url: str

@@ -15,8 +15,9 @@ from launcher.check.run import judge_slopes
 from launcher.check.shrink import choose_lr_factor, choose_widths, sharded_ranks, shrink_recipe
 from launcher.cli.main import main
 from launcher.errors import UserError
-from launcher.recipe.compile import load_recipe
+from launcher.recipe.compile import compile_recipe, load_recipe
 from launcher.recipe.schema import Recipe
+from tests.test_tasks import PAIRS, write_pairs
 
 ROOT = Path(__file__).parents[3]
 TINY = str(ROOT / "recipes" / "s4d-lm-tiny.yaml")
@@ -109,6 +110,33 @@ def test_sharded_twins_change_as_whole_ones_do(parallel: str, ranks: int) -> Non
     assert {value.module for value in sharded} == {value.module for value in whole}
     # sums in another order: float32 rounding (6e-8), amplified by Adam's division of tiny gradients
     assert largest_difference(whole, sharded)[0] < 1e-3
+
+
+CHAR_CNN = (
+    "data.source.unit=words",
+    "model.encoder={type: char-cnn, widths: [1, 3]}",
+    "model.vocab_size=300",
+)
+
+
+def test_a_model_of_words_is_checked_from_its_characters_on() -> None:
+    setting = Setting(recipe=recipe(*CHAR_CNN), widths=(16, 32), seeds=(1,), lr_factor=1.0)
+    with one_thread():
+        values = measure_coordinates(setting, cpu_world())
+    moved = {value.module for value in values if value.measure == "own" and value.value > 0.0}
+    assert {"embedding.embedding", "embedding.filters.0", "embedding.filters.1", "embedding.output"} <= moved
+
+
+def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) -> None:
+    train = write_pairs(tmp_path / "train", 16, seed=0)
+    text = PAIRS.replace("TRAIN", str(train)).replace("HELD_OUT", str(train))
+    setting = Setting(
+        recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_factor=1.0
+    )
+    with one_thread():
+        values = measure_coordinates(setting, cpu_world())
+    moved = {value.module for value in values if value.measure == "own" and value.value > 0.0}
+    assert {"embedding", "compare.hidden", "readout"} <= moved
 
 
 def test_a_failing_rank_is_told() -> None:
