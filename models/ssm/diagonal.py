@@ -5,8 +5,8 @@ from typing import final
 
 import torch
 
-from models.ssm.series import series
-from models.ssm.system import Recurrence, System, mode_blocks, powers, tables, two_levels
+from models.ssm.series import series, totals
+from models.ssm.system import Recurrence, System, mode_blocks, powers
 
 
 @final
@@ -21,35 +21,29 @@ class DiagonalSystem(System):
     D: torch.Tensor  # (C, H), of the dtype to compute in
 
     def kernel(self, length: int) -> torch.Tensor:
-        k_CHL = series(self.z_re, self.z_im, self.c_re, self.c_im, length, self.D.dtype)
-        return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
+        return self._with_skip(series(self.z_re, self.z_im, self.c_re, self.c_im, length, self.D.dtype))
 
-    def respond(self, x_BHN: torch.Tensor, length: int) -> torch.Tensor:
+    def carry(
+        self, u_BHL: torch.Tensor, x_BHN: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        (B, _, L), C, dtype = u_BHL.shape, self.c_re.shape[0], self.D.dtype
         e_re, e_im = self.z_re.exp() * self.z_im.cos(), self.z_re.exp() * self.z_im.sin()
         x_re, x_im = x_BHN.double().chunk(2, dim=-1)
-        x_re, x_im = e_re * x_re - e_im * x_im, e_re * x_im + e_im * x_re  # one step on: (B, H, M)
-        q_re = self.c_re * x_re[:, None] - self.c_im * x_im[:, None]  # (B, C, H, M)
-        q_im = self.c_re * x_im[:, None] + self.c_im * x_re[:, None]
-        q_re, q_im = q_re.flatten(0, 1), q_im.flatten(0, 1)
-        y = series(self.z_re, self.z_im, q_re, q_im, length, self.D.dtype)
-        return y.unflatten(0, (x_BHN.shape[0], self.c_re.shape[0]))
-
-    def absorb(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> torch.Tensor:
-        B, H, L = u_BHL.shape
-        inner, outer = two_levels(L)
-        # newest first, so that entry l is multiplied by exp(z l)
-        v_BHL = torch.nn.functional.pad(u_BHL.flip(-1), (0, inner * outer - L))
-        v = v_BHL.unflatten(-1, (outer, inner)).transpose(0, 1).flatten(1, 2)  # (H, B I, S)
-        e_re, e_im, p_re, p_im = tables(self.z_re, self.z_im, inner, outer, u_BHL.dtype)
-        w_re = torch.bmm(v, e_re.transpose(1, 2)).unflatten(1, (B, outer))  # (H, B, I, M)
-        w_im = torch.bmm(v, e_im.transpose(1, 2)).unflatten(1, (B, outer))
-        p_re, p_im = p_re.transpose(1, 2)[:, None], p_im.transpose(1, 2)[:, None]  # (H, 1, I, M)
-        sum_re, sum_im = (w_re * p_re - w_im * p_im).sum(2), (w_re * p_im + w_im * p_re).sum(2)
+        s_re, s_im = e_re * x_re - e_im * x_im, e_re * x_im + e_im * x_re  # one step on: (B, H, M)
+        q_re = self.c_re * s_re[:, None] - self.c_im * s_im[:, None]  # (B, C, H, M)
+        q_im = self.c_re * s_im[:, None] + self.c_im * s_re[:, None]
+        # one evaluation for the kernel and the responses: each is a sum of the same modes
+        q_re, q_im = torch.cat((self.c_re, q_re.flatten(0, 1))), torch.cat((self.c_im, q_im.flatten(0, 1)))
+        k_CHL, added = series(self.z_re, self.z_im, q_re, q_im, L, dtype).split((C, B * C))
+        t_re, t_im = totals(self.z_re, self.z_im, u_BHL)
         all_steps = torch.full((1,), L, dtype=torch.float64, device=u_BHL.device)
-        f_re, f_im = (t[..., 0] for t in powers(self.z_re, self.z_im, all_steps, u_BHL.dtype))
+        f_re, f_im = (t[..., 0] for t in powers(self.z_re, self.z_im, all_steps, dtype))
         x_re, x_im = x_BHN.chunk(2, dim=-1)
-        x_re, x_im = f_re * x_re - f_im * x_im, f_re * x_im + f_im * x_re
-        return torch.cat((x_re + sum_re.transpose(0, 1), x_im + sum_im.transpose(0, 1)), dim=-1)
+        after_BHN = torch.cat((t_re + f_re * x_re - f_im * x_im, t_im + f_re * x_im + f_im * x_re), dim=-1)
+        return self._with_skip(k_CHL), added.unflatten(0, (B, C)), after_BHN
+
+    def _with_skip(self, k_CHL: torch.Tensor) -> torch.Tensor:
+        return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
 
     def recurrence(self) -> Recurrence:
         dtype, (H, M) = self.D.dtype, self.z_re.shape

@@ -34,11 +34,39 @@ class LowRankSystem(System):
     D: torch.Tensor  # (C, H), of the dtype to compute in
 
     def kernel(self, length: int) -> torch.Tensor:
-        k_CHL = torch.cat([part._kernel(length) for part in self._parts()], dim=1)
-        return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
+        return self._with_skip(torch.cat([part._kernel(length) for part in self._parts()], dim=1))
 
     def _kernel(self, length: int) -> torch.Tensor:
-        return Blocks.of(self, length).outputs(self.b.to(self.D.dtype)[..., None])[0, ..., :length]
+        blocks = Blocks.of(self, length)
+        return blocks.outputs(blocks.columns(self.b.to(self.D.dtype)[..., None]))[0, ..., :length]
+
+    def carry(
+        self, u_BHL: torch.Tensor, x_BHN: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        parts = self._parts()
+        sizes = [len(part.b) for part in parts]
+        inputs = zip(parts, u_BHL.split(sizes, dim=1), x_BHN.split(sizes, dim=1), strict=True)
+        k_CHL, added_BCHL, after_BHN = zip(*(part._carry(u, x) for part, u, x in inputs), strict=True)
+        return self._with_skip(torch.cat(k_CHL, 1)), torch.cat(added_BCHL, 2), torch.cat(after_BHN, 1)
+
+    def _carry(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Without D. One set of columns A^j b and A^j (A x), j < S, serves all three."""
+        (B, _, L), dtype = u_BHL.shape, self.D.dtype
+        blocks = Blocks.of(self, L)
+        e_re, e_im = self.z_re.exp() * self.z_im.cos(), self.z_re.exp() * self.z_im.sin()
+        x_HNB = x_BHN.permute(1, 2, 0).double()
+        x_HNB = times_modes(e_re[..., None], e_im[..., None], x_HNB) + self.U @ (self.V @ x_HNB)
+        starts_HNK = torch.cat((self.b[..., None], x_HNB), dim=-1).to(dtype)
+        columns = blocks.columns(starts_HNK)
+        y_KCHL = blocks.outputs(columns)[..., :L]
+        S, outer = blocks.inner, blocks.outer
+        # input l is multiplied by A^(L-1-l) b = A^(S i) A^j b, the state by A^L: with the oldest inputs
+        padded = torch.nn.functional.pad(u_BHL, (S * outer - L, 0))
+        v_HSX = padded.unflatten(-1, (outer, S)).permute(1, 3, 0, 2).flatten(2)  # (H, S, B I), oldest first
+        w_HNBI = (columns[..., :S].flip(-1) @ v_HSX).unflatten(-1, (B, outer))
+        old_HNB = columns[..., S:].unflatten(-1, (B, S))[..., L - S * (outer - 1) - 1]
+        w_HNIB = torch.cat(((w_HNBI[..., 0] + old_HNB)[..., None], w_HNBI[..., 1:]), -1).transpose(2, 3)
+        return y_KCHL[0], y_KCHL[1:], blocks.total(w_HNIB).permute(2, 0, 1)
 
     def _parts(self) -> list["LowRankSystem"]:
         """A few channels at a time on a CPU, for its cache's sake."""
@@ -48,31 +76,8 @@ class LowRankSystem(System):
         second = (t.split(_BLOCK_CHANNELS, dim=1) for t in (self.c, self.D))
         return [LowRankSystem(*part) for part in zip(*first, *second, strict=True)]
 
-    def respond(self, x_BHN: torch.Tensor, length: int) -> torch.Tensor:
-        x_HNB = x_BHN.permute(1, 2, 0)
-        e_re, e_im = (self.z_re.exp() * self.z_im.cos(), self.z_re.exp() * self.z_im.sin())
-        stepped = times_modes(e_re[..., None], e_im[..., None], x_HNB.double())
-        stepped = stepped + self.U @ (self.V @ x_HNB.double())
-        return Blocks.of(self, length).outputs(stepped.to(self.D.dtype))[..., :length]
-
-    def absorb(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> torch.Tensor:
-        B, H, L = u_BHL.shape
-        blocks = Blocks.of(self, L)
-        S, whole = blocks.inner, L // blocks.inner
-        # newest first: entry l = i S + j is multiplied by A^(S i) A^j b, the old state by A^L
-        v_BHL = torch.nn.functional.pad(u_BHL.flip(-1), (0, S * (whole + 1) - L))
-        v_HSX = v_BHL.unflatten(-1, (whole + 1, S)).permute(1, 3, 0, 2).flatten(2)  # (H, S, B I)
-        b_HNS = blocks.columns(self.b.to(self.D.dtype)[..., None])
-        w_IHNB = (b_HNS @ v_HSX).unflatten(-1, (B, whole + 1)).permute(3, 0, 1, 2)
-        old_HNB = blocks.columns(x_BHN.permute(1, 2, 0)).unflatten(-1, (B, S))[..., L - whole * S]
-        terms = [*w_IHNB[:-1], w_IHNB[-1] + old_HNB]
-        dense = blocks.dense
-        while len(terms) > 1:  # sum_i A^(S i) w_i, neighbours first
-            if len(terms) % 2:
-                terms.append(torch.zeros_like(terms[0]))
-            terms = [even + dense @ odd for even, odd in zip(terms[::2], terms[1::2], strict=True)]
-            dense = dense @ dense
-        return terms[0].permute(2, 0, 1)
+    def _with_skip(self, k_CHL: torch.Tensor) -> torch.Tensor:
+        return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
 
     def recurrence(self) -> Recurrence:
         dtype = self.D.dtype
@@ -105,7 +110,7 @@ class Blocks:
 
     outer: int  # I, blocks of S that cover the length
     levels: tuple[Level, ...]  # w = 1, 2, ... S / 2
-    dense: torch.Tensor  # (H, N, N): A^S
+    dense: tuple[torch.Tensor, ...]  # (H, N, N): A^S, A^(2S), A^(4S), ... as many as I has bits
     c: torch.Tensor  # (H, C, N)
 
     @classmethod
@@ -127,8 +132,10 @@ class Blocks:
                 torch.cat((V, turned + (V @ U) @ V), dim=1),
             )
         eye = torch.eye(N, dtype=dtype, device=U.device).expand(H, N, N)
-        dense = torch.baddbmm(times_modes(e_re[-1][..., None], e_im[-1][..., None], eye), U, V)
-        return cls(outer, tuple(levels), dense, system.c.to(dtype).transpose(0, 1))
+        dense = [torch.baddbmm(times_modes(e_re[-1][..., None], e_im[-1][..., None], eye), U, V)]
+        while 1 << len(dense) < outer:
+            dense.append(dense[-1] @ dense[-1])
+        return cls(outer, tuple(levels), tuple(dense), system.c.to(dtype).transpose(0, 1))
 
     @property
     def inner(self) -> int:
@@ -144,26 +151,36 @@ class Blocks:
             x_HNKw = torch.cat((x_HNKw, more.view_as(x_HNKw)), dim=-1)
         return x_HNKw.flatten(2)
 
-    def outputs(self, x_HNK: torch.Tensor) -> torch.Tensor:
-        """c A^l x for l < S I: (K, C, H, S I)."""
-        (H, _, K), num_outputs = x_HNK.shape, self.c.shape[1]
-        rows, dense, num = self.c, self.dense, 1  # (H, i C, N), i slowest
-        while num < self.outer:
-            rows, num = torch.cat((rows, rows @ dense), dim=1), 2 * num
-            if num < self.outer:
-                dense = dense @ dense
-        y = rows[:, : self.outer * num_outputs] @ self.columns(x_HNK)
-        return y.view(H, self.outer, num_outputs, K, self.inner).permute(3, 2, 0, 1, 4).flatten(3)
+    def outputs(self, columns_HNX: torch.Tensor) -> torch.Tensor:
+        """c A^l x for l < S I, of `columns(x)`: (K, C, H, S I)."""
+        H, num_outputs = columns_HNX.shape[0], self.c.shape[1]
+        rows = self.c  # (H, i C, N), i slowest
+        if self.outer > 1:
+            for dense in self.dense:
+                rows = torch.cat((rows, rows @ dense), dim=1)
+        y = rows[:, : self.outer * num_outputs] @ columns_HNX
+        return y.view(H, self.outer, num_outputs, -1, self.inner).permute(3, 2, 0, 1, 4).flatten(3)
+
+    def total(self, w_HNIB: torch.Tensor) -> torch.Tensor:
+        """sum_i A^(S (I - 1 - i)) w_i: (H, N, B). Neighbours first, the last with the one before it."""
+        for dense in self.dense:
+            if w_HNIB.shape[2] == 1:
+                break
+            odd = w_HNIB[:, :, :1] if w_HNIB.shape[2] % 2 else w_HNIB[:, :, :0]
+            older, newer = (w_HNIB[:, :, odd.shape[2] + start :: 2] for start in (0, 1))
+            stepped = (dense @ older.flatten(2)).view_as(newer)
+            w_HNIB = torch.cat((odd, newer + stepped), dim=2)
+        return w_HNIB[:, :, 0]
 
 
 def low_rank_carry_flops(num_states: int, rank: int, channels: int, length: int) -> float:
     """Training FLOPs per token and channel of a carried state of N real numbers.
 
-    As for a diagonal system, and the columns A^j x, j < S, forward and backward before the window and forward
-    behind it: doubling from w to 2w columns takes 4 R N w^2, so that all take 4/3 R N S^2 a window. The last
-    state also takes one dense product, 2 N^2, for each of its blocks of S.
+    As for a diagonal system, and the columns A^j x, j < S, forward and backward: doubling from w to 2w takes
+    4 R N w^2, so that all take 4/3 R N S^2 a window. The last state also takes a dense product, 2 N^2, for
+    each block of S but the first.
     """
     inner, outer = block_sizes(num_states, length)
     columns = 4 / 3 * rank * num_states * inner**2
-    dense = 2.0 * num_states**2 * outer
-    return diagonal_carry_flops(num_states, channels) + (4 * columns + dense) / length
+    dense = 2.0 * num_states**2 * (outer - 1)
+    return diagonal_carry_flops(num_states, channels) + (3 * columns + dense) / length

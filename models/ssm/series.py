@@ -35,6 +35,28 @@ def series(
     return k_KHL
 
 
+def totals(z_re: torch.Tensor, z_im: torch.Tensor, v_KHL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum_l exp(z (L - 1 - l)) v[l], as real and imaginary parts (K, H, M): states behind a sequence."""
+    parts = [_totals(z_re[part], z_im[part], v_KHL[:, part]) for part in _blocks(z_re, *v_KHL.shape[::2])]
+    if len(parts) == 1:
+        return parts[0]
+    t_re, t_im = zip(*parts, strict=True)
+    return torch.cat(t_re, dim=1), torch.cat(t_im, dim=1)
+
+
+def _totals(z_re: torch.Tensor, z_im: torch.Tensor, v_KHL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    (K, _, L), dtype = v_KHL.shape, v_KHL.dtype
+    inner, outer = two_levels(L)
+    e_re, e_im, p_re, p_im = (table.flip(-1) for table in tables(z_re, z_im, inner, outer, dtype))
+    padded = torch.nn.functional.pad(v_KHL, (inner * outer - L, 0))
+    v = padded.unflatten(-1, (outer, inner)).transpose(0, 1).flatten(1, 2)  # (H, K I, S)
+    w = torch.bmm(v, torch.cat((e_re, e_im), dim=1).transpose(1, 2)).unflatten(1, (K, outer))
+    w_re, w_im = w.chunk(2, dim=-1)  # (H, K, I, M)
+    p_re, p_im = p_re.transpose(1, 2)[:, None], p_im.transpose(1, 2)[:, None]
+    t_re, t_im = (w_re * p_re - w_im * p_im).sum(2), (w_re * p_im + w_im * p_re).sum(2)
+    return t_re.transpose(0, 1), t_im.transpose(0, 1)
+
+
 def _evaluate(
     z_re: torch.Tensor,
     z_im: torch.Tensor,
@@ -66,7 +88,7 @@ class _Series(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         k_KHL = torch.empty(*c_re.shape[:2], length, dtype=dtype, device=z_re.device)
-        for part in _blocks(z_re, length):
+        for part in _blocks(z_re, c_re.shape[0], length):
             inputs = z_re[part], z_im[part], c_re[:, part], c_im[:, part]
             k_KHL[:, part] = _evaluate(*inputs, length, dtype)
         return k_KHL
@@ -80,7 +102,7 @@ class _Series(torch.autograd.Function):
         (z_re, z_im, c_re, c_im), (grad_KHL,) = ctx.saved_tensors, grads
         parts = [
             _adjoint(z_re[part], z_im[part], c_re[:, part], c_im[:, part], grad_KHL[:, part])
-            for part in _blocks(z_re, grad_KHL.shape[-1])
+            for part in _blocks(z_re, *grad_KHL.shape[::2])
         ]
         dz_re, dz_im, dc_re, dc_im = zip(*parts, strict=True)
         return torch.cat(dz_re), torch.cat(dz_im), torch.cat(dc_re, 1), torch.cat(dc_im, 1), None, None
@@ -116,8 +138,10 @@ def _adjoint(
     return dz_re, dz_im, dc_re.transpose(0, 1).to(c_re.dtype), dc_im.transpose(0, 1).to(c_re.dtype)
 
 
-def _blocks(z_re: torch.Tensor, length: int) -> list[slice]:
+def _blocks(z_re: torch.Tensor, num_series: int, length: int) -> list[slice]:
     """Cut the channels so that a block's tables fit the cache; one block on an accelerator."""
-    H, M = z_re.shape
-    step = max(1, _BLOCK_NUMBERS // (M * two_levels(length)[0])) if z_re.device.type == "cpu" else H
+    (H, M), (inner, outer) = z_re.shape, two_levels(length)
+    step = H
+    if z_re.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = max(1, _BLOCK_NUMBERS // (M * max(inner, num_series * outer)))
     return [slice(start, start + step) for start in range(0, H, step)]

@@ -30,12 +30,11 @@ class StateSpace(nn.Module, abc.ABC):
         """Outputs (B, C H, L) in at least float32; with a state before, also the state after."""
         with no_autocast(u_BLH):
             system, length, num_outputs = self.system(), u_BLH.shape[1], self.D.shape[1]
+            u_BLH = u_BLH.to(torch.promote_types(self.D.dtype, torch.float32))
+            if x_BHN is not None:
+                k_CHL, added_BCHL, x_BHN = system.carry(u_BLH.transpose(1, 2), x_BHN)
+                return (causal_convolution(u_BLH, k_CHL) + added_BCHL).flatten(1, 2), x_BHN
             k_CHL = system.kernel(length)
-            u_BLH = u_BLH.to(k_CHL.dtype)
             if k_CHL.shape[0] > num_outputs:
                 return two_sided_convolution(u_BLH, k_CHL[:num_outputs], k_CHL[num_outputs:]).flatten(1, 2)
-            y_BCHL = causal_convolution(u_BLH, k_CHL)
-            if x_BHN is None:
-                return y_BCHL.flatten(1, 2)
-            y_BCHL = y_BCHL + system.respond(x_BHN, length)
-            return y_BCHL.flatten(1, 2), system.absorb(u_BLH.transpose(1, 2), x_BHN)
+            return causal_convolution(u_BLH, k_CHL).flatten(1, 2)

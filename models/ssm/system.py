@@ -50,12 +50,11 @@ class System(abc.ABC):
         """The first `length` values of the impulse response, D included: (C, H, L)."""
 
     @abc.abstractmethod
-    def respond(self, x_BHN: torch.Tensor, length: int) -> torch.Tensor:
-        """What an initial state adds to the next `length` outputs: (B, C, H, L)."""
-
-    @abc.abstractmethod
-    def absorb(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> torch.Tensor:
-        """The state after the inputs: (B, H, N)."""
+    def carry(
+        self, u_BHL: torch.Tensor, x_BHN: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For inputs behind a state: the kernel (C, H, L), what the state adds to the outputs (B, C, H, L),
+        and the state after the inputs (B, H, N)."""
 
     @abc.abstractmethod
     def recurrence(self) -> Recurrence:
