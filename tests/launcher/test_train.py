@@ -40,9 +40,15 @@ def test_every_sharding_gives_the_losses_of_one_process(tmp_path: Path, strategy
         assert spread[step]["lr"] == record["lr"]
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("fsdp2", 2)])
-def test_resume_equals_uninterrupted_bit_for_bit(tmp_path: Path, strategy: str, ranks: int) -> None:
-    options = (f"parallel.strategy={strategy}",)
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "more"),
+    [("single", 1, ()), ("fsdp2", 2, ()), ("fsdp2", 2, ("train.truncated_bptt=true",))],
+    ids=["single", "fsdp2x2", "fsdp2x2-streams"],
+)
+def test_resume_equals_uninterrupted_bit_for_bit(
+    tmp_path: Path, strategy: str, ranks: int, more: tuple[str, ...]
+) -> None:
+    options = (f"parallel.strategy={strategy}", *more)
     whole = train_run(tmp_path / "whole", *options, ranks=ranks)
     train_run(tmp_path / "cut", *options, ranks=ranks)
     shutil.rmtree(step_folder(str(tmp_path / "cut"), 20))  # as if it had died after step 10's checkpoint
@@ -54,6 +60,23 @@ def test_resume_equals_uninterrupted_bit_for_bit(tmp_path: Path, strategy: str, 
     evals = [[r["loss"] for r in read_journal(tmp_path / run / "journal.jsonl") if r["event"] == "eval"]
              for run in ("whole", "cut")]  # fmt: skip
     assert evals[0][-1] == evals[1][-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("train.truncated_bptt=true",), "truncated_bptt: not saved, True now"),
+        (("seed=8",), "seed: 7 saved, 8 now"),
+        (("data.seq_len=16",), "seq_len: 32 saved, 16 now"),
+        (("train.global_batch_size=4",), "global_batch_size: 8 saved, 4 now"),
+    ],
+)
+def test_a_run_does_not_go_on_in_another_order(tmp_path: Path, change: tuple[str, ...], said: str) -> None:
+    short = ("train.steps=2", "checkpoint.every=2", "schedule.warmup_steps=1")
+    train_run(tmp_path, *short)
+    with pytest.raises(AssertionError, match=f"was trained on other data or in another order:\n +{said}"):
+        train_run(tmp_path, *short, *change)
+    assert list_steps(str(tmp_path)) == [2]
 
 
 def test_a_run_goes_on_at_another_world_size_with_the_same_samples(tmp_path: Path) -> None:

@@ -220,3 +220,43 @@ def test_no_more_is_scored_than_there_is() -> None:
 
 def test_nothing_held_out_gives_no_batches() -> None:
     assert not list(held_out_batches(windows(3), num_sequences=8, micro_batch_size=2, rank=0, world_size=2))
+
+
+def stream_batches(rank: int, world_size: int, micro: int, num_tokens: int = 1000) -> Batches:
+    return Batches(
+        windows(num_tokens),
+        global_batch_size=8,
+        micro_batch_size=micro,
+        rank=rank,
+        world_size=world_size,
+        seed=3,
+        prefetch=2,
+        streams=True,
+    )
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (1, 2), (2, 4), (2, 2), (4, 1)])
+def test_a_rank_keeps_its_streams(world_size: int, micro: int) -> None:
+    ranks = [stream_batches(rank, world_size, micro) for rank in range(world_size)]
+    for step in range(1, 15):
+        before, now = ([batches.at(at) for batches in ranks] for at in (step - 1, step))
+        for old, new in zip(before, now, strict=True):
+            for a, b in zip(old, new, strict=True):
+                assert b.begins is False
+                assert torch.equal(a.y[:, -1], b.x[:, 0])  # the next token of the window before
+    for batches in ranks:
+        batches.close()
+
+
+def test_streams_begin_together_at_any_world_size() -> None:
+    begins = [stream_batches(0, size, 2).at(step)[0].begins for size in (1, 2) for step in (0, 14, 15, 30)]
+    assert begins == [True, False, True, True] * 2
+
+
+def test_windows_in_random_order_begin_nothing() -> None:
+    assert batches().at(0)[0].begins is None
+
+
+def test_streams_of_single_windows_are_refused_with_what_fits() -> None:
+    with pytest.raises(UserError, match=r"8 streams side by side .* of the 15 windows\n.*at most 7"):
+        stream_batches(0, 1, 8, num_tokens=121)

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from launcher.data.order import choose, draw, evenly_spaced, permute, sample_keys, stream_key, windows_of_step
+from launcher.data.order import (
+    choose,
+    draw,
+    evenly_spaced,
+    permute,
+    sample_keys,
+    stream_key,
+    windows_of_step,
+    windows_of_streams,
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 255, 256, 257, 10_007, 2**20 + 1])
@@ -135,3 +144,28 @@ def test_evaluated_samples_are_evenly_spaced(count: int, size: int, expected: li
 def test_evaluated_samples_of_an_endless_source_do_not_overflow() -> None:
     spaced = evenly_spaced(2**15, 2**62)
     assert (np.diff(spaced) == 2**47).all()
+
+
+@pytest.mark.parametrize(("streams", "windows"), [(1, 7), (4, 8), (4, 11), (5, 103)])
+def test_a_stream_goes_on_where_it_ended_until_it_begins_anew(streams: int, windows: int) -> None:
+    length = windows // streams
+    for epoch in range(3):
+        steps = [
+            windows_of_streams(epoch * length + place, streams, windows, seed=2) for place in range(length)
+        ]
+        assert [begins for _, begins in steps] == [True] + [False] * (length - 1)
+        read = np.stack([row for row, _ in steps], axis=1)  # (streams, length)
+        assert np.array_equal(np.diff(read, axis=1), np.ones((streams, length - 1)))
+        assert len(np.unique(read)) == streams * length
+        assert 0 <= read.min() <= read.max() < windows
+
+
+def test_every_window_is_read_in_some_epoch() -> None:
+    seen = {int(w) for step in range(2 * 60) for w in windows_of_streams(step, 4, 11, seed=0)[0]}
+    assert seen == set(range(11))
+
+
+def test_streams_depend_on_seed_and_step_alone() -> None:
+    firsts = [int(windows_of_streams(2, 8, 31, seed=seed)[0][0]) for seed in range(20)]
+    assert len(set(firsts)) > 1
+    assert firsts == [int(windows_of_streams(2, 8, 31, seed=seed)[0][0]) for seed in range(20)]

@@ -48,3 +48,30 @@ def test_preconditioners_are_whole_on_every_rank(kind: str) -> None:
     assert spread.memory.optimizer == (alone.memory.optimizer - whole) / 2 + whole
     assert spread.memory.parameters == alone.memory.parameters / 2
     assert spread.checkpoint_bytes == alone.checkpoint_bytes
+
+
+@pytest.mark.parametrize(
+    ("layers", "numbers"),
+    [
+        ("[s4d]", 2 * 16 * 8),  # two layers, d_model 16, d_state 8
+        ("[s4]", 2 * 16 * 64),
+        ("[dss]", 2 * 16 * 128),  # 64 complex modes
+        ("[momentum, ffn]", 2 * 2 * 8 * 8 + 2 * 8),  # two heads of 8: two sums of products and one of keys
+    ],
+)
+def test_carried_states_are_counted_and_spread_over_the_ranks(layers: str, numbers: int) -> None:
+    options = (f"model.pattern={layers}", "model.momentum={d_head: 8}")
+    plain = make_plan(small_recipe(*options))
+    carries = make_plan(small_recipe(*options, "train.truncated_bptt=true"))
+    assert carries.memory.carried == 4 * 8 * numbers  # eight sequences
+    assert carries.memory.total == plain.memory.total + carries.memory.carried
+    assert carries.checkpoint_bytes == plain.checkpoint_bytes + 4 * 8 * numbers
+    spread = ("parallel.strategy=ddp", "cluster.nproc_per_node=2")
+    halves = make_plan(small_recipe(*options, "train.truncated_bptt=true", *spread))
+    assert halves.memory.carried == carries.memory.carried / 2
+
+
+def test_carrying_a_state_costs_what_its_formula_says() -> None:
+    plain, carries = (make_plan(small_recipe(f"train.truncated_bptt={on}")) for on in ("false", "true"))
+    # two layers of 16 channels, N = 8: 6 N for the outputs, 2 N for the next state
+    assert carries.flops_per_token - plain.flops_per_token == pytest.approx(2 * 16 * 8 * 8)
