@@ -9,9 +9,14 @@ from launcher import files
 from launcher.checkpoint.manifest import Rejected, Saved, find_newest
 from launcher.checkpoint.save import quarantine
 from launcher.checkpoint.storage import read_shapes, read_tensors
+from launcher.data.config import DataConfig
 from launcher.errors import Problem, UserError
-from launcher.mup.shapes import BaseShapes, compare_shapes
+from launcher.mup.shapes import BaseShapes, Shapes, compare_shapes
 from launcher.world import World
+
+SAME_DATA = "resume with the data it began with, or start a new run"
+ADDRESSES = ("url", "train", "held_out")
+"""Keys of a source that say where, not what; but a share that is held out is a number."""
 
 
 def choose_checkpoint(run_url: str, world: World) -> tuple[Saved | None, list[Rejected]]:
@@ -69,9 +74,44 @@ def check_data(saved: Saved, now: Mapping[str, object]) -> None:
             Problem(
                 saved.url,
                 "was trained on other data or in another order:\n    " + "\n    ".join(different),
-                "resume with the data it began with, or start a new run",
+                SAME_DATA,
             )
         )
+
+
+def check_model(saved: Saved, before: Shapes, now: Shapes) -> None:
+    """Raise UserError where a run's model has other tensors than that of its checkpoint."""
+    different = [
+        f"{name}: {before.get(name, 'not')} saved, {now.get(name, 'not')} now"
+        for name in {**now, **before}
+        if before.get(name) != now.get(name)
+    ]
+    if different:
+        more = [f"and {len(different) - 6} more"] if len(different) > 6 else []
+        message = "has other tensors than this model:\n    " + "\n    ".join(different[:6] + more)
+        remedy = "resume with the model it began with, or start a new run"
+        raise UserError(Problem(saved.url, message, remedy))
+
+
+def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
+    """Raise UserError where other data are asked for. The same data may lie elsewhere by now."""
+    theirs, ours = (
+        {"held_out": config.held_out_share}
+        | {
+            f"source.{key}": value
+            for key, value in config.source.model_dump().items()
+            if key not in ADDRESSES or isinstance(value, float)
+        }
+        for config in (before, now)
+    )
+    different = [
+        f"data.{key}: {theirs.get(key, 'not')} saved, {ours.get(key, 'not')} now"
+        for key in {**ours, **theirs}
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        message = "was trained on other data:\n    " + "\n    ".join(different)
+        raise UserError(Problem(saved.url, message, SAME_DATA))
 
 
 def check_same_data(fingerprints: list[str]) -> None:

@@ -35,8 +35,16 @@ def resume_run(arguments: Sequence[str]) -> int:
     if (lock := lock_run(run_url, wait_s=5.0)) is not None:
         lock.close()
     check_sources(loaded.recipe.data)
-    from launcher.checkpoint.restore import check_data, check_identity, saved_fingerprint
+    from launcher.checkpoint.model import saved_recipe
+    from launcher.checkpoint.restore import (
+        check_data,
+        check_identity,
+        check_model,
+        check_source,
+        saved_fingerprint,
+    )
     from launcher.cli.start import freeze_and_submit, prepare
+    from launcher.plan.parameters import meta_shapes
     from launcher.plan.record import data_record, scaling_records
 
     prepared = prepare(loaded.recipe, run_url)
@@ -50,6 +58,9 @@ def resume_run(arguments: Sequence[str]) -> int:
         check_identity(
             saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
         )
+        before = saved_recipe(saved)
+        check_model(saved, meta_shapes(before.model), parameters.shapes)
+        check_source(saved, before.data, loaded.recipe.data)
         # The content of the data is compared by the ranks, which read it.
         check_data(saved, data_record(loaded.recipe, prepared.plan, saved_fingerprint(saved)))
         if saved.step >= loaded.recipe.train.steps:

@@ -105,6 +105,17 @@ def test_other_base_shapes_are_refused_with_the_difference(folder: Path) -> None
     assert (folder / "whole/recipe.yaml").read_bytes() == recipe
 
 
-def test_other_data_are_refused(folder: Path) -> None:
-    done = launch("resume", "whole", "data.seq_len=64", "train.steps=40", folder=folder)
-    assert_one_screen(done, "seq_len: 32 saved, 64 now")
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("model.vocab_size=300", "readout.weight: (256, 16) saved, (300, 16) now"),
+        ("data.seq_len=64", "seq_len: 32 saved, 64 now"),
+        ("data.held_out=0.1", "data.held_out: 0.05 saved, 0.1 now"),
+    ],
+)
+def test_another_model_and_other_data_are_refused_before_the_run_is_touched(
+    folder: Path, override: str, fragment: str
+) -> None:
+    recipe = (folder / "whole/recipe.yaml").read_bytes()
+    assert_one_screen(launch("resume", "whole", override, "train.steps=40", folder=folder), fragment)
+    assert (folder / "whole/recipe.yaml").read_bytes() == recipe, "else every later resume is refused as well"
