@@ -1,6 +1,7 @@
 """The `launch` command: choose the verb, print errors, set the exit code. Imports no torch."""
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -71,12 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if arguments else 2
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print_problems(error)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 141  # as a shell counts SIGPIPE
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more, as behind `launch plan RECIPE | head`.
+
+    If so, what is left goes nowhere, so that Python's exit does not stumble over it.
+    """
+    asked = select.poll()
+    asked.register(sys.stdout, 0)
+    gone = any(event & select.POLLERR for _, event in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

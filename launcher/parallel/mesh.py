@@ -1,5 +1,7 @@
 """The device mesh, how a model is cut over it, and how its layers are wrapped."""
 
+import warnings
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -61,10 +63,13 @@ def replicate_model(model: nn.Module, config: ParallelConfig, world: World) -> n
     if config.strategy != "ddp" or world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
-    # Buffers are averaged where they are read, under every strategy alike: see average_buffers.
-    return DistributedDataParallel(
-        model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    with warnings.catch_warnings():
+        # torch 2.13 says on every rank that this option has a new name, which torch 2.9 does not know.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+        # Buffers are averaged where they are read, under every strategy alike: see average_buffers.
+        return DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
 
 
 def plain_name(name: str) -> str:

@@ -1,5 +1,6 @@
 """The command line before torch: help, errors and how fast they come."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.main import USAGE, main
-from tests.launch import assert_one_screen, launch
+from tests.launch import LAUNCH, assert_one_screen, launch
 from tests.small_run import RECIPE
 
 
@@ -89,6 +90,19 @@ def test_a_dry_run_prints_plan_and_script_and_writes_nothing(tmp_path: Path, rec
     for fragment in ("parameters ", "peak lr", "torch.distributed.run", "--nproc-per-node=1", "ssm.dt"):
         assert fragment in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_crash(tmp_path: Path, recipe: Path) -> None:
+    # a pipe whose reading end is closed from the start: no luck with buffer sizes
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*LAUNCH, "schema"], stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_several_nodes_without_slurm_are_refused(
