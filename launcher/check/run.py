@@ -1,5 +1,6 @@
 """All checks of a recipe, one after another."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,9 +112,13 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
     except RuntimeError as error:
         return [], [Finding(name, False, "did not run", "runs", str(error).strip().splitlines()[-1])]
     slopes = fit_slopes(values, setting.recipe.mup.type)
+    judged = judge_slopes(name, slopes)
+    if setting.recipe.model.norm == "batch":
+        detail = f"{judged.detail}; not compared with the whole: batch norm sees a rank's own sequences only"
+        return slopes, [dataclasses.replace(judged, detail=detail)]
     worst, place = largest_difference(whole, values)
     return slopes, [
-        judge_slopes(name, slopes),
+        judged,
         Finding(
             "sharded = whole",
             worst <= SHARDED_TOLERANCE,

@@ -139,6 +139,16 @@ def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) ->
     assert {"embedding", "compare.hidden", "readout"} <= moved
 
 
+def test_batch_norm_is_not_expected_to_be_the_same_on_more_ranks(
+    quick: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = str(ROOT / "recipes" / "s4d-digits.yaml")
+    assert main(["check", digits, *WIDTHS, "model.norm=batch"]) == 0
+    shown = capsys.readouterr().out
+    assert "not compared with the whole: batch norm" in shown
+    assert "sharded = whole" not in shown
+
+
 def test_a_failing_rank_is_told() -> None:
     subject = recipe("data.source={type: files, url: /no/such/folder}")
     with pytest.raises(RuntimeError, match="no/such/folder"):
