@@ -1,5 +1,6 @@
 """Recomputed layers leave behind what layers that ran once leave behind: running averages as well."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ def train_rank(world: World, recipe: Recipe) -> tuple[float, dict[str, torch.Ten
     return engine.average(loss), whole_state(engine)
 
 
+@cache  # what is kept is the same for every mode of recomputing
 def train_on(ranks: int, *overrides: str) -> tuple[float, dict[str, torch.Tensor]]:
     recipe = classifier_recipe(
         "model.prenorm=false", "train.global_batch_size=16", f"cluster.nproc_per_node={ranks}", *overrides
