@@ -15,7 +15,7 @@ from launcher.checkpoint.restore import (
     saved_schedule,
 )
 from launcher.checkpoint.save import delete_old, save_checkpoint
-from launcher.data.batches import Batches, held_out_baselines, held_out_batches
+from launcher.data.batches import Batches, held_out_batches, held_out_windows
 from launcher.data.corpus import open_corpus
 from launcher.engine import open_engine
 from launcher.optim.schedule import Schedule
@@ -52,6 +52,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
     _, engine = open_engine(recipe, plan, world)
     corpus = open_corpus(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
     check_same_data(world.gather(corpus.fingerprint))
+    streams = recipe.train.truncated_bptt
     batches = Batches(
         corpus.train,
         global_batch_size=plan.batch.global_batch_size,
@@ -60,21 +61,24 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
         world_size=world.size,
         seed=recipe.seed,
         prefetch=recipe.data.prefetch,
-        streams=recipe.train.truncated_bptt,
+        streams=streams,
+    )
+    windows = held_out_windows(
+        corpus.held_out, recipe.train.eval_sequences, plan.batch.global_batch_size if streams else None
     )
     held_out = list(
         held_out_batches(
             corpus.held_out,
-            num_sequences=recipe.train.eval_sequences,
+            windows,
             micro_batch_size=plan.batch.micro_batch_size,
             rank=world.rank,
             world_size=world.size,
+            streams=streams,
         )
     )
 
-    num_held_out = min(recipe.train.eval_sequences, corpus.held_out.num_samples)
     # Drawing samples anew takes time: only for the rank that tells.
-    baselines = held_out_baselines(corpus.held_out, num_held_out) if world.is_main else {}
+    baselines = corpus.held_out.baselines(windows.ravel()) if world.is_main else {}
 
     schedule = Schedule(recipe.schedule, plan.steps)
     step = 0
@@ -145,7 +149,7 @@ def train(recipe: Recipe, run_url: str, world: World, *, spool: Spool, mlflow: M
                         loss=found.loss,
                         accuracy=found.accuracy,
                         baselines=baselines,
-                        sequences=num_held_out,
+                        sequences=windows.size,
                         seconds=seconds,
                     )
                 )

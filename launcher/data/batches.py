@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from launcher.data.order import evenly_spaced, windows_of_step, windows_of_streams
 from launcher.data.samples import IGNORED, Batch, Samples
@@ -104,24 +105,40 @@ def _rows_of_rank(total: int, micro_batch_size: int, rank: int, world_size: int)
     return list(np.arange(rank * share, (rank + 1) * share).reshape(-1, micro_batch_size))
 
 
+def held_out_windows(
+    samples: Samples, num_sequences: int, num_streams: int | None = None
+) -> NDArray[np.int64]:
+    """The samples that an evaluation scores, the same at any world size: (T, R), to be read row by row.
+
+    Evenly spaced ones in one row; of streams, R places with T samples each that follow on one another, about
+    `num_sequences` in all.
+    """
+    if num_streams is None or num_sequences == 0:
+        return evenly_spaced(num_sequences, samples.num_samples)[None]
+    first_R = evenly_spaced(num_streams, samples.num_samples)
+    most = max(1, samples.num_samples // num_streams)
+    return first_R + np.arange(min(most, -(-num_sequences // num_streams)))[:, None]
+
+
 def held_out_batches(
-    samples: Samples, *, num_sequences: int, micro_batch_size: int, rank: int, world_size: int
+    samples: Samples,
+    windows_TR: NDArray[np.int64],
+    *,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
+    streams: bool = False,
 ) -> Iterator[Batch]:
-    """Evenly spaced samples, the same set at any world size.
+    """This rank's part of the samples, row by row. With `streams`, a row goes on where the one before ended.
 
     Every rank gets equally many batches of equal shape, as collectives need; what is left over is padding,
     whose targets are all IGNORED.
     """
-    chosen = evenly_spaced(num_sequences, samples.num_samples)
-    count = len(chosen)
+    count = windows_TR.shape[1]
     per_forward = micro_batch_size * world_size
     padded = -(-count // per_forward) * per_forward
-    for rows in _rows_of_rank(padded, micro_batch_size, rank, world_size):
-        batch = samples.batch(chosen[np.minimum(rows, count - 1)])
-        batch.y[np.flatnonzero(rows >= count)] = IGNORED
-        yield batch
-
-
-def held_out_baselines(samples: Samples, num_sequences: int) -> dict[str, float]:
-    """Accuracies that are no learning, by name, on the samples that `held_out_batches` gives."""
-    return samples.baselines(evenly_spaced(num_sequences, samples.num_samples))
+    for place, windows_R in enumerate(windows_TR):
+        for rows in _rows_of_rank(padded, micro_batch_size, rank, world_size):
+            batch = samples.batch(windows_R[np.minimum(rows, count - 1)])
+            batch.y[np.flatnonzero(rows >= count)] = IGNORED
+            yield replace(batch, begins=place == 0) if streams else batch

@@ -4,6 +4,7 @@ Gradients end where a window begins (Williams and Peng 1990): a state is a plain
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import final
 
 import torch
@@ -31,15 +32,24 @@ class Carry:
         self._world = world
         self._mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
 
+    def anew(self) -> "Carry":
+        """One of the same shape that has seen nothing, beside this one."""
+        other = copy(self)
+        other._micros = [self._first] * len(self._micros)
+        return other
+
     def before(self, batch: Batch, micro: int) -> list[State] | None:
-        """The states from which a micro batch goes on; None where its windows go on from nothing at all."""
+        """The states from which a micro batch goes on; None where windows do not follow on one another.
+
+        `micro` may count on through several steps.
+        """
         if batch.begins is None:
             return None
-        return self._first if batch.begins else self._micros[micro]
+        return self._first if batch.begins else self._micros[micro % len(self._micros)]
 
     def keep(self, states: list[State], micro: int) -> None:
         """Remember the states behind a micro batch."""
-        self._micros[micro] = [tuple(part.detach() for part in state) for state in states]
+        self._micros[micro % len(self._micros)] = [tuple(part.detach() for part in state) for state in states]
 
     def read(self) -> dict[str, torch.Tensor]:
         """Copies for a checkpoint, a row for each sequence of the global batch, cut over the ranks: so they

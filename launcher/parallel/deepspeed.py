@@ -87,7 +87,7 @@ class DeepSpeedEngine(Engine):
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
         """See Engine."""
-        return evaluate_model(self._engine, micro_batches, self._world)
+        return evaluate_model(self._engine, micro_batches, self._world, self._carry)
 
     def state(self) -> State:
         """See Engine: copies in host memory, cut over the ranks."""

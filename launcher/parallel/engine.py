@@ -63,21 +63,23 @@ def loss_sum(
     model: nn.Module, batch: Batch, device: torch.device, carry: Carry | None, micro: int
 ) -> torch.Tensor:
     """Cross-entropy summed over the targets that count, in float32; with a carry, from the states before."""
-    states = carry.before(batch, micro) if carry is not None else None
-    if carry is None or states is None:
-        logits_XK, y_X = _predict(model, batch, device)
-    else:
-        logits_BLV, after = model(batch.x.to(device, non_blocking=True), states)
-        logits_XK, y_X = logits_BLV.float().flatten(0, -2), batch.y.to(device, non_blocking=True).flatten()
-        carry.keep(after, micro)
+    logits_XK, y_X = _predict(model, batch, device, carry, micro)
     return nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
 
 
-def _predict(model: nn.Module, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(
+    model: nn.Module, batch: Batch, device: torch.device, carry: Carry | None, micro: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Float32 logits of every target, and the targets."""
     x, y = batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True)
-    lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
-    return model(x, *lengths).float().flatten(0, -2), y.flatten()
+    states = carry.before(batch, micro) if carry is not None else None
+    if carry is None or states is None:
+        lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
+        logits = model(x, *lengths)
+    else:
+        logits, after = model(x, states)
+        carry.keep(after, micro)
+    return logits.float().flatten(0, -2), y.flatten()
 
 
 def count_targets(micro_batches: Sequence[Batch], world: World) -> torch.Tensor:
@@ -98,13 +100,16 @@ def average_loss(loss: torch.Tensor, world: World) -> float:
 
 
 @torch.no_grad()
-def evaluate_model(model: nn.Module, micro_batches: Sequence[Batch], world: World) -> Evaluation:
-    """See Engine.evaluate."""
+def evaluate_model(
+    model: nn.Module, micro_batches: Sequence[Batch], world: World, carry: Carry | None
+) -> Evaluation:
+    """See Engine.evaluate. States of training are left alone."""
+    carry = carry.anew() if carry is not None else None
     average_buffers(model, world)
     model.eval()
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
-    for batch in micro_batches:
-        logits_XK, y_X = _predict(model, batch, world.device)
+    for position, batch in enumerate(micro_batches):
+        logits_XK, y_X = _predict(model, batch, world.device, carry, position)
         sums[0] += nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
         sums[1] += (logits_XK.argmax(-1) == y_X).sum()
         sums[2] += (y_X != IGNORED).sum()

@@ -85,7 +85,7 @@ class TorchEngine(Engine):
     def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
         """See Engine."""
         with self._precision():
-            found = evaluate_model(self._model, micro_batches, self._world)
+            found = evaluate_model(self._model, micro_batches, self._world, self._carry)
         if isinstance(self._model, FSDPModule):
             self._model.reshard()  # without a backward the root would stay gathered
         return found

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from launcher.data.batches import Batches, held_out_batches
+from launcher.data.batches import Batches, held_out_batches, held_out_windows
 from launcher.data.order import windows_of_step
 from launcher.data.samples import IGNORED, Batch, Samples, Tokens, Windows
 from launcher.errors import UserError
@@ -174,7 +174,7 @@ def _held_out(num_sequences: int, micro: int, world_size: int) -> list[list[Batc
         list(
             held_out_batches(
                 windows(),
-                num_sequences=num_sequences,
+                held_out_windows(windows(), num_sequences),
                 micro_batch_size=micro,
                 rank=rank,
                 world_size=world_size,
@@ -219,7 +219,10 @@ def test_no_more_is_scored_than_there_is() -> None:
 
 
 def test_nothing_held_out_gives_no_batches() -> None:
-    assert not list(held_out_batches(windows(3), num_sequences=8, micro_batch_size=2, rank=0, world_size=2))
+    for num_sequences, num_streams in ((8, None), (8, 2), (0, 2)):
+        samples = windows(3 if num_sequences else 1000)
+        chosen = held_out_windows(samples, num_sequences, num_streams)
+        assert not list(held_out_batches(samples, chosen, micro_batch_size=2, rank=0, world_size=2))
 
 
 def stream_batches(rank: int, world_size: int, micro: int, num_tokens: int = 1000) -> Batches:
@@ -260,3 +263,27 @@ def test_windows_in_random_order_begin_nothing() -> None:
 def test_streams_of_single_windows_are_refused_with_what_fits() -> None:
     with pytest.raises(UserError, match=r"8 streams side by side .* of the 15 windows\n.*at most 7"):
         stream_batches(0, 1, 8, num_tokens=121)
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (1, 2), (2, 2), (4, 2)])
+def test_held_out_streams_go_on_and_are_the_same_at_any_world_size(world_size: int, micro: int) -> None:
+    chosen = held_out_windows(windows(), 30, 8)  # of 124: four behind one another in each of eight places
+    assert chosen.tolist() == [[j * 124 // 8 + place for j in range(8)] for place in range(4)]
+    size = {"micro_batch_size": micro, "world_size": world_size, "streams": True}
+    ranks = [list(held_out_batches(windows(), chosen, rank=rank, **size)) for rank in range(world_size)]
+    assert sorted(row[0] // 8 for rank in ranks for b in rank for row in b.x.tolist()) == sorted(
+        chosen.ravel().tolist()
+    )
+    for rank in ranks:
+        a_row = len(rank) // 4
+        assert [b.begins for b in rank] == [True] * a_row + [False] * 3 * a_row
+        for before, after in zip(rank, rank[a_row:], strict=False):
+            assert torch.equal(before.y[:, -1], after.x[:, 0])
+
+
+def test_few_held_out_windows_are_scored_once_each() -> None:
+    assert held_out_windows(windows(41), 64, 8).tolist() == [[0, 1, 2, 3, 4]]
+    assert held_out_windows(windows(161), 1000, 8).tolist() == [
+        [0, 2, 5, 7, 10, 12, 15, 17],
+        [1, 3, 6, 8, 11, 13, 16, 18],
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from launcher import files
-from launcher.data.batches import held_out_batches
+from launcher.data.batches import held_out_batches, held_out_windows
 from launcher.data.config import DataConfig, FilesSource, Source, StdlibSource, TokensSource
 from launcher.data.corpus import open_corpus
 from launcher.data.samples import Windows
@@ -317,5 +317,6 @@ def test_digits_open_as_a_corpus() -> None:
     pytest.importorskip("sklearn")
     corpus = open_corpus(DataConfig.model_validate({"source": {"type": "digits"}, "seq_len": 64}), None)
     assert corpus.train.num_samples + corpus.held_out.num_samples == 1797
-    (batch, *_) = held_out_batches(corpus.held_out, num_sequences=3, micro_batch_size=4, rank=0, world_size=1)
+    chosen = held_out_windows(corpus.held_out, 3)
+    (batch,) = held_out_batches(corpus.held_out, chosen, micro_batch_size=4, rank=0, world_size=1)
     assert (batch.y == -100).tolist() == [False, False, False, True]

@@ -218,6 +218,17 @@ def test_a_checkpoint_without_the_states_would_show(tmp_path: Path) -> None:
     assert abs(next_loss(0.0) - next_loss(1.0)) > 1e-4
 
 
+def test_evaluation_goes_on_from_window_to_window_and_leaves_training_alone() -> None:
+    model, engine, batches = open_model()
+    micros = [batches.at(step) for step in range(3)]
+    expected = sum(engine.average(engine.train_step(batch, 0.0)[0]) for batch in micros) / 3
+    before = whole_state(engine)
+    found = engine.evaluate([batch for step in micros for batch in step])
+    assert found.loss == pytest.approx(expected, rel=1e-6)
+    after = whole_state(engine)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_classifier_has_no_states_to_carry() -> None:
     recipe = recipe_for(1, *SINGLE)
     model = recipe.model.model_dump(exclude={"tie_embeddings", "embedding_std"})
