@@ -7,6 +7,7 @@ from launcher.plan.parameters import Parameters
 from launcher.plan.plan import Plan
 from launcher.recipe.compile import dump_recipe
 from launcher.recipe.schema import Recipe
+from models.config import max_chars
 
 
 def plan_record(plan: Plan) -> dict[str, object]:
@@ -84,11 +85,11 @@ def checkpoint_record(
 
 
 def data_record(recipe: Recipe, plan: Plan, fingerprint: str) -> dict[str, object]:
-    """What the order of samples depends on."""
-    record: dict[str, object] = {
+    """What the samples and their order depend on."""
+    options = {"truncated_bptt": recipe.train.truncated_bptt or None, "max_chars": max_chars(recipe.model)}
+    return {
         "fingerprint": fingerprint,
         "seed": recipe.seed,
         "global_batch_size": plan.batch.global_batch_size,
         "seq_len": plan.batch.seq_len,
-    }
-    return record | {"truncated_bptt": True} if recipe.train.truncated_bptt else record
+    } | {key: value for key, value in options.items() if value is not None}
