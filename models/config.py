@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from models.section import Section
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
-LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ffn"]
+LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ssd", "ffn"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -41,6 +41,32 @@ class MomentumConfig(Section):
     """beta, the decay of the momentum."""
     step_size: Annotated[float, Field(gt=0)] = 1.0
     """gamma."""
+
+
+class SSDConfig(Section):
+    """Mamba-2's layer (SSD, arXiv 2405.21060): a state space whose step, input and output depend on the
+    input."""
+
+    d_state: Count = 64
+    """N, the numbers that a channel remembers, and the size of B and C."""
+    d_head: Count = 64
+    """Channels that share a step and a decay; the number of heads grows with d_model."""
+    heads_per_group: Count = 4
+    """Heads that share B and C; the number of groups grows with d_model."""
+    expand: Count = 2
+    """Channels of the state space as a multiple of d_model; a multiple of d_head x heads_per_group."""
+    d_conv: Count = 4
+    """Positions of the short convolution before it: the newest and d_conv - 1 earlier ones."""
+    dt_min: Annotated[float, Field(gt=0)] = 1e-3
+    dt_max: Annotated[float, Field(gt=0)] = 1e-1
+    """Steps of an average input are drawn log-uniformly from [dt_min, dt_max], one a head; decay rates from
+    [1, 16], so that a head remembers 1/(16 dt) to 1/dt positions."""
+
+    @model_validator(mode="after")
+    def _dt_range(self) -> Self:
+        if self.dt_min > self.dt_max:
+            raise ValueError(f"dt_min {self.dt_min} is above dt_max {self.dt_max}")
+        return self
 
 
 class FFNConfig(Section):
@@ -94,6 +120,7 @@ class BackboneSection(Section):
     dss: DSSConfig = DSSConfig()
     attention: AttentionConfig = AttentionConfig()
     momentum: MomentumConfig = MomentumConfig()
+    ssd: SSDConfig = SSDConfig()
     ffn: FFNConfig = FFNConfig()
     norm: Literal["layer", "rms", "batch", "none"] = "layer"
     prenorm: bool = True
@@ -145,6 +172,12 @@ class BackboneSection(Section):
                 raise ValueError(f"attention.rotary turns pairs of channels, but a head has {size}")
         if "momentum" in self.pattern and self.d_model % self.momentum.d_head:
             raise ValueError(f"momentum.d_head {self.momentum.d_head} does not divide d_model {self.d_model}")
+        ssd, d_inner = self.ssd, self.ssd.expand * self.d_model
+        if "ssd" in self.pattern and d_inner % (ssd.d_head * ssd.heads_per_group):
+            raise ValueError(
+                f"ssd.d_head {ssd.d_head} x heads_per_group {ssd.heads_per_group} does not divide "
+                f"expand {ssd.expand} x d_model {self.d_model}"
+            )
         return self
 
 

@@ -28,6 +28,26 @@ def log_uniform(low: float, high: float) -> Init:
     return lambda shape, generator: start + width * torch.rand(shape, generator=generator)
 
 
+def uniform(low: float, high: float) -> Init:
+    """Uniform between two values."""
+    return lambda shape, generator: low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def log_of_uniform(low: float, high: float) -> Init:
+    """Logarithms of values that are uniform between two."""
+    return lambda shape, generator: torch.log(uniform(low, high)(shape, generator))
+
+
+def softplus_log_uniform(low: float, high: float) -> Init:
+    """Values whose softplus has a logarithm that is uniform between those of `low` and `high`."""
+
+    def fill(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        target = torch.exp(log_uniform(low, high)(shape, generator))
+        return target + torch.log(-torch.expm1(-target))  # the inverse of log(1 + exp(x))
+
+    return fill
+
+
 def copies(*starts: torch.Tensor) -> Init:
     """Cut the first dimension into equal parts and fill each with one precomputed tensor."""
 

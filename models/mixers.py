@@ -11,6 +11,7 @@ from models.ffn import FFN, ffn_facts, ffn_flops
 from models.layers import Dropout
 from models.mixer import Mixer
 from models.momentum import MomentumAttention, momentum_facts, momentum_flops
+from models.ssd.layer import SSD, ssd_facts, ssd_flops
 from models.ssm.diagonal import diagonal_carry_flops
 from models.ssm.dss import DSS, dss_facts
 from models.ssm.low_rank import low_rank_carry_flops
@@ -66,6 +67,11 @@ LAYERS: dict[LayerName, LayerKind] = {
         build=lambda c: MomentumAttention(c.momentum, c.d_model),
         facts=lambda c: momentum_facts(),
         flops=lambda c, seq_len: momentum_flops(c.momentum, c.d_model, seq_len),
+    ),
+    "ssd": LayerKind(
+        build=lambda c: SSD(c.ssd, c.d_model, _dropout(c)),
+        facts=lambda c: ssd_facts(c.ssd),
+        flops=lambda c, seq_len: ssd_flops(c.ssd, c.d_model, seq_len),
     ),
     "ffn": LayerKind(
         build=lambda c: FFN(c.ffn, c.d_model, _dropout(c)),

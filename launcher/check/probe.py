@@ -10,6 +10,7 @@ from torch import nn
 from launcher.data.samples import Batch
 from models.lm import LM
 from models.residual import residuals
+from models.ssd.layer import SSD
 from models.ssm.mixer import SSMMixer
 
 
@@ -109,5 +110,5 @@ def state_magnitudes(model: nn.Module, batch: Batch) -> Iterator[tuple[str, floa
     model.eval()
     _, states = model(batch.x, model.initial_states(batch.x.shape[0], batch.x.device))
     for index, (layer, state) in enumerate(zip(residuals(model.layers), states, strict=True)):
-        if isinstance(layer.mixer, SSMMixer):
-            yield f"layers.{index}.{layer.kind}", mean_abs(state[0])
+        if isinstance(layer.mixer, SSMMixer | SSD):
+            yield f"layers.{index}.{layer.kind}", mean_abs(state[-1])

@@ -1,6 +1,7 @@
 """Rules between the schedule, the parametrisation and the rest of a recipe. Torch-free."""
 
 import json
+import math
 from collections.abc import Iterator
 
 from launcher.errors import Problem
@@ -67,6 +68,22 @@ def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
         )
 
 
+def mup_base_has_whole_groups(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The models at the base and delta widths have the recipe's heads and groups, only fewer or more."""
+    model, mup = loaded.recipe.model, loaded.recipe.mup
+    if "ssd" not in model.pattern or mup.base_width is None:
+        return
+    size = model.ssd.d_head * model.ssd.heads_per_group
+    for key, width in (("base_width", mup.base_width), ("delta_width", mup.delta_width)):
+        if width is not None and model.ssd.expand * width % size:
+            message = (
+                f"{loaded.cite('mup', key)} x ssd.expand {model.ssd.expand} is no multiple of a group of "
+                f"{loaded.cite('model', 'ssd', 'heads_per_group')} heads of {model.ssd.d_head}"
+            )
+            remedy = f"use a multiple of {size // math.gcd(size, model.ssd.expand)}, or smaller groups"
+            yield Problem(loaded.place("mup", key), message, remedy)
+
+
 _UMUP_LAYERS = ("attention", "ffn")
 _UMUP_OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "smorms3", "lion")
 _UMUP_MODEL: tuple[tuple[str, object], ...] = (
@@ -113,5 +130,6 @@ RATE_RULES = (
     sine_peaks_within_the_run,
     plateau_sees_evaluations,
     mup_scales_attention,
+    mup_base_has_whole_groups,
     umup_has_rules,
 )

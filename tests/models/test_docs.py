@@ -56,6 +56,7 @@ SMALL: dict[str, Any] = {
     "dss": {"d_state": 6, "channels": 2},
     "attention": {"d_head": 4},
     "momentum": {"d_head": 4},
+    "ssd": {"d_state": 6, "d_head": 4, "heads_per_group": 3},
     "ffn": {"expand": 3},
 }
 
@@ -85,6 +86,7 @@ def letters(config: LMConfig, kind: LayerName, length: int) -> dict[str, float]:
         "E": getattr(section, "expand", 0),
         "I": getattr(section, "expand", 0) * config.d_model,
         "J": getattr(section, "d_conv", 0),
+        "G": LAYERS["ssd"].build(config).space.num_groups if kind == "ssd" else 0,
     }
 
 
@@ -179,7 +181,7 @@ def test_ranges_and_thresholds_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "softmax"])
 def test_states_are_carried_through_training_by_the_kinds_said(kind: str) -> None:
     overrides = ["train.truncated_bptt=true", f"model.pattern=[{'dss' if kind == 'softmax' else kind}]"]
-    overrides += ["model.attention.d_head=8", "model.momentum.d_head=8"]
+    overrides += ["model.attention.d_head=8", "model.momentum.d_head=8", "model.ssd.d_head=4"]
     if kind == "softmax":
         overrides.append("model.dss={version: softmax, max_length: 32}")
     if kind in ("attention", "softmax"):

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from models.build import build_model, flops_per_token, model_facts
-from models.config import AttentionConfig, LMConfig, MomentumConfig, with_width
+from models.config import AttentionConfig, LMConfig, MomentumConfig, SSDConfig, with_width
 from models.facts import Multipliers, Role, match_facts
 from models.generate import generate
 from models.lm import LM
@@ -20,13 +20,14 @@ TINY = LMConfig(
     type="lm",
     vocab_size=11,
     d_model=8,
-    num_layers=6,
-    pattern=("s4d", "s4", "dss", "attention", "momentum", "ffn"),
+    num_layers=7,
+    pattern=("s4d", "s4", "dss", "attention", "momentum", "ssd", "ffn"),
     s4d=S4DConfig(d_state=4),
     s4=S4Config(d_state=4),
     dss=DSSConfig(d_state=3),
     attention=AttentionConfig(d_head=4),
     momentum=MomentumConfig(d_head=4),
+    ssd=SSDConfig(d_state=4, d_head=4, heads_per_group=2),
     readout_zero_init=False,
 )
 
@@ -124,7 +125,7 @@ def test_every_parameter_gets_a_gradient_and_evaluation_changes_none(model) -> N
 
 
 def test_compiles_as_a_whole(fill) -> None:
-    config = tiny(num_layers=3, pattern=("s4d", "attention", "momentum"))
+    config = tiny(num_layers=4, pattern=("s4d", "attention", "momentum", "ssd"))
     model = fill(build_model(config), model_facts(config))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -198,7 +199,7 @@ def test_flops_follow_the_formulas() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_layers": 3}, "num_layers 3 is not a multiple of the pattern's length 6"),
+        ({"num_layers": 3}, "num_layers 3 is not a multiple of the pattern's length 7"),
         ({"s4d": {"n_ssm": 3}}, "n_ssm 3 does not divide d_model 8"),
         ({"s4": {"init": "hippo", "n_ssm": 1}}, "init hippo halves the copies of A, but there are 1"),
         ({"s4d": {"d_state": 5}}, "multiple of 2"),
@@ -212,6 +213,7 @@ def test_flops_follow_the_formulas() -> None:
         ({"attention": {"d_head": 1}}, "turns pairs of channels, but a head has 1"),
         ({"attention": {"d_head": 4, "num_heads": 2}}, "give one and set the other to null"),
         ({"momentum": {"d_head": 5}}, "momentum.d_head 5 does not divide d_model 8"),
+        ({"ssd": {"d_head": 4, "heads_per_group": 3}}, "does not divide expand 2 x d_model 8"),
         ({"norm": "batch"}, "'layer', 'rms' or 'none'"),
         (
             {"encoder": {"type": "char-cnn"}, "tie_embeddings": True},

@@ -25,6 +25,7 @@ def mixer(request, fill) -> Mixer:
             "dss": options,
             "attention": {"d_head": 4},
             "momentum": {"d_head": 4},
+            "ssd": {"d_state": 8, "d_head": 4, "heads_per_group": 2},
         }
     )
     kind = LAYERS[request.param]

@@ -106,7 +106,8 @@ WRONG_VALUES = [
         "[s4d]",
         "[s4d, ff]",
         "9:18",
-        "model.pattern.1 is 'ff', must be s4d, s4, dss, attention, momentum or ffn\n    did you mean ffn?",
+        "model.pattern.1 is 'ff', must be s4d, s4, dss, attention, momentum, ssd or ffn\n"
+        "    did you mean ffn?",
     ),
     Bad("[s4d]", "[]", "9:12", "model.pattern is [], must be a list of at least one of"),
     Bad("[s4d]", "s4d", "9:12", "write [s4d]"),

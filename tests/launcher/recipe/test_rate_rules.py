@@ -44,6 +44,11 @@ def problems(*overrides: str) -> list[str]:
             "use scale mup, or a fixed d_head",
         ),
         (
+            ("model.pattern=[ssd]", "model.ssd.d_head=16", "mup.base_width=8"),
+            "mup.base_width = 8 (override 'mup.base_width=8') x ssd.expand 2 is no multiple of a group "
+            "of model.ssd.heads_per_group = 4 (default) heads of 16\n    use a multiple of 32, or smaller",
+        ),
+        (
             ("mup={type: umup}",),
             "knows no constants for layers of s4d\n    use attention and ffn, or mup.type=mup",
         ),

@@ -1,0 +1,82 @@
+"""h_t = exp(z_t) h_{t-1} + b_t x_t^T, y_t = c_t h_t for every head, by products of matrices.
+
+Positions are taken in chunks (arXiv 2405.21060, section 6): within a chunk every position weighs all earlier
+ones, as in attention; between chunks only states pass. Decays are exponentials of sums of z, at most zero.
+
+Letters: B batch, L length, A heads (with b and c in common), P channels per head, N state, G chunks, T
+positions of a chunk, S sources, X all channels of all heads.
+"""
+
+import torch
+
+CHUNK = 64
+SPAN = 64 * CHUNK
+"""Positions taken at once: every chunk of a span weighs every other, which is quadratic in their number."""
+
+
+def scan(
+    x_BLAP: torch.Tensor, z_BLA: torch.Tensor, b_BLN: torch.Tensor, c_BLN: torch.Tensor, h_BANP: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(y (B, L, A, P), h after the last position), given h before the first."""
+    outputs = []
+    for start in range(0, x_BLAP.shape[1], SPAN):
+        x, z, b, c = (part[:, start : start + SPAN] for part in (x_BLAP, z_BLA, b_BLN, c_BLN))
+        y_BLAP, h_BANP = _scan_span(x, z, b, c, h_BANP)
+        outputs.append(y_BLAP)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), h_BANP
+
+
+def _scan_span(
+    x_BLAP: torch.Tensor, z_BLA: torch.Tensor, b_BLN: torch.Tensor, c_BLN: torch.Tensor, h_BANP: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    length = x_BLAP.shape[1]
+    size = min(CHUNK, length)
+    x_BGTAP, z_BGTA, b_BGTN, c_BGTN = (_in_chunks(part, size) for part in (x_BLAP, z_BLA, b_BLN, c_BLN))
+    # Differences of long sums lose digits: the sums, one number a head and position, are float64.
+    sums_BAGT = z_BGTA.double().cumsum(2).permute(0, 3, 1, 2)
+    ends_BAG = sums_BAGT[..., -1].cumsum(-1)
+    scores_BGTT = c_BGTN @ b_BGTN.transpose(-1, -2)
+    weights_BAGTT = scores_BGTT[:, None] * _decays(sums_BAGT, x_BLAP.dtype)
+    inside_BAGTP = weights_BAGTT @ x_BGTAP.permute(0, 3, 1, 2, 4)
+    h_BAGNP, h_BANP = _between(x_BGTAP, b_BGTN, sums_BAGT, ends_BAG, h_BANP)
+    h_BGNX = h_BAGNP.permute(0, 2, 3, 1, 4).flatten(3)  # all heads side by side: one product
+    before_BGTAP = (c_BGTN @ h_BGNX).unflatten(-1, x_BGTAP.shape[3:])
+    fade_BGTA = sums_BAGT.to(x_BLAP.dtype).exp().permute(0, 2, 3, 1)
+    y_BGTAP = inside_BAGTP.permute(0, 2, 3, 1, 4) + fade_BGTA[..., None] * before_BGTAP
+    return y_BGTAP.flatten(1, 2)[:, :length], h_BANP
+
+
+def _in_chunks(x: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, L, ...) -> (B, G, T, ...). Padded behind with zeros: a step of z = 0 and x = 0 changes nothing."""
+    pad = -x.shape[1] % size
+    if pad:
+        x = torch.cat((x, x.new_zeros(x.shape[0], pad, *x.shape[2:])), dim=1)
+    return x.unflatten(1, (-1, size))
+
+
+def _between(
+    x_BGTAP: torch.Tensor,
+    b_BGTN: torch.Tensor,
+    sums_BAGT: torch.Tensor,
+    ends_BAG: torch.Tensor,
+    h_BANP: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states before every chunk (B, A, G, N, P), and the one after the last."""
+    fade_BAGT = (sums_BAGT[..., -1:] - sums_BAGT).to(x_BGTAP.dtype).exp()
+    faded_BGTX = (x_BGTAP * fade_BAGT.permute(0, 2, 3, 1)[..., None]).flatten(3)
+    added_BGNX = b_BGTN.transpose(-1, -2) @ faded_BGTX
+    added_BAGNP = added_BGNX.unflatten(-1, x_BGTAP.shape[3:]).permute(0, 3, 1, 2, 4)
+    # the state at the start is the first source, and each chunk the next
+    sources_BASX = torch.cat((h_BANP[:, :, None], added_BAGNP), dim=2).flatten(3)
+    decays_BASS = _decays(torch.nn.functional.pad(ends_BAG, (1, 0)), x_BGTAP.dtype)
+    states_BASNP = (decays_BASS @ sources_BASX).unflatten(-1, h_BANP.shape[2:])
+    return states_BASNP[:, :, :-1], states_BASNP[:, :, -1]
+
+
+def _decays(sums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """exp(sums_i - sums_j) for i >= j, else 0: (..., T) -> (..., T, T). Masked before the exponential."""
+    size = sums.shape[-1]
+    later_TT = torch.full((size, size), -torch.inf, dtype=dtype, device=sums.device).triu(1)
+    # plus a small negative: the adjoint of a difference would negate a large tensor
+    apart = sums[..., :, None] + sums.neg()[..., None, :]
+    return (apart.to(dtype) + later_TT).exp()
