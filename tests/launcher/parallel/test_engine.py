@@ -59,7 +59,7 @@ def test_loss_and_accuracy_are_of_the_targets_that_count() -> None:
     model = Table(torch.log(torch.tensor([[0.75, 0.25], [0.25, 0.75]])))
     x = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]])
     y = torch.tensor([[0, 1, 0, IGNORED], [IGNORED] * 4])
-    found = evaluate_model(model, [Batch(x, y), Batch(x[1:], y[1:])], ALONE)
+    found = evaluate_model(model, [Batch(x, y), Batch(x[1:], y[1:])], ALONE, None)
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.loss == pytest.approx(-(2 * math.log(0.75) + math.log(0.25)) / 3)
 
