@@ -15,7 +15,7 @@ from models.config import LayerName, LMConfig
 from models.facts import match_facts
 from models.lm import LM
 
-KINDS: tuple[LayerName, ...] = ("s4d", "s4", "dss", "momentum", "attention")
+KINDS: tuple[LayerName, ...] = ("s4d", "s4", "dss", "ssd", "momentum", "attention")
 POSITIONS = (64, 1024, 8192)
 TOKENS, TRIES = 32, 9
 """Tokens of one measurement, and measurements at each position."""

@@ -18,12 +18,23 @@ def scan(
     x_BLAP: torch.Tensor, z_BLA: torch.Tensor, b_BLN: torch.Tensor, c_BLN: torch.Tensor, h_BANP: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(y (B, L, A, P), h after the last position), given h before the first."""
+    if x_BLAP.shape[1] == 1:
+        return _scan_one(x_BLAP, z_BLA, b_BLN, c_BLN, h_BANP)
     outputs = []
     for start in range(0, x_BLAP.shape[1], SPAN):
         x, z, b, c = (part[:, start : start + SPAN] for part in (x_BLAP, z_BLA, b_BLN, c_BLN))
         y_BLAP, h_BANP = _scan_span(x, z, b, c, h_BANP)
         outputs.append(y_BLAP)
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), h_BANP
+
+
+def _scan_one(
+    x_B1AP: torch.Tensor, z_B1A: torch.Tensor, b_B1N: torch.Tensor, c_B1N: torch.Tensor, h_BANP: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One position, as it is defined: the step of generation."""
+    added_BANP = b_B1N[:, :, :, None] * x_B1AP.transpose(1, 2)
+    h_BANP = z_B1A[:, 0, :, None, None].exp() * h_BANP + added_BANP
+    return (c_B1N[:, None] @ h_BANP).transpose(1, 2), h_BANP
 
 
 def _scan_span(

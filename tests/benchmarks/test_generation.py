@@ -10,7 +10,7 @@ from models.config import LayerName
 def test_the_table_has_every_kind_at_every_position(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     try:
-        main(["--d-model", "64", "--layers", "1", "--positions", "2", "5"])
+        main(["--d-model", "128", "--layers", "1", "--positions", "2", "5"])
     finally:
         torch.set_num_threads(threads)
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
@@ -21,7 +21,7 @@ def test_the_table_has_every_kind_at_every_position(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_attention_keeps_more_the_longer_it_speaks(kind: LayerName) -> None:
-    model = make_model(kind, 64, 1)
+    model = make_model(kind, 128, 1)
     sizes = []
     for length in (3, 50):
         _, states = model(
