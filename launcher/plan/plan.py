@@ -9,8 +9,6 @@ from launcher.recipe.schema import Recipe
 from models.build import flops_per_token, state_numbers
 from models.config import sequences_per_sample
 
-GIB = 2**30
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:

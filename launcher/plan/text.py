@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from launcher.plan.plan import GIB, Plan
+from launcher.plan.plan import Plan
 from launcher.recipe.schema import Recipe
 
 
@@ -69,14 +69,21 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"{batch.world_size} rank(s)",
         f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs "
         f"({plan.flops_per_token:.3g} a token)",
-        f"memory       {memory.total / GIB:.2f} GiB a rank before activations: "
-        f"parameters {memory.parameters / GIB:.2f}, gradients {memory.gradients / GIB:.2f}, "
-        f"moments {memory.optimizer / GIB:.2f}"
-        + (f", carried states {memory.carried / GIB:.2f}" if recipe.train.truncated_bptt else ""),
-        f"checkpoint   {plan.checkpoint_bytes / GIB:.2f} GiB every {recipe.checkpoint.every} steps, "
+        f"memory       {_size(memory.total)} a rank before activations: "
+        f"parameters {_size(memory.parameters)}, gradients {_size(memory.gradients)}, "
+        f"moments {_size(memory.optimizer)}"
+        + (f", carried states {_size(memory.carried)}" if memory.carried else ""),
+        f"checkpoint   {_size(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
         f"the newest {recipe.checkpoint.keep} kept",
         f"base shapes  {plan.parameters.base_shapes_hash}",
     ]
+
+
+def _size(num_bytes: float) -> str:
+    """In the largest unit of which there is one."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = max((p for p in range(1, len(units)) if num_bytes >= 1024**p), default=0)
+    return f"{num_bytes / 1024**power:.{2 if power else 0}f} {units[power]}"
 
 
 def _groups(plan: Plan) -> list[str]:

@@ -41,7 +41,12 @@ STREAMS = "train.truncated_bptt=true"
 # make_batches has 3999 // 32 = 124 windows: 15 for each of 8 streams, so that 20 steps see a new beginning
 STEPS = 20
 KINDS = [kind for kind in LAYERS if kind not in ("attention", "ffn")]
-SMALL_HEADS = {"momentum": ("model.momentum={d_head: 4}",), "ssd": ("model.ssd={d_head: 4, d_state: 8}",)}
+SMALL = {
+    "s4": ("model.s4={d_state: 8}",),
+    "dss": ("model.dss={d_state: 8}",),
+    "momentum": ("model.momentum={d_head: 4}",),
+    "ssd": ("model.ssd={d_head: 4, d_state: 8}",),
+}
 
 
 def open_model(*overrides: str) -> tuple[LM, Any, Batches]:
@@ -54,7 +59,7 @@ def open_model(*overrides: str) -> tuple[LM, Any, Batches]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_of_windows_are_those_of_one_long_sequence(kind: str) -> None:
-    options = ("train.micro_batch_size=2", *SMALL_HEADS.get(kind, ()))
+    options = ("train.micro_batch_size=2", *SMALL.get(kind, ()))
     model, engine, batches = open_model(f"model.pattern=[{kind}, ffn]", *options)
     micros = [batches.at(step) for step in range(STEPS)]
     found = [engine.average(engine.train_step(batch, 0.0)[0]) for batch in micros]
