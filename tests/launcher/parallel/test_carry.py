@@ -45,7 +45,7 @@ SMALL = {
     "s4": ("model.s4={d_state: 8}",),
     "dss": ("model.dss={d_state: 8}",),
     "momentum": ("model.momentum={d_head: 4}",),
-    "ssd": ("model.ssd={d_head: 4, d_state: 8}",),
+    "ssd": ("model.ssd={d_head: 4, heads_per_group: 2, d_state: 8}",),
 }
 
 
