@@ -15,12 +15,15 @@ SEQ_LEN, NUM_SEQUENCES, NUM_LAYERS = 32, 4, 2
 
 _FIRST_WIDTHS = (128, 96, 160, 192, 112, 144, 256)
 """Below 128 effects of finite width pass for exponents: -0.13 for attention keys at 64 to 512, here -0.09."""
+_FIRST_WIDTHS_SSD = (256, 192, 320, 384)
+"""The same for dt of `ssd`, one number a head: -0.13 at 128 to 1024, -0.07 to -0.09 here."""
 _RATE_CAPS = {"adam": 2**-6, "adamw": 2**-6, "smorms3": 2**-6, "adagrad": 2**-4, "muon": 2**-6, "lion": 2**-9}
 """Peak rate above which a few steps saturate a small model, so that its changes no longer show the rate."""
 
 
 def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[int, ...]:
-    """At least four widths of which the model can be made: `given`, or w, 2w, 4w, 8w from about 128 on."""
+    """At least four widths of which the model can be made: `given`, or w, 2w, 4w, 8w from about 128 on, or
+    256 for layers with heads of few numbers."""
     if given is not None:
         widths = tuple(sorted(set(given)))
         if len(widths) < NUM_WIDTHS:
@@ -32,11 +35,12 @@ def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[i
             if (reason := _why_not(recipe.model, width)) is not None:
                 raise UserError(Problem("--widths", f"the model cannot be {width} wide: {reason}"))
         return widths
-    for first in _FIRST_WIDTHS:
+    first_widths = _FIRST_WIDTHS_SSD if "ssd" in recipe.model.pattern else _FIRST_WIDTHS
+    for first in first_widths:
         widths = tuple(first << k for k in range(NUM_WIDTHS))
         if all(_why_not(recipe.model, width) is None for width in widths):
             return widths
-    reason = _why_not(recipe.model, _FIRST_WIDTHS[0])
+    reason = _why_not(recipe.model, first_widths[0])
     raise UserError(Problem("model", f"no small widths fit it: {reason}", "give some with --widths"))
 
 
