@@ -129,9 +129,16 @@ def test_gradients_agree_with_finite_differences(fill, request) -> None:
         def run(u: torch.Tensor, *values: torch.Tensor, ssm=ssm, names=names) -> torch.Tensor:
             return torch.func.functional_call(ssm, dict(zip(names, values, strict=True)), (u,))
 
-        inputs = [signal(5, 2).double().requires_grad_()]
-        inputs += [p.detach().clone().requires_grad_() for p in ssm.parameters()]
-        assert torch.autograd.gradcheck(run, inputs)
+        def run_on(
+            u: torch.Tensor, x: torch.Tensor, *values: torch.Tensor, ssm=ssm, names=names
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.func.functional_call(ssm, dict(zip(names, values, strict=True)), (u, x))
+
+        u_BLH = signal(5, 2).double().requires_grad_()
+        values = [p.detach().clone().requires_grad_() for p in ssm.parameters()]
+        assert torch.autograd.gradcheck(run, [u_BLH, *values])
+        x_BHN = torch.randn(2, *ssm.state_shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(run_on, [u_BLH, x_BHN, *values])
 
 
 def test_runaway_parameters_give_finite_outputs_and_gradients(ssm) -> None:
@@ -140,9 +147,10 @@ def test_runaway_parameters_give_finite_outputs_and_gradients(ssm) -> None:
         real = ssm.A_real if isinstance(ssm, DSS) else ssm.A_log_real
         real[0], real[1] = 1e4, -1e4
         ssm.A_imag[0] = 0.0
-    out = ssm(signal(50))
-    out.square().mean().backward()
-    assert torch.isfinite(out).all()
+    x_BHN = torch.ones(2, *ssm.state_shape)
+    out, (more, after) = ssm(signal(50)), ssm(signal(50), x_BHN)
+    (out.square().mean() + more.square().mean() + after.square().mean()).backward()
+    assert all(torch.isfinite(found).all() for found in (out, more, after))
     assert all(torch.isfinite(p.grad).all() for p in ssm.parameters())
 
 
@@ -163,6 +171,12 @@ def test_state_space_stays_float32_under_bfloat16(ssm) -> None:
     # bf16 inputs are exact in float32; bf16 parameters still compute in float32
     assert torch.equal(ssm(u_BLH.bfloat16()), ssm(u_BLH.bfloat16().float()))
     assert copy.deepcopy(ssm).to(torch.bfloat16)(u_BLH.bfloat16()).dtype == torch.float32
+    x_BHN = torch.ones(2, *ssm.state_shape)
+    y_BXL, after_BHN = ssm(u_BLH, x_BHN)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ssm(u_BLH, x_BHN)
+    assert torch.equal(found[0], y_BXL)
+    assert torch.equal(found[1], after_BHN)
 
 
 @pytest.mark.parametrize(
@@ -185,14 +199,21 @@ def test_compiles_without_graph_breaks(fill, config: Config) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(ssm, fullgraph=True, backend="aot_eager")
     assert relative(compiled(signal(33)), ssm(signal(33))) <= 5e-6
+    x_BHN = torch.ones(2, *ssm.state_shape)
+    for found, expected in zip(compiled(signal(33), x_BHN), ssm(signal(33), x_BHN), strict=True):
+        assert relative(found, expected) <= 5e-6
 
 
-def test_per_sample_gradients_by_torch_func(fill) -> None:
-    ssm = fill(*build(S4DConfig(d_state=4), 2))
+@pytest.mark.parametrize("config", [S4DConfig(d_state=4), S4Config(d_state=4), DSSConfig(d_state=4)])
+@pytest.mark.parametrize("behind_a_state", [False, True])
+def test_per_sample_gradients_by_torch_func(fill, config: Config, behind_a_state: bool) -> None:
+    ssm = fill(*build(config, 2))
+    state = (torch.ones(1, *ssm.state_shape),) if behind_a_state else ()
     values = {name: p.detach() for name, p in ssm.named_parameters()}
 
     def loss(values: dict[str, torch.Tensor], u_LH: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(ssm, values, (u_LH[None],)).square().sum()
+        found = torch.func.functional_call(ssm, values, (u_LH[None], *state))
+        return (found[0] if behind_a_state else found).square().sum()
 
     u_BLH = signal(9, 2)
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, u_BLH)
