@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$1"
 export SLURM_CONF=$PWD/slurm.conf
+PATH=$PATH:/usr/sbin:/sbin # daemons live there, and not every user's path does
 
 # The submit host: its name, its end of the network, /etc/hosts for all.
 hostname submit

@@ -13,13 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from launcher import files
 from launcher.checkpoint.manifest import Rejected, Saved, find_newest, read_manifest, step_folder
 from launcher.checkpoint.save import save_checkpoint
-from launcher.checkpoint.storage import UntrustedIndexError, read_shapes, read_tensors, write_tensors
+from launcher.checkpoint.storage import (
+    UntrustedIndexError,
+    _IndexUnpickler,
+    read_shapes,
+    read_tensors,
+    write_tensors,
+)
 from launcher.world import World
 from tests.ranks import run_ranks
 
@@ -148,6 +155,30 @@ def test_an_index_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> 
     with pytest.raises(CheckpointException):
         read_tensors(str(tmp_path / "ck"), {"a": torch.zeros(2)})
     assert not (tmp_path / "owned").exists()
+
+
+class Member:
+    """Pickled as some versions of Python pickle a member of an enum: by getattr."""
+
+    def __init__(self, kind: type, name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def __reduce__(self) -> tuple[object, tuple[type, str]]:
+        return getattr, (self.kind, self.name)
+
+
+def test_an_index_by_another_version_of_python_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.write_bytes(pickle.dumps(Member(_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")))
+    with path.open("rb") as stream:
+        assert _IndexUnpickler(stream).load() is _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+
+
+@pytest.mark.parametrize(("kind", "name"), [(_MEM_FORMAT_ENCODING, "__class__"), (torch.Size, "__base__")])
+def test_an_index_reaches_nothing_else_by_getattr(tmp_path: Path, kind: type, name: str) -> None:
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Member(kind, name)))
+    with pytest.raises(UntrustedIndexError, match=f"asks for {name} of"):
+        read_shapes(str(tmp_path))
 
 
 def test_a_shard_that_runs_code_does_not_run(tmp_path: Path) -> None:
