@@ -29,7 +29,6 @@ class Carry:
         self._first = model.initial_states(batch.micro_batch_size, world.device)
         self._micros = [self._first] * batch.num_micro
         self._layers = [f"layers.{i}.{layer.kind}" for i, layer in enumerate(residuals(model.layers))]
-        self._world = world
         self._mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
 
     def anew(self) -> "Carry":
@@ -49,7 +48,9 @@ class Carry:
 
     def keep(self, states: list[State], micro: int) -> None:
         """Remember the states behind a micro batch."""
-        self._micros[micro % len(self._micros)] = [tuple(part.detach() for part in state) for state in states]
+        # copies: a part may be the end of a layer's whole activation, which would stay in memory
+        kept = [tuple(part.detach().clone() for part in state) for state in states]
+        self._micros[micro % len(self._micros)] = kept
 
     def read(self) -> dict[str, torch.Tensor]:
         """Copies for a checkpoint, a row for each sequence of the global batch, cut over the ranks: so they
