@@ -1,12 +1,14 @@
 """The shipped task recipes learn what they are for, cut down to seconds; docs/tasks.md has the whole runs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from launcher.data.words import spell
 from launcher.recipe.compile import compile_recipe, load_recipe
+from launcher.recipe.schema import Recipe
 from launcher.track.journal import read_journal
 from tests.ranks import run_ranks
 from tests.small_run import make_run, train_rank
@@ -18,9 +20,14 @@ ALONE = ("parallel.strategy=single", "cluster.nproc_per_node=1", "track.mlflow.e
 def accuracy(folder: Path, name: str, *overrides: str) -> tuple[float, dict[str, float]]:
     """Held-out accuracy after a short training in one process, and what is no learning."""
     recipe = load_recipe(str(ROOT / "recipes" / f"{name}.yaml"), (*ALONE, *overrides)).recipe
-    run_ranks(1, train_rank, recipe, make_run(folder, recipe))
-    last = [line for line in read_journal(folder / "journal.jsonl") if line["event"] == "eval"][-1]
+    last = evaluations(folder, recipe)[-1]
     return last["accuracy"], last["baselines"]
+
+
+def evaluations(folder: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """Train a recipe in one process; what its journal says of every evaluation."""
+    run_ranks(1, train_rank, recipe, make_run(folder, recipe))
+    return [line for line in read_journal(folder / "journal.jsonl") if line["event"] == "eval"]
 
 
 # Bounds are well below what three seeds reached: digits .90, .87 and .83, copying 1.00 each time.
@@ -128,8 +135,7 @@ def test_a_classifier_of_words_learns_how_they_are_spelled(tmp_path: Path) -> No
     text = PAIRS.replace("TRAIN", str(write_words(tmp_path / "train", 1500, seed=0)))
     text = text.replace("HELD_OUT", str(write_words(tmp_path / "held-out", 300, seed=1)))
     recipe = compile_recipe(text, "words.yaml", WORDS).recipe
-    run_ranks(1, train_rank, recipe, make_run(tmp_path / "run", recipe))
-    (last,) = [e for e in read_journal(tmp_path / "run" / "journal.jsonl") if e["event"] == "eval"]
+    (last,) = evaluations(tmp_path / "run", recipe)
     assert last["accuracy"] > 0.9  # three seeds reached 1.00, .99 and .98
     assert max(last["baselines"].values()) < 0.6
 
@@ -170,6 +176,4 @@ def test_what_lies_before_a_window_is_used_only_through_carried_states(
         _repeat(count, seed).tofile(tmp_path / name)
     text = DELAY.replace("TRAIN", str(tmp_path / "train")).replace("HELD_OUT", str(tmp_path / "held_out"))
     recipe = compile_recipe(text, "delay.yaml", (f"train.truncated_bptt={carries}",)).recipe
-    run_ranks(1, train_rank, recipe, make_run(tmp_path / "run", recipe))
-    last = [line for line in read_journal(tmp_path / "run/journal.jsonl") if line["event"] == "eval"][-1]
-    assert low < last["accuracy"] < high
+    assert low < evaluations(tmp_path / "run", recipe)[-1]["accuracy"] < high

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from launcher.data.config import FilesSource, StdlibSource, TokensSource
+from launcher.data.config import StreamSource
 from launcher.errors import Problem, UserError
 from launcher.parallel.config import ParallelConfig
 from launcher.recipe.schema import Recipe
@@ -109,7 +109,7 @@ def shrunk_layers(recipe: Recipe) -> int:
 
 def shrunk_length(recipe: Recipe) -> int:
     """Sequences of text and tokens can be cut; those of a generated task cannot."""
-    cuttable = isinstance(recipe.data.source, StdlibSource | FilesSource | TokensSource)
+    cuttable = isinstance(recipe.data.source, StreamSource)
     return min(recipe.data.seq_len, SEQ_LEN) if cuttable else recipe.data.seq_len
 
 

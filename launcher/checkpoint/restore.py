@@ -64,12 +64,7 @@ def check_identity(
 def check_data(saved: Saved, now: Mapping[str, object]) -> None:
     """Raise UserError where the run would not go on with the samples that an uninterrupted one reads."""
     before = {k: v for k, v in cast(dict[str, object], saved.manifest["data"]).items() if k != "position"}
-    different = [
-        f"{key}: {before.get(key, 'not')} saved, {now.get(key, 'not')} now"
-        for key in {**now, **before}
-        if before.get(key) != now.get(key)
-    ]
-    if different:
+    if different := _differences(before, now):
         raise UserError(
             Problem(
                 saved.url,
@@ -81,12 +76,7 @@ def check_data(saved: Saved, now: Mapping[str, object]) -> None:
 
 def check_model(saved: Saved, before: Shapes, now: Shapes) -> None:
     """Raise UserError where a run's model has other tensors than that of its checkpoint."""
-    different = [
-        f"{name}: {before.get(name, 'not')} saved, {now.get(name, 'not')} now"
-        for name in {**now, **before}
-        if before.get(name) != now.get(name)
-    ]
-    if different:
+    if different := _differences(before, now):
         more = [f"and {len(different) - 6} more"] if len(different) > 6 else []
         message = "has other tensors than this model:\n    " + "\n    ".join(different[:6] + more)
         remedy = "resume with the model it began with, or start a new run"
@@ -96,22 +86,26 @@ def check_model(saved: Saved, before: Shapes, now: Shapes) -> None:
 def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
     """Raise UserError where other data are asked for. The same data may lie elsewhere by now."""
     theirs, ours = (
-        {"held_out": config.held_out_share}
+        {"data.held_out": config.held_out_share}
         | {
-            f"source.{key}": value
+            f"data.source.{key}": value
             for key, value in config.source.model_dump().items()
             if key not in ADDRESSES or isinstance(value, float)
         }
         for config in (before, now)
     )
-    different = [
-        f"data.{key}: {theirs.get(key, 'not')} saved, {ours.get(key, 'not')} now"
-        for key in {**ours, **theirs}
-        if theirs.get(key) != ours.get(key)
-    ]
-    if different:
+    if different := _differences(theirs, ours):
         message = "was trained on other data:\n    " + "\n    ".join(different)
         raise UserError(Problem(saved.url, message, SAME_DATA))
+
+
+def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """A line for each value that is not what it was."""
+    return [
+        f"{key}: {before.get(key, 'not')} saved, {now.get(key, 'not')} now"
+        for key in {**now, **before}
+        if before.get(key) != now.get(key)
+    ]
 
 
 def check_same_data(fingerprints: list[str]) -> None:

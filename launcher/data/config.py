@@ -130,6 +130,8 @@ class LabelledSource(Section):
 
 
 TextSource = StdlibSource | FilesSource
+StreamSource = TextSource | TokensSource
+"""Sequences are cut from one long stream, at any length, and follow on one another."""
 GeneratedSource = ListOpsSource | CopyingSource | RecallSource
 Source = Annotated[
     TextSource | TokensSource | LabelledSource | GeneratedSource | DigitsSource, Field(discriminator="type")

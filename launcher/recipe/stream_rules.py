@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from launcher.data.config import TextSource, TokensSource
+from launcher.data.config import StreamSource
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe
 
@@ -10,9 +10,9 @@ OFF = "or turn train.truncated_bptt off"
 
 
 def data_goes_on(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """Only windows of one long stream follow on one another."""
+    """Only what is cut from one long stream goes on from window to window."""
     source = loaded.recipe.data.source
-    if loaded.recipe.train.truncated_bptt and not isinstance(source, TextSource | TokensSource):
+    if loaded.recipe.train.truncated_bptt and not isinstance(source, StreamSource):
         message = (
             f"{loaded.cite('train', 'truncated_bptt')} carries states from window to window, but the "
             f"sequences of {loaded.cite('data', 'source', 'type')} stand alone"

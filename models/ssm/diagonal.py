@@ -6,7 +6,7 @@ from typing import final
 import torch
 
 from models.ssm.series import series, totals
-from models.ssm.system import Recurrence, System, mode_blocks, powers
+from models.ssm.system import Recurrence, System, add_skip, mode_blocks, one_step, powers
 
 
 @final
@@ -21,13 +21,14 @@ class DiagonalSystem(System):
     D: torch.Tensor  # (C, H), of the dtype to compute in
 
     def kernel(self, length: int) -> torch.Tensor:
-        return self._with_skip(series(self.z_re, self.z_im, self.c_re, self.c_im, length, self.D.dtype))
+        k_CHL = series(self.z_re, self.z_im, self.c_re, self.c_im, length, self.D.dtype)
+        return add_skip(k_CHL, self.D)
 
     def carry(
         self, u_BHL: torch.Tensor, x_BHN: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         (B, _, L), C, dtype = u_BHL.shape, self.c_re.shape[0], self.D.dtype
-        e_re, e_im = self.z_re.exp() * self.z_im.cos(), self.z_re.exp() * self.z_im.sin()
+        e_re, e_im = one_step(self.z_re, self.z_im)
         x_re, x_im = x_BHN.double().chunk(2, dim=-1)
         s_re, s_im = e_re * x_re - e_im * x_im, e_re * x_im + e_im * x_re  # one step on: (B, H, M)
         q_re = self.c_re * s_re[:, None] - self.c_im * s_im[:, None]  # (B, C, H, M)
@@ -40,10 +41,7 @@ class DiagonalSystem(System):
         f_re, f_im = (t[..., 0] for t in powers(self.z_re, self.z_im, all_steps, dtype))
         x_re, x_im = x_BHN.chunk(2, dim=-1)
         after_BHN = torch.cat((t_re + f_re * x_re - f_im * x_im, t_im + f_re * x_im + f_im * x_re), dim=-1)
-        return self._with_skip(k_CHL), added.unflatten(0, (B, C)), after_BHN
-
-    def _with_skip(self, k_CHL: torch.Tensor) -> torch.Tensor:
-        return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
+        return add_skip(k_CHL, self.D), added.unflatten(0, (B, C)), after_BHN
 
     def recurrence(self) -> Recurrence:
         dtype, (H, M) = self.D.dtype, self.z_re.shape

@@ -15,7 +15,16 @@ from typing import final
 import torch
 
 from models.ssm.diagonal import diagonal_carry_flops
-from models.ssm.system import Recurrence, System, mode_blocks, powers, times_modes, two_levels
+from models.ssm.system import (
+    Recurrence,
+    System,
+    add_skip,
+    mode_blocks,
+    one_step,
+    powers,
+    times_modes,
+    two_levels,
+)
 
 _BLOCK_CHANNELS = 64
 
@@ -34,7 +43,7 @@ class LowRankSystem(System):
     D: torch.Tensor  # (C, H), of the dtype to compute in
 
     def kernel(self, length: int) -> torch.Tensor:
-        return self._with_skip(torch.cat([part._kernel(length) for part in self._parts()], dim=1))
+        return add_skip(torch.cat([part._kernel(length) for part in self._parts()], dim=1), self.D)
 
     def _kernel(self, length: int) -> torch.Tensor:
         blocks = Blocks.of(self, length)
@@ -47,13 +56,13 @@ class LowRankSystem(System):
         sizes = [len(part.b) for part in parts]
         inputs = zip(parts, u_BHL.split(sizes, dim=1), x_BHN.split(sizes, dim=1), strict=True)
         k_CHL, added_BCHL, after_BHN = zip(*(part._carry(u, x) for part, u, x in inputs), strict=True)
-        return self._with_skip(torch.cat(k_CHL, 1)), torch.cat(added_BCHL, 2), torch.cat(after_BHN, 1)
+        return add_skip(torch.cat(k_CHL, 1), self.D), torch.cat(added_BCHL, 2), torch.cat(after_BHN, 1)
 
     def _carry(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Without D. One set of columns A^j b and A^j (A x), j < S, serves all three."""
         (B, _, L), dtype = u_BHL.shape, self.D.dtype
         blocks = Blocks.of(self, L)
-        e_re, e_im = self.z_re.exp() * self.z_im.cos(), self.z_re.exp() * self.z_im.sin()
+        e_re, e_im = one_step(self.z_re, self.z_im)
         x_HNB = x_BHN.permute(1, 2, 0).double()
         x_HNB = times_modes(e_re[..., None], e_im[..., None], x_HNB) + self.U @ (self.V @ x_HNB)
         starts_HNK = torch.cat((self.b[..., None], x_HNB), dim=-1).to(dtype)
@@ -75,9 +84,6 @@ class LowRankSystem(System):
         first = (t.split(_BLOCK_CHANNELS) for t in (self.z_re, self.z_im, self.U, self.V, self.b))
         second = (t.split(_BLOCK_CHANNELS, dim=1) for t in (self.c, self.D))
         return [LowRankSystem(*part) for part in zip(*first, *second, strict=True)]
-
-    def _with_skip(self, k_CHL: torch.Tensor) -> torch.Tensor:
-        return torch.cat((k_CHL[..., :1] + self.D[..., None], k_CHL[..., 1:]), dim=-1)
 
     def recurrence(self) -> Recurrence:
         dtype = self.D.dtype

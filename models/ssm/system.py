@@ -89,11 +89,21 @@ def tables(
     return e_re, e_im, *powers(z_re, z_im, steps[:outer] * inner, dtype)
 
 
+def one_step(z_re: torch.Tensor, z_im: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Real and imaginary parts of exp(z), in the dtype of z."""
+    return z_re.exp() * z_im.cos(), z_re.exp() * z_im.sin()
+
+
+def add_skip(k_CHL: torch.Tensor, D_CH: torch.Tensor) -> torch.Tensor:
+    """The impulse response with D u in it: its first value."""
+    return torch.cat((k_CHL[..., :1] + D_CH[..., None], k_CHL[..., 1:]), dim=-1)
+
+
 def mode_blocks(
     z_re: torch.Tensor, z_im: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """exp(z) as a recurrence's `decay` and `turn`, each (H, 2M)."""
-    re, im = (z_re.exp() * z_im.cos()).to(dtype), (z_re.exp() * z_im.sin()).to(dtype)
+    re, im = (part.to(dtype) for part in one_step(z_re, z_im))
     return torch.cat((re, re), dim=-1), torch.cat((-im, im), dim=-1)
 
 

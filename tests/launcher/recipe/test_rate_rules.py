@@ -1,21 +1,8 @@
 """Rules on schedules and parametrisation: each names the place, both values and the remedy."""
 
-from pathlib import Path
-
 import pytest
 
-from launcher.errors import UserError
-from launcher.recipe.compile import compile_recipe
-
-SMALL = Path(__file__).with_name("small.yaml").read_text()
-
-
-def problems(*overrides: str) -> list[str]:
-    try:
-        compile_recipe(SMALL, "small.yaml", overrides)
-    except UserError as error:
-        return [str(problem) for problem in error.problems]
-    return []
+from tests.launcher.recipe.small import problems
 
 
 @pytest.mark.parametrize(

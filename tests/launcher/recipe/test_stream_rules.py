@@ -1,23 +1,12 @@
 """Truncated backpropagation through time is refused where nothing can be carried, or without an end."""
 
-from pathlib import Path
-
 import pytest
 
-from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.hints import find_hints
+from tests.launcher.recipe.small import SMALL, problems
 
-SMALL = Path(__file__).with_name("small.yaml").read_text()
 ON = "train.truncated_bptt=true"
-
-
-def problems(*overrides: str) -> list[str]:
-    try:
-        compile_recipe(SMALL, "small.yaml", overrides)
-    except UserError as error:
-        return [str(problem) for problem in error.problems]
-    return []
 
 
 @pytest.mark.parametrize("kind", ["s4", "s4d", "dss", "momentum", "ffn"])
