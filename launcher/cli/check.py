@@ -28,7 +28,10 @@ def check_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     parser.add_argument(
-        "--widths", type=_widths, metavar="A,B,C,D", help="at least four; default from 128 on"
+        "--widths",
+        type=_widths,
+        metavar="A,B,C,D",
+        help="at least four; default from 128 on, with ssd from 256",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
     options = parse(parser, arguments)
