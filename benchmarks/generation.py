@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from models.build import build_model, model_facts
+from models.build_model import build_model, model_facts
 from models.config import LayerName, LMConfig
 from models.facts import match_facts
 from models.lm import LM

@@ -21,19 +21,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from launcher.assemble import open_engine
 from launcher.data.batches import Batches
-from launcher.data.corpus import open_corpus
-from launcher.data.samples import Batch, Samples
-from launcher.engine import open_engine
+from launcher.data.dataset import Batch, Dataset
+from launcher.data.splits import open_splits
 from launcher.mup.init import init_parameters
 from launcher.optim.schedule import Schedule
 from launcher.plan.plan import Plan, group_rates, make_plan
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
-from launcher.track.meter import StepMeter
+from launcher.track.step_metrics import StepMetrics
 from launcher.track.tracker import Tracker
 from launcher.world import World, seed_step
-from models.build import build_model
+from models.build_model import build_model
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "s4d-lm-quickstart.yaml"
 WORLD = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
@@ -73,17 +73,17 @@ def bare_loop(recipe: Recipe, plan: Plan, batches: list[list[Batch]]) -> Iterato
 
 
 @contextmanager
-def our_loop(recipe: Recipe, plan: Plan, samples: Samples) -> Iterator[Loop]:
+def our_loop(recipe: Recipe, plan: Plan, samples: Dataset) -> Iterator[Loop]:
     """The inside of train()."""
     _, engine = open_engine(recipe, plan, WORLD)
     batches = make_batches(recipe, plan, samples, prefetch=recipe.data.prefetch)
     schedule = Schedule(recipe.schedule, plan.steps)
-    meter = StepMeter(plan.batch.tokens_per_step, {g.name: g.parameters for g in plan.parameters.groups})
+    meter = StepMetrics(plan.batch.tokens_per_step, {g.name: g.parameters for g in plan.parameters.groups})
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker(Path(folder), rank=0, attempt=1, total_steps=plan.steps, mlflow=None, stream=None)
 
         def take(step: int) -> None:
-            factor = schedule.factor(step)
+            factor = schedule.lr_multiplier(step)
             seed_step(recipe.seed, step, WORLD.rank)
             log = (step + 1) % STEPS == 0
             loss, norms = engine.train_step(batches.at(step), factor, measure=log)
@@ -97,7 +97,7 @@ def our_loop(recipe: Recipe, plan: Plan, samples: Samples) -> Iterator[Loop]:
         batches.close()
 
 
-def make_batches(recipe: Recipe, plan: Plan, samples: Samples, *, prefetch: int) -> Batches:
+def make_batches(recipe: Recipe, plan: Plan, samples: Dataset, *, prefetch: int) -> Batches:
     """As train() makes them."""
     return Batches(
         samples,
@@ -160,7 +160,7 @@ def main() -> None:
     alone = ("cluster.nproc_per_node=1", "parallel.strategy=single")
     recipe = load_recipe(options.recipe, (*alone, *options.overrides)).recipe
     plan = make_plan(recipe)
-    samples = open_corpus(recipe.data, recipe.model.vocab_size).train
+    samples = open_splits(recipe.data, recipe.model.vocab_size).train
     ready = make_batches(recipe, plan, samples, prefetch=0)
     batches = [ready.at(step) for step in range(STEPS)]
     memory = {

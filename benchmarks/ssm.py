@@ -19,7 +19,7 @@ from torch import nn
 
 from models.config import BackboneSection
 from models.facts import match_facts
-from models.mixers import LAYERS
+from models.layer_table import LAYERS
 
 BATCH, STATE = 4, 64
 SIZES = [(256, 1024), (512, 1024), (256, 4096), (512, 4096)]

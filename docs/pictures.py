@@ -14,10 +14,10 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def draw_loss(journal: Path, picture: Path) -> None:
-    """Training and held-out loss over tokens."""
+    """Training and validation loss over tokens."""
     steps = step_records(journal)
     tokens_per_step = steps[min(steps)]["tokens"] / min(steps)
-    evals = [record for record in read_journal(journal) if record["event"] == "eval"]
+    evals = [record for record in read_journal(journal) if record["event"] == "validation"]
     figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
     axes.axhline(5.545, color="0.7", linewidth=1, linestyle=":")
     axes.annotate("ln 256: guessing", (0, 5.545), xytext=(4, -12), textcoords="offset points", color="0.45")
@@ -33,7 +33,7 @@ def draw_loss(journal: Path, picture: Path) -> None:
         [record["loss"] for record in evals],
         "o-",
         color=ORANGE,
-        label="held-out files",
+        label="validation files",
     )
     last = evals[-1]
     axes.annotate(

@@ -28,7 +28,7 @@ RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
 )
 ENVIRONMENT, DIFF, LOCK = "environment.json", "code.diff", "lock"
 JOURNAL, STATE = "journal.jsonl", "mlflow.json"
-SPOOLED = (JOURNAL, STATE)
+MIRRORED = (JOURNAL, STATE)
 ARTIFACTS = (RECIPE, PLAN, SHAPES)
 
 
@@ -61,7 +61,7 @@ def require_run(run_url: str) -> None:
     if is_run(run_url):
         return
     what = "is not a run: it has no recipe.yaml and plan.json" if files.exists(run_url) else "does not exist"
-    raise UserError(Problem(run_url, what, f"runs hereabouts: {_nearby_runs(run_url) or 'none'}"))
+    raise UserError(Problem(run_url, what, f"runs nearby: {_nearby_runs(run_url) or 'none'}"))
 
 
 def _nearby_runs(run_url: str) -> str:
@@ -124,7 +124,7 @@ def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Spool:
+class LocalMirror:
     """Where journal and tracking state are written: the run folder, or a local copy of a remote one's.
 
     Object stores cannot append, so those files are put there whole, at each checkpoint and at the end.
@@ -133,7 +133,7 @@ class Spool:
     folder: Path
     run_url: str
 
-    def publish(self, names: Sequence[str] = SPOOLED) -> None:
+    def publish(self, names: Sequence[str] = MIRRORED) -> None:
         """Copy files to a remote run folder; nothing to do for a local one."""
         if self.folder == files.local_path(self.run_url):
             return
@@ -142,20 +142,20 @@ class Spool:
                 files.write_bytes(files.join(self.run_url, name), path.read_bytes())
 
 
-def open_spool(run_url: str, is_main: bool) -> Spool:
-    """The spool of a run; for a remote one, rank 0 fetches what earlier attempts have written."""
+def open_mirror(run_url: str, is_main: bool) -> LocalMirror:
+    """The mirror of a run; for a remote one, rank 0 fetches what earlier attempts have written."""
     local = files.local_path(run_url)
     if local is not None:
-        return Spool(local, run_url)
-    spool = Spool(Path(tempfile.mkdtemp(prefix="launch-spool-")), run_url)
+        return LocalMirror(local, run_url)
+    mirror = LocalMirror(Path(tempfile.mkdtemp(prefix="launch-mirror-")), run_url)
     if is_main:
-        for name in SPOOLED:
+        for name in MIRRORED:
             if files.exists(url := files.join(run_url, name)):
-                (spool.folder / name).write_bytes(files.read_bytes(url))
+                (mirror.folder / name).write_bytes(files.read_bytes(url))
         # what the tracking server is sent, named relative to the journal
         for name in ARTIFACTS:
-            (spool.folder / name).write_bytes(files.read_bytes(files.join(run_url, name)))
-    return spool
+            (mirror.folder / name).write_bytes(files.read_bytes(files.join(run_url, name)))
+    return mirror
 
 
 def next_attempt(folder: Path) -> int:

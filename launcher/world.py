@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from launcher.parallel.environment import rank_environment
+from launcher.environment import rank_environment
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from torch import nn
 from models.config import BackboneSection, LayerName, branch_factor
 from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.inits import constant
+from models.layer_table import LAYERS
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
 from models.mixer import Mixer, State
-from models.mixers import LAYERS
 from models.ssm.system import Recurrence
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from launcher import files, run_folder
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import make_plan
-from launcher.plan.record import plan_record
+from launcher.plan.plan_record import plan_record
 from launcher.recipe.compile import compile_recipe, dump_recipe
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import Spool
+from launcher.run_folder import LocalMirror
 from launcher.track.journal import step_records
 from launcher.train import Result, train
 from launcher.world import World
@@ -29,10 +29,10 @@ model:
   s4d: {d_state: 8, init: legs}
 data: {source: {type: python-stdlib}, seq_len: 32}
 optim: {type: adamw, lr: 8e-3, grad_clip: 1.0}
-schedule: {type: cosine, warmup_steps: 4, final_ratio: 0.1}
+schedule: {type: cosine, warmup_steps: 4, min_lr_ratio: 0.1}
 mup: {type: mup, base_width: 8}
 parallel: {engine: torch, strategy: single}
-train: {steps: 20, global_batch_size: 8, micro_batch_size: 4, eval_every: 10, eval_sequences: 8}
+train: {steps: 20, global_batch_size: 8, micro_batch_size: 4, validate_every: 10, validation_sequences: 8}
 checkpoint: {every: 10}
 track: {log_every: 1, mlflow: {enabled: false}}
 cluster: {type: local, nproc_per_node: 1}
@@ -64,7 +64,7 @@ def train_rank(world: World, recipe: Recipe, run_url: str) -> Result:
     """What one rank does, without a console or MLflow."""
     local = files.local_path(run_url)
     assert local is not None
-    return train(recipe, run_url, world, spool=Spool(local, run_url), mlflow=None)
+    return train(recipe, run_url, world, mirror=LocalMirror(local, run_url), mlflow=None)
 
 
 def train_run(folder: Path, *overrides: str, ranks: int = 1) -> dict[int, dict[str, Any]]:

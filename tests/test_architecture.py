@@ -17,21 +17,21 @@ NEVER = {
 }
 # One file, or one folder, may import each of these.
 DOORS = {
-    "yaml": "launcher/recipe/yaml_text.py",
+    "yaml": "launcher/yaml_text.py",
     "mlflow": "launcher/track/mlflow.py",
     "fsspec": "launcher/files.py",
-    "deepspeed": "launcher/parallel/deepspeed.py",
+    "deepspeed": "launcher/parallel/deepspeed/deepspeed_engine.py",
     "subprocess": "cluster/",
     "sklearn": "launcher/data/digits.py",
     "matplotlib": "launcher/report/",
     "argparse": "launcher/cli/",
 }
-ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/", "launcher/parallel/environment.py")
+ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/", "launcher/environment.py")
 # Nouns do not know the verbs or the loop, and only these few see the whole recipe.
 ABOVE_THE_NOUNS = ("launcher.cli", "launcher.train")
 MAX_FILE, MAX_FUNCTION, MAX_LOOP = 400, 60, 150
 # PyTorch's and pickle's own signatures.
-PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py", "launcher/parallel/layers.py"}
+PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py", "launcher/parallel/wrap.py"}
 
 
 def sources() -> list[Path]:

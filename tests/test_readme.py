@@ -74,7 +74,9 @@ def test_the_make_targets_named_exist() -> None:
 
 def test_the_quickstart_of_the_readme_trains(tmp_path: Path) -> None:
     recipe = str(ROOT / "recipes/s4d-lm-quickstart.yaml")
-    done = launch(recipe, "train.steps=25", "train.eval_sequences=8", "--run-dir", "run", folder=tmp_path)
+    done = launch(
+        recipe, "train.steps=25", "train.validation_sequences=8", "--run-dir", "run", folder=tmp_path
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step  20/25  loss" in done.stdout or "step 20/25  loss" in done.stdout
     assert (tmp_path / "mlflow.db").exists()
@@ -85,5 +87,5 @@ def test_the_quickstart_learns_to_below_two_and_a_half_nats(tmp_path: Path) -> N
     done = launch(
         str(ROOT / "recipes/s4d-lm-quickstart.yaml"), "--run-dir", "run", folder=tmp_path, timeout_s=900
     )
-    held_out = [float(loss) for loss in re.findall(r"eval +([\d.]+)", done.stdout)]
-    assert held_out[-1] < 2.5, done.stdout
+    validation = [float(loss) for loss in re.findall(r"validation +([\d.]+)", done.stdout)]
+    assert validation[-1] < 2.5, done.stdout

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.start import prepare
-from launcher.plan.text import plan_text
+from launcher.plan.plan_text import plan_text
 from launcher.recipe.compile import compile_recipe, dump_recipe, load_recipe
+from launcher.submit import prepare
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))

@@ -18,7 +18,7 @@ ALONE = ("parallel.strategy=single", "cluster.nproc_per_node=1", "track.mlflow.e
 
 
 def accuracy(folder: Path, name: str, *overrides: str) -> tuple[float, dict[str, float]]:
-    """Held-out accuracy after a short training in one process, and what is no learning."""
+    """Validation accuracy after a short training in one process, and what is no learning."""
     recipe = load_recipe(str(ROOT / "recipes" / f"{name}.yaml"), (*ALONE, *overrides)).recipe
     last = evaluations(folder, recipe)[-1]
     return last["accuracy"], last["baselines"]
@@ -27,7 +27,7 @@ def accuracy(folder: Path, name: str, *overrides: str) -> tuple[float, dict[str,
 def evaluations(folder: Path, recipe: Recipe) -> list[dict[str, Any]]:
     """Train a recipe in one process; what its journal says of every evaluation."""
     run_ranks(1, train_rank, recipe, make_run(folder, recipe))
-    return [line for line in read_journal(folder / "journal.jsonl") if line["event"] == "eval"]
+    return [line for line in read_journal(folder / "journal.jsonl") if line["event"] == "validation"]
 
 
 # Bounds are well below what three seeds reached: digits .90, .87 and .83, copying 1.00 each time.
@@ -58,13 +58,13 @@ model:
   num_layers: 1
   s4d: {d_state: 8, bidirectional: true, dt_min: 0.01}
 data:
-  source: {type: labelled, train: TRAIN, held_out: HELD_OUT, num_classes: 2, vocab_size: 12, num_sequences: 2}
+  source: {type: labelled, train: TRAIN, validation: VALID, num_classes: 2, vocab_size: 12, num_sequences: 2}
   seq_len: 24
 optim: {type: adamw, lr: 1e-2, grad_clip: 1.0}
 schedule: {type: cosine, warmup_steps: 10}
 mup: {type: mup, base_width: 32}
 parallel: {engine: torch, strategy: single}
-train: {steps: 100, global_batch_size: 32, micro_batch_size: 32, eval_sequences: 500}
+train: {steps: 100, global_batch_size: 32, micro_batch_size: 32, validation_sequences: 500}
 checkpoint: {every: 100}
 track: {log_every: 1, mlflow: {enabled: false}}
 cluster: {type: local, nproc_per_node: 1}
@@ -87,7 +87,7 @@ def write_pairs(folder: Path, count: int, seed: int) -> Path:
 
 def test_a_classifier_of_pairs_learns_to_compare_on_one_process_and_on_two(tmp_path: Path) -> None:
     text = PAIRS.replace("TRAIN", str(write_pairs(tmp_path / "train", 3200, seed=0)))
-    text = text.replace("HELD_OUT", str(write_pairs(tmp_path / "held-out", 500, seed=1)))
+    text = text.replace("VALID", str(write_pairs(tmp_path / "validation", 500, seed=1)))
     journals = []
     for ranks, overrides in ((1, ()), (2, ("cluster.nproc_per_node=2", "parallel.strategy=ddp"))):
         recipe = compile_recipe(text, "pairs.yaml", overrides).recipe
@@ -96,7 +96,7 @@ def test_a_classifier_of_pairs_learns_to_compare_on_one_process_and_on_two(tmp_p
     alone, together = ([line["loss"] for line in lines if line["event"] == "step"] for lines in journals)
     # sums in another order: float32 rounding, before training has amplified it
     np.testing.assert_allclose(alone[:10], together[:10], rtol=1e-4)
-    (last,) = [line for line in journals[0] if line["event"] == "eval"]
+    (last,) = [line for line in journals[0] if line["event"] == "validation"]
     # three seeds reached .97, .98 and .98 in 150 steps
     assert last["accuracy"] > 0.85
     assert max(last["baselines"].values()) < 0.6
@@ -133,7 +133,7 @@ def write_words(folder: Path, count: int, seed: int) -> Path:
 
 def test_a_classifier_of_words_learns_how_they_are_spelled(tmp_path: Path) -> None:
     text = PAIRS.replace("TRAIN", str(write_words(tmp_path / "train", 1500, seed=0)))
-    text = text.replace("HELD_OUT", str(write_words(tmp_path / "held-out", 300, seed=1)))
+    text = text.replace("VALID", str(write_words(tmp_path / "validation", 300, seed=1)))
     recipe = compile_recipe(text, "words.yaml", WORDS).recipe
     (last,) = evaluations(tmp_path / "run", recipe)
     assert last["accuracy"] > 0.9  # three seeds reached 1.00, .99 and .98
@@ -145,12 +145,12 @@ version: 1
 name: delay
 seed: 1
 model: {type: lm, vocab_size: 8, d_model: 64, num_layers: 2, s4d: {d_state: 32}}
-data: {source: {type: tokens, train: TRAIN, held_out: HELD_OUT, dtype: uint8}, seq_len: 16}
+data: {source: {type: tokens, train: TRAIN, validation: VALID, dtype: uint8}, seq_len: 16}
 optim: {type: adamw, lr: 8e-3, grad_clip: 1.0}
 schedule: {type: cosine, warmup_steps: 10}
 mup: {type: mup, base_width: 64}
 parallel: {engine: torch, strategy: single}
-train: {steps: 120, global_batch_size: 32, micro_batch_size: 32, eval_sequences: 512}
+train: {steps: 120, global_batch_size: 32, micro_batch_size: 32, validation_sequences: 512}
 checkpoint: {every: 1000}
 track: {log_every: 100, mlflow: {enabled: false}}
 cluster: {type: local, nproc_per_node: 1}
@@ -172,8 +172,8 @@ def _repeat(count: int, seed: int, delay: int = 24) -> np.ndarray:
 def test_what_lies_before_a_window_is_used_only_through_carried_states(
     tmp_path: Path, carries: str, low: float, high: float
 ) -> None:
-    for name, count, seed in (("train", 100_000, 0), ("held_out", 20_000, 1)):
+    for name, count, seed in (("train", 100_000, 0), ("validation", 20_000, 1)):
         _repeat(count, seed).tofile(tmp_path / name)
-    text = DELAY.replace("TRAIN", str(tmp_path / "train")).replace("HELD_OUT", str(tmp_path / "held_out"))
+    text = DELAY.replace("TRAIN", str(tmp_path / "train")).replace("VALID", str(tmp_path / "validation"))
     recipe = compile_recipe(text, "delay.yaml", (f"train.truncated_bptt={carries}",)).recipe
     assert low < evaluations(tmp_path / "run", recipe)[-1]["accuracy"] < high

@@ -16,8 +16,8 @@ from typing import Literal, final
 import torch
 
 from launcher.check.probe import Recording, changes, mean_abs, own_changes, state_magnitudes
+from launcher.check.proxy import ProxyModel, build_proxy, first_batch
 from launcher.check.shrink import shrink_recipe
-from launcher.check.trial import Trial, build_trial, first_batch
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 
@@ -60,12 +60,12 @@ class Slope:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What the trials have in common."""
+    """What the proxy models have in common."""
 
     recipe: Recipe
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
-    lr_factor: float
+    lr_amplification: float
     ranks: int = 1
 
 
@@ -75,38 +75,41 @@ def measure_coordinates(setting: Setting, world: World) -> list[Value]:
     for d_model in setting.widths:
         for seed in setting.seeds:
             recipe = shrink_recipe(setting.recipe, d_model=d_model, seed=seed, ranks=setting.ranks)
-            trial = build_trial(recipe, first_batch(recipe), world)
+            proxy = build_proxy(recipe, first_batch(recipe), world)
             values += [
-                Value(*key, d_model, seed, value) for key, value in measure_trial(trial, setting.lr_factor)
+                Value(*key, d_model, seed, value)
+                for key, value in measure_proxy(proxy, setting.lr_amplification)
             ]
-            trial.close()
+            proxy.close()
     return values
 
 
-def measure_trial(trial: Trial, lr_factor: float) -> Iterable[tuple[tuple[Measure, int, str], float]]:
+def measure_proxy(
+    proxy: ProxyModel, lr_amplification: float
+) -> Iterable[tuple[tuple[Measure, int, str], float]]:
     """((measure, step, module), value) of one model."""
-    before, _ = trial.record()
-    alone = trial.world.size == 1  # a module of a sharded model cannot be called by itself
+    before, _ = proxy.record()
+    alone = proxy.world.size == 1  # a module of a sharded model cannot be called by itself
     yield from ((("init", 0, name), mean_abs(output)) for name, output in before.outputs.items())
     if alone:
-        yield from ((("state", 0, name), size) for name, size in state_magnitudes(trial.model, trial.batch))
+        yield from ((("state", 0, name), size) for name, size in state_magnitudes(proxy.model, proxy.batch))
     for step in range(1, NUM_STEPS + 1):
-        trial.train_step(lr_factor)
+        proxy.train_step(lr_amplification)
         if step >= FIRST_STEP:
-            yield from _measure_step(trial, before, step, alone)
+            yield from _measure_step(proxy, before, step, alone)
     if alone:
-        for name, size in state_magnitudes(trial.model, trial.batch):
+        for name, size in state_magnitudes(proxy.model, proxy.batch):
             yield ("state", NUM_STEPS, name), size
 
 
 def _measure_step(
-    trial: Trial, before: Recording, step: int, alone: bool
+    proxy: ProxyModel, before: Recording, step: int, alone: bool
 ) -> Iterable[tuple[tuple[Measure, int, str], float]]:
-    now, _ = trial.record()
+    now, _ = proxy.record()
     yield from ((("total", step, name), change) for name, change in changes(now, before).items())
     if alone:
         with torch.no_grad():
-            own = own_changes(trial.model, before)
+            own = own_changes(proxy.model, before)
         yield from ((("own", step, name), change) for name, change in own.items())
 
 

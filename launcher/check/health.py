@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from launcher.check.probe import mean_abs
+from launcher.check.proxy import ProxyModel, build_proxy, first_batch
 from launcher.check.shrink import shrink_recipe
-from launcher.check.trial import Trial, build_trial, first_batch
-from launcher.data.samples import Batch
+from launcher.data.dataset import Batch
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 from models.config import LMConfig
 from models.residual import residuals
-from models.ssm.mixer import SSMMixer
+from models.ssm.ssm_mixer import SSMMixer
 from models.ssm.system import Recurrence
 
 INITIAL_LOSS_TOLERANCE = 0.02
@@ -43,9 +43,9 @@ class Finding:
 
 def check_initial_loss(recipe: Recipe, width: int, world: World) -> Finding:
     """A model that knows nothing is as unsure as a uniform guess."""
-    trial = _trial(recipe, width, world)
-    _, loss = trial.record()
-    trial.close()
+    proxy = _proxy(recipe, width, world)
+    _, loss = proxy.record()
+    proxy.close()
     model = recipe.model
     classes = model.vocab_size if isinstance(model, LMConfig) else model.num_classes
     expected = math.log(classes)
@@ -61,17 +61,17 @@ def check_initial_loss(recipe: Recipe, width: int, world: World) -> Finding:
 
 def check_overfit(recipe: Recipe, width: int, world: World) -> Finding:
     """A model that cannot learn two short sequences by heart cannot learn."""
-    trial = _trial(recipe, width, world)
-    trial.batch = _cut(trial.batch, num_sequences=2, length=32)
-    _, first = trial.record()
+    proxy = _proxy(recipe, width, world)
+    proxy.batch = _cut(proxy.batch, num_sequences=2, length=32)
+    _, first = proxy.record()
     target, loss = OVERFIT_SHARE * first, first
     for step in range(1, OVERFIT_STEPS + 1):
-        trial.train_step(1.0)
+        proxy.train_step(1.0)
         if step % 10 == 0:
-            loss = trial.engine.evaluate([trial.batch]).loss
+            loss = proxy.engine.evaluate([proxy.batch]).loss
             if not loss > target:
                 break
-    trial.close()
+    proxy.close()
     return Finding(
         "overfits one batch",
         loss <= target,
@@ -95,11 +95,11 @@ def check_gradient_flow(recipe: Recipe, width: int, world: World) -> Finding:
     deep = shrunk.model_copy(
         update={"model": shrunk.model.model_copy(update={"num_layers": recipe.model.num_layers})}
     )
-    trial = build_trial(deep, first_batch(deep), world)
-    norms = trial.train_step(1.0)
+    proxy = build_proxy(deep, first_batch(deep), world)
+    norms = proxy.train_step(1.0)
     for _ in range(2):  # behind a zero readout nothing moves in the first step
-        norms = trial.train_step(1.0)
-    trial.close()
+        norms = proxy.train_step(1.0)
+    proxy.close()
     sizes = dict(zip(norms.names, norms.per_parameter.tolist(), strict=True))
     bad = [name for name, size in sizes.items() if not (math.isfinite(size) and size > 0.0)]
     ratio, where = _largest_ratio(sizes)
@@ -130,9 +130,9 @@ def _largest_ratio(sizes: dict[str, float]) -> tuple[float, str]:
 @torch.no_grad()
 def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
     """State-space layers are stable and their memories fit the sequences; nothing for models without any."""
-    trial = _trial(recipe, width, world)
-    trial.close()
-    layers = trial.model.get_submodule("layers")
+    proxy = _proxy(recipe, width, world)
+    proxy.close()
+    layers = proxy.model.get_submodule("layers")
     assert isinstance(layers, nn.ModuleList), "every model is a stack of residual layers"
     findings = []
     for index, layer in enumerate(residuals(layers)):
@@ -172,9 +172,9 @@ def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:
 
 def check_unit_variance(recipe: Recipe, width: int, world: World) -> Finding:
     """Under unit scaling, every module's initial output has a standard deviation near one."""
-    trial = _trial(recipe, width, world)
-    recording, _ = trial.record()
-    trial.close()
+    proxy = _proxy(recipe, width, world)
+    recording, _ = proxy.record()
+    proxy.close()
     deviations = {name: float(out.std()) for name, out in recording.outputs.items() if mean_abs(out) > 0.0}
     low, high = UNIT_RANGE
     off = {name: std for name, std in deviations.items() if not low <= std <= high}
@@ -187,6 +187,6 @@ def check_unit_variance(recipe: Recipe, width: int, world: World) -> Finding:
     )
 
 
-def _trial(recipe: Recipe, width: int, world: World) -> Trial:
+def _proxy(recipe: Recipe, width: int, world: World) -> ProxyModel:
     shrunk = shrink_recipe(recipe, d_model=width, seed=recipe.seed)
-    return build_trial(shrunk, first_batch(shrunk), world)
+    return build_proxy(shrunk, first_batch(shrunk), world)

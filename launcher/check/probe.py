@@ -7,11 +7,11 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from launcher.data.samples import Batch
+from launcher.data.dataset import Batch
 from models.lm import LM
 from models.residual import residuals
-from models.ssd.layer import SSD
-from models.ssm.mixer import SSMMixer
+from models.ssd.ssd_mixer import SSD
+from models.ssm.ssm_mixer import SSMMixer
 
 
 @final

@@ -53,7 +53,7 @@ def _why_not(model: ModelConfig, width: int) -> str | None:
     return None
 
 
-def choose_lr_factor(recipe: Recipe) -> float:
+def choose_lr_amplification(recipe: Recipe) -> float:
     """Ten times the recipe's rates, less where that would saturate, never less than the recipe's own."""
     optim = recipe.optim
     lr = optim.others.lr if optim.type == "muon" else optim.lr

@@ -9,10 +9,10 @@ from launcher.checkpoint.restore import check_identity
 from launcher.checkpoint.storage import read_shapes, read_tensors
 from launcher.errors import Problem, UserError
 from launcher.plan.plan import make_plan
-from launcher.plan.record import scaling_records
+from launcher.plan.plan_record import scaling_records
 from launcher.recipe.compile import read_frozen
 from launcher.recipe.schema import Recipe
-from models.build import build_model
+from models.build_model import build_model
 
 
 def saved_recipe(saved: Saved) -> Recipe:

@@ -11,12 +11,12 @@ from launcher.checkpoint.save import quarantine
 from launcher.checkpoint.storage import read_shapes, read_tensors
 from launcher.data.config import DataConfig
 from launcher.errors import Problem, UserError
-from launcher.mup.shapes import BaseShapes, Shapes, compare_shapes
+from launcher.mup.base_shapes import BaseShapes, Shapes, compare_shapes
 from launcher.world import World
 
 SAME_DATA = "resume with the data it began with, or start a new run"
-ADDRESSES = ("url", "train", "held_out")
-"""Keys of a source that say where, not what; but a share that is held out is a number."""
+ADDRESSES = ("url", "train", "validation")
+"""Keys of a source that say where, not what."""
 
 
 def choose_checkpoint(run_url: str, world: World) -> tuple[Saved | None, list[Rejected]]:
@@ -86,11 +86,11 @@ def check_model(saved: Saved, before: Shapes, now: Shapes) -> None:
 def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
     """Raise UserError where other data are asked for. The same data may lie elsewhere by now."""
     theirs, ours = (
-        {"data.held_out": config.held_out_share}
+        {"data.validation_fraction": config.fraction_for_validation}
         | {
             f"data.source.{key}": value
             for key, value in config.source.model_dump().items()
-            if key not in ADDRESSES or isinstance(value, float)
+            if key not in ADDRESSES
         }
         for config in (before, now)
     )

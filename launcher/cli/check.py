@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.check.record import check_identity, default_folder, write_record
+from launcher.check.gate import default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
 from launcher.cli.arguments import add_overrides, parse
 from launcher.cli.hints import tell_hints
@@ -15,7 +15,7 @@ from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 
 if TYPE_CHECKING:
-    from launcher.check.run import CheckResult
+    from launcher.check.run_check import CheckResult
 
 
 def check_recipe(arguments: Sequence[str]) -> int:
@@ -43,12 +43,12 @@ def check_recipe(arguments: Sequence[str]) -> int:
     tell_hints(find_hints(loaded))
     print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
 
-    from launcher.check.run import run_check
-    from launcher.check.text import check_record, check_text
+    from launcher.check.check_text import check_record, check_text
+    from launcher.check.run_check import run_check
 
     start = time.monotonic()
     result = run_check(recipe, widths, say=_say(start))
-    identity = check_identity(recipe)
+    identity = hash_identity(recipe)
     record = write_record(folder, check_record(result, identity))
     if folder != default_folder(recipe):
         write_record(default_folder(recipe), check_record(result, identity))  # where the gate looks
@@ -76,7 +76,7 @@ def _draw(folder: Path, result: "CheckResult") -> str:
 
     if not can_draw():
         return "no pictures: matplotlib is not installed (pip install 'mulaunch[plot]')"
-    from launcher.report.check import draw_coordinates, draw_slopes
+    from launcher.report.coordinate_plot import draw_coordinates, draw_slopes
 
     paths = draw_coordinates(folder / "coordinates.png", result), draw_slopes(folder / "slopes.png", result)
     return f"pictures: {paths[0]}, {paths[1]}"

@@ -20,7 +20,7 @@ def explain_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print plain data instead of a table")
     options = parse(parser, arguments)
     recipe = load_recipe(options.recipe, options.overrides).recipe
-    from launcher.plan.explain import explain_record, explain_text
+    from launcher.plan.parameter_table import explain_record, explain_text
     from launcher.plan.parameters import describe_parameters
 
     parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)

@@ -25,9 +25,9 @@ def generate_text(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--tokens", type=positive, default=200, metavar="N", help="how many; default 200")
     parser.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the likeliest; default 1"
+        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the most likely; default 1"
     )
-    parser.add_argument("--top-k", type=positive, metavar="K", help="draw from the K likeliest only")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="draw from the K most likely only")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws; default 0")
     options = parser.parse_args(arguments)
     if not 0 <= options.temperature < float("inf"):
@@ -45,15 +45,15 @@ def generate_text(arguments: Sequence[str]) -> int:
     import torch
 
     from launcher.checkpoint.model import load_model
-    from launcher.cli.speech import open_speech
-    from models.generate import generate
+    from launcher.data.tokenizer import open_tokenizer
+    from models.generation import generate
     from models.lm import LM
 
-    speech = open_speech(saved)
-    prompt = speech.read(options.prompt)
+    tokenizer = open_tokenizer(saved)
+    prompt = tokenizer.read(options.prompt)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(saved, device)
-    assert isinstance(model, LM), "open_speech has refused every other kind"
+    assert isinstance(model, LM), "open_tokenizer has refused every other kind"
     continuation = generate(
         model,
         prompt[None].to(device),
@@ -61,11 +61,11 @@ def generate_text(arguments: Sequence[str]) -> int:
         temperature=options.temperature,
         top_k=options.top_k,
         generator=torch.Generator(device).manual_seed(options.seed),
-        silent_V=None if speech.silent is None else speech.silent.to(device),
-        chars_VW=None if speech.chars is None else speech.chars.to(device),
+        suppressed_V=None if tokenizer.suppressed is None else tokenizer.suppressed.to(device),
+        chars_VW=None if tokenizer.chars is None else tokenizer.chars.to(device),
     )
-    speech.echo(options.prompt)
+    tokenizer.write_prompt(options.prompt)
     for token_B in continuation:
-        speech.say(int(token_B))
-    speech.close()
+        tokenizer.write(int(token_B))
+    tokenizer.close()
     return 0

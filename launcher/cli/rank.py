@@ -7,9 +7,9 @@ from launcher import files
 from launcher.cli.main import print_problems
 from launcher.cli.tracking import find_target
 from launcher.errors import UserError
-from launcher.recipe.compile import compile_recipe
+from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import RECIPE, lock_run, open_spool
+from launcher.run_folder import RECIPE, lock_run, open_mirror
 from launcher.train import Result, train
 from launcher.world import World, close_world, die_with_parent, open_world
 
@@ -20,9 +20,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m launcher.cli.rank")
     parser.add_argument("--run-dir", required=True)
     run_url = files.absolute(parser.parse_args().run_dir)
-    recipe_url = files.join(run_url, RECIPE)
     try:
-        recipe = compile_recipe(files.read_text(recipe_url), recipe_url).recipe
+        recipe = load_frozen(files.join(run_url, RECIPE)).recipe
         world = open_world(recipe.parallel.timeout_s)
         try:
             run_rank(recipe, run_url, world)
@@ -37,10 +36,10 @@ def main() -> int:
 def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
     """Train; rank 0 holds the run's lock and tells how it ended."""
     lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
-    spool = open_spool(run_url, world.is_main)
+    mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
-    mlflow = find_target(recipe.track.mlflow, spool.folder) if feeds else None
-    result = train(recipe, run_url, world, spool=spool, mlflow=mlflow)
+    mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
+    result = train(recipe, run_url, world, mirror=mirror, mlflow=mlflow)
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
     if lock is not None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from launcher import files
 from launcher.cli.tracking import find_target
 from launcher.errors import Problem, UserError
-from launcher.recipe.compile import compile_recipe
-from launcher.run_folder import JOURNAL, RECIPE, STATE, lock_run, open_spool, require_run
-from launcher.track.feed import replay
+from launcher.recipe.compile import load_frozen
+from launcher.run_folder import JOURNAL, RECIPE, STATE, lock_run, open_mirror, require_run
 from launcher.track.journal import whole_bytes
 from launcher.track.mlflow import MLFLOW_ENVIRONMENT
+from launcher.track.mlflow_sync import replay
 
 
 def replay_run(arguments: Sequence[str]) -> int:
@@ -29,16 +29,15 @@ def replay_run(arguments: Sequence[str]) -> int:
     short = files.shortest(run_url)
     require_run(run_url)
     files.check_writable(run_url)
-    recipe_url = files.join(run_url, RECIPE)
-    recipe = compile_recipe(files.read_text(recipe_url), recipe_url).recipe
+    recipe = load_frozen(files.join(run_url, RECIPE)).recipe
     lock = lock_run(run_url)
-    spool = open_spool(run_url, is_main=True)
-    _require_lines(spool.folder / JOURNAL, short)
+    mirror = open_mirror(run_url, is_main=True)
+    _require_lines(mirror.folder / JOURNAL, short)
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    target = find_target(recipe.track.mlflow, spool.folder)
-    status = replay(spool.folder, target, notify=print)
-    spool.publish([STATE])
+    target = find_target(recipe.track.mlflow, mirror.folder)
+    status = replay(mirror.folder, target, notify=print)
+    mirror.publish([STATE])
     if lock is not None:
         lock.close()
     if status.problem is not None:

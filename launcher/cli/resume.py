@@ -8,7 +8,7 @@ from launcher.checkpoint.manifest import find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse
 from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
-from launcher.recipe.compile import compile_recipe
+from launcher.recipe.compile import load_frozen
 from launcher.recipe.hints import find_hints
 from launcher.run_folder import RECIPE, lock_run, require_run
 
@@ -22,10 +22,8 @@ def resume_run(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     run_url = files.absolute(options.run)
     require_run(run_url)
-    recipe_url = files.join(run_url, RECIPE)
-    loaded = compile_recipe(
-        files.read_text(recipe_url),
-        recipe_url,
+    loaded = load_frozen(
+        files.join(run_url, RECIPE),
         options.overrides,
         nodes=options.nodes,
         nproc_per_node=options.nproc_per_node,
@@ -43,9 +41,9 @@ def resume_run(arguments: Sequence[str]) -> int:
         check_source,
         saved_fingerprint,
     )
-    from launcher.cli.start import freeze_and_submit, prepare
     from launcher.plan.parameters import meta_shapes
-    from launcher.plan.record import data_record, scaling_records
+    from launcher.plan.plan_record import data_record, scaling_records
+    from launcher.submit import freeze_and_submit, prepare
 
     prepared = prepare(loaded.recipe, run_url)
     saved, rejected = find_newest(run_url, verify=False)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from launcher import files
-from launcher.check.record import require_passed
+from launcher.check.gate import require_passed
 from launcher.cli.arguments import add_overrides, add_shape, parse
 from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
@@ -32,7 +32,7 @@ def run_recipe(arguments: Sequence[str]) -> int:
     check_sources(loaded.recipe.data)
     tell_hints(find_hints(loaded))
     require_passed(loaded.recipe, options.recipe)
-    from launcher.cli.start import freeze_and_submit, prepare
+    from launcher.submit import freeze_and_submit, prepare
 
     prepared = prepare(loaded.recipe, run_url)
     files.check_writable(run_url)
@@ -59,8 +59,8 @@ def _load(options: argparse.Namespace) -> LoadedRecipe:
 
 
 def _show(loaded: LoadedRecipe, run_url: str) -> int:
-    from launcher.cli.start import prepare
-    from launcher.plan.text import plan_text
+    from launcher.plan.plan_text import plan_text
+    from launcher.submit import prepare
 
     prepared = prepare(loaded.recipe, run_url, only_show=True)
     print(plan_text(prepared.recipe, prepared.plan))

@@ -13,7 +13,7 @@ from launcher.recipe.schema import Recipe
 from launcher.sweep.grid import load_points, read_axes
 from launcher.sweep.transfer import Transfer, find_transfers
 from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
-from launcher.track.store import resolve_tracking_uri
+from launcher.track.tracking_uri import resolve_tracking_uri
 
 
 def sweep_recipe(arguments: Sequence[str]) -> int:
@@ -44,9 +44,9 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     cores = len(os.sched_getaffinity(0))
     jobs = min(options.jobs or cores, len(points))
 
-    from launcher.sweep.sweep import PICTURE, RESULTS, SweepOptions, read_results, run_sweep
-    from launcher.sweep.text import sweep_text
-    from launcher.sweep.tracking import open_parent
+    from launcher.sweep.run_sweep import PICTURE, RESULTS, SweepOptions, read_results, run_sweep
+    from launcher.sweep.sweep_mlflow import open_parent
+    from launcher.sweep.sweep_text import sweep_text
 
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -61,7 +61,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     transfers = find_transfers(results)
     _say(sweep_text(results, transfers))
     if transfers:
-        _say(_draw(out / PICTURE, transfers, held_out=all(result.held_out for result in results)))
+        _say(_draw(out / PICTURE, transfers, validation=all(result.validation for result in results)))
     parent.close(transfers, [out / RESULTS, out / PICTURE])
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
 
@@ -78,12 +78,12 @@ def _target(recipe: Recipe) -> MlflowTarget | None:
     return MlflowTarget(resolve_tracking_uri(config.tracking_uri, environment, Path.cwd()), config.experiment)
 
 
-def _draw(path: Path, transfers: Sequence[Transfer], *, held_out: bool) -> str:
+def _draw(path: Path, transfers: Sequence[Transfer], *, validation: bool) -> str:
     """Draw the picture; says where it is, or what is missing to draw it."""
     from launcher.report.figure import can_draw
-    from launcher.report.transfer import draw_transfer
+    from launcher.report.transfer_plot import draw_transfer
 
     if not can_draw():
         return "\nno picture: matplotlib is not installed (pip install 'mulaunch[plot]')"
-    loss_name = "held-out loss" if held_out else "training loss"
+    loss_name = "validation loss" if validation else "training loss"
     return f"\npicture: {draw_transfer(path, transfers, loss_name)}"

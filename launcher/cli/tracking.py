@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from launcher.track.config import MLflowConfig
-from launcher.track.feed import saved_tracking_uri
 from launcher.track.mlflow import MlflowTarget
-from launcher.track.store import resolve_tracking_uri
+from launcher.track.mlflow_sync import saved_tracking_uri
+from launcher.track.tracking_uri import resolve_tracking_uri
 
 
 def find_target(config: MLflowConfig, folder: Path) -> MlflowTarget:

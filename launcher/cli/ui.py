@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.track.store import resolve_tracking_uri
-from launcher.track.ui import make_ui_command
+from launcher.track.mlflow_ui import make_ui_command
+from launcher.track.tracking_uri import resolve_tracking_uri
 
 
 def open_ui(arguments: Sequence[str]) -> int:

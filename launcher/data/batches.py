@@ -9,8 +9,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from launcher.data.dataset import IGNORED, Batch, Dataset
 from launcher.data.order import evenly_spaced, windows_of_step, windows_of_streams
-from launcher.data.samples import IGNORED, Batch, Samples
 from launcher.errors import Problem, UserError
 
 
@@ -27,7 +27,7 @@ class Batches:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Dataset,
         *,
         global_batch_size: int,
         micro_batch_size: int,
@@ -105,8 +105,8 @@ def _rows_of_rank(total: int, micro_batch_size: int, rank: int, world_size: int)
     return list(np.arange(rank * share, (rank + 1) * share).reshape(-1, micro_batch_size))
 
 
-def held_out_windows(
-    samples: Samples, num_sequences: int, num_streams: int | None = None
+def validation_windows(
+    samples: Dataset, num_sequences: int, num_streams: int | None = None
 ) -> NDArray[np.int64]:
     """The samples that an evaluation scores, the same at any world size: (T, R), to be read row by row.
 
@@ -120,8 +120,8 @@ def held_out_windows(
     return first_R + np.arange(min(most, -(-num_sequences // num_streams)))[:, None]
 
 
-def held_out_batches(
-    samples: Samples,
+def validation_batches(
+    samples: Dataset,
     windows_TR: NDArray[np.int64],
     *,
     micro_batch_size: int,

@@ -39,11 +39,11 @@ class FilesSource(TextSection):
 
 
 class TokensSource(Section):
-    """A flat file of unsigned little-endian token ids, memory-mapped; held-out tokens in a second file."""
+    """A flat file of unsigned little-endian token ids, memory-mapped; validation tokens in a second file."""
 
     type: Literal["tokens"]
     train: str
-    held_out: str | None = None
+    validation: str | None = None
     dtype: Literal["uint8", "uint16", "uint32"] = "uint16"
 
 
@@ -59,7 +59,7 @@ class ListOpsSource(Section):
     max_depth: Annotated[int, Field(ge=2, le=200)] = 10
     max_args: Annotated[int, Field(ge=2)] = 10
     train_samples: Annotated[int, Field(ge=1)] = 96_000
-    held_out_samples: Annotated[int, Field(ge=1)] = 2_000
+    validation_samples: Annotated[int, Field(ge=1)] = 2_000
     seed: Seed = 0
     """Which data set; the recipe's own seed is for its order."""
 
@@ -92,13 +92,13 @@ class DigitsSource(Section):
     """The 1797 handwritten digits (8 x 8 grey values) that scikit-learn ships, as signals of 64 steps."""
 
     type: Literal["digits"]
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of images kept for evaluation, of each digit alike."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Fraction of images kept for validation, of each digit alike."""
 
 
 class LabelledSource(Section):
-    """Sequences of a label each, in NumPy files of your own: one folder to train on, one held out, each with
-    x.npy, y.npy and, where sequences end before data.seq_len, lengths.npy.
+    """Sequences of a label each, in NumPy files of your own: one folder to train on, one to validate on,
+    each with x.npy, y.npy and, where sequences end before data.seq_len, lengths.npy.
 
     x: tokens (S, L) of any integer type; or words by their characters (S, L, W), as integers, 0 for none; or
     signals (S, L, F) as float32, or as uint8, of which 0 to 255 are read as -1 to 1; F may be left out where
@@ -107,7 +107,7 @@ class LabelledSource(Section):
 
     type: Literal["labelled"]
     train: str
-    held_out: str | None = None
+    validation: str | None = None
     num_classes: Annotated[int, Field(ge=2)]
     vocab_size: Annotated[int, Field(ge=2)] | None = None
     """For tokens: their ids are below this."""
@@ -144,18 +144,19 @@ class DataConfig(Section):
     source: Source
     seq_len: Annotated[int, Field(ge=1)]
     """Positions of each sequence that a model sees."""
-    held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of files kept for evaluation, by a hash of the file's name; null is 0.05.
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Fraction of files kept for validation, by a hash of the file's name; null is 0.05.
 
     Only for `python-stdlib` and `files`: other sources say themselves what they keep."""
     prefetch: Annotated[int, Field(ge=0)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
 
     @model_validator(mode="after")
-    def _held_out_has_files(self) -> "DataConfig":
-        if self.held_out is not None and not isinstance(self.source, StdlibSource | FilesSource):
+    def _validation_has_files(self) -> "DataConfig":
+        if self.validation_fraction is not None and not isinstance(self.source, StdlibSource | FilesSource):
             raise ValueError(
-                f"held_out is {self.held_out}, a share of files; `{self.source.type}` does not use it"
+                f"validation_fraction is {self.validation_fraction}, a fraction of files; "
+                f"`{self.source.type}` does not use it"
             )
         return self
 
@@ -187,9 +188,9 @@ class DataConfig(Section):
                 return self
 
     @property
-    def held_out_share(self) -> float:
-        """Share of files kept for evaluation."""
-        return 0.05 if self.held_out is None else self.held_out
+    def fraction_for_validation(self) -> float:
+        """Fraction of files kept for validation."""
+        return 0.05 if self.validation_fraction is None else self.validation_fraction
 
 
 InputKind = Literal["tokens", "words", "signals"]

@@ -7,15 +7,15 @@ import torch
 from numpy.typing import NDArray
 
 from launcher.data.config import DigitsSource
+from launcher.data.dataset import Batch, Dataset
 from launcher.data.order import permute, stream_key
-from launcher.data.samples import Batch, Samples
 from launcher.errors import Problem, UserError
 
 _SPLIT_KEY = stream_key(0xD161)  # one split for all, whatever the seed: results compare
 
 
 @final
-class Digits(Samples):
+class Digits(Dataset):
     """Images read row by row: signals (B, 64, 1) in [-1, 1], labels 0 to 9."""
 
     def __init__(self, signals: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
@@ -37,7 +37,7 @@ class Digits(Samples):
 
 
 def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
-    """Training and held-out images. Raises UserError where scikit-learn is not installed."""
+    """Training and validation images. Raises UserError where scikit-learn is not installed."""
     try:
         from sklearn.datasets import load_digits  # an extra, and a second to import
     except ImportError:
@@ -49,6 +49,6 @@ def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
     held = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         of_digit = np.flatnonzero(labels == digit)
-        count = min(len(of_digit) - 1, max(1, round(source.held_out * len(of_digit))))
+        count = min(len(of_digit) - 1, max(1, round(source.validation_fraction * len(of_digit))))
         held[of_digit[permute(np.arange(count), len(of_digit), _SPLIT_KEY)]] = True
     return Digits(signals[~held], labels[~held]), Digits(signals[held], labels[held])

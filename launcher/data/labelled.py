@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from launcher import files
 from launcher.data.config import LabelledSource
+from launcher.data.dataset import Batch, Dataset
 from launcher.data.order import evenly_spaced
-from launcher.data.samples import Batch, Samples
 from launcher.data.sources import require_files
 from launcher.errors import Problem, UserError
 
@@ -20,7 +20,7 @@ _PROBES = 256
 
 
 @final
-class Labelled(Samples):
+class Labelled(Dataset):
     """One folder of x.npy, y.npy and perhaps lengths.npy."""
 
     def __init__(self, source: LabelledSource, folder: str, seq_len: int, max_chars: int | None) -> None:
@@ -127,8 +127,8 @@ class Labelled(Samples):
 
 
 @final
-class NoSamples(Samples):
-    """Nothing held out."""
+class NoSamples(Dataset):
+    """No validation split."""
 
     @property
     def num_samples(self) -> int:
@@ -140,13 +140,13 @@ class NoSamples(Samples):
 
 def open_labelled(
     source: LabelledSource, seq_len: int, max_chars: int | None
-) -> tuple[Samples, Samples, str]:
-    """Training samples, held-out ones and a fingerprint of both. Raises UserError for what does not fit."""
-    folders = [source.train] + ([source.held_out] if source.held_out else [])
+) -> tuple[Dataset, Dataset, str]:
+    """Training samples, validation ones and a fingerprint of both. Raises UserError for what does not fit."""
+    folders = [source.train] + ([source.validation] if source.validation else [])
     require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
     opened = [Labelled(source, folder, seq_len, max_chars) for folder in folders]
     digest = hashlib.blake2b(b"".join(samples.probe() for samples in opened), digest_size=16)
-    return opened[0], opened[1] if source.held_out else NoSamples(), digest.hexdigest()
+    return opened[0], opened[1] if source.validation else NoSamples(), digest.hexdigest()
 
 
 def _open_array(url: str) -> NDArray[Any]:

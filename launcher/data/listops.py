@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from launcher.data.config import ListOpsSource
+from launcher.data.dataset import Batch, Dataset
 from launcher.data.order import stream_key
-from launcher.data.samples import Batch, Samples
 from launcher.errors import Problem, UserError
 
 SYMBOLS = ("pad", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
@@ -32,17 +32,17 @@ _MOST_ATTEMPTS = 20_000
 
 
 @final
-class ListOps(Samples):
-    """Expressions, padded behind to seq_len; sample i is a pure function of (source.seed, held_out, i)."""
+class ListOps(Dataset):
+    """Expressions, padded behind to seq_len; sample i is a pure function of (source.seed, validation, i)."""
 
-    def __init__(self, source: ListOpsSource, *, seq_len: int, held_out: bool) -> None:
+    def __init__(self, source: ListOpsSource, *, seq_len: int, validation: bool) -> None:
         self._source = source
         self._seq_len = seq_len
-        self._held_out = held_out
+        self._validation = validation
 
     @property
     def num_samples(self) -> int:
-        return self._source.held_out_samples if self._held_out else self._source.train_samples
+        return self._source.validation_samples if self._validation else self._source.train_samples
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         drawn = [self._draw(int(index)) for index in indices]
@@ -74,7 +74,7 @@ class ListOps(Samples):
     def _draw(self, index: int) -> tuple[list[int], int]:
         """Tokens and value of one sample."""
         # Python promises that random() gives the same numbers in all its versions.
-        stream = random.Random(stream_key(self._source.seed, int(self._held_out), index))
+        stream = random.Random(stream_key(self._source.seed, int(self._validation), index))
         for _ in range(_MOST_ATTEMPTS):
             tokens: list[int] = []
             value = self._grow(stream, tokens, depth=1)

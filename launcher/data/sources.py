@@ -38,9 +38,9 @@ def check_sources(config: DataConfig) -> None:
     """Raise UserError for files that are not there, before a job is queued."""
     source = config.source
     if isinstance(source, TokensSource):
-        require_files([source.train] + ([source.held_out] if source.held_out else []))
+        require_files([source.train] + ([source.validation] if source.validation else []))
     elif isinstance(source, LabelledSource):
-        folders = [source.train] + ([source.held_out] if source.held_out else [])
+        folders = [source.train] + ([source.validation] if source.validation else [])
         require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
     elif isinstance(source, TextSource):
         find_source_files(source)

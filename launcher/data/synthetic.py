@@ -7,20 +7,20 @@ import torch
 from numpy.typing import NDArray
 
 from launcher.data.config import CopyingSource, RecallSource
+from launcher.data.dataset import IGNORED, Batch, Dataset
 from launcher.data.order import NO_END, choose, draw, sample_keys
-from launcher.data.samples import IGNORED, Batch, Samples
 
 BLANK = 0
 
 
 @final
-class Copying(Samples):
+class Copying(Dataset):
     """Ids: 0 blank, 1 cue, then the alphabet. The cues are the last num_symbols positions."""
 
-    def __init__(self, source: CopyingSource, *, seq_len: int, held_out: bool) -> None:
+    def __init__(self, source: CopyingSource, *, seq_len: int, validation: bool) -> None:
         self._source = source
         self._seq_len = seq_len
-        self._stream = (source.seed, int(held_out))
+        self._stream = (source.seed, int(validation))
 
     @property
     def num_samples(self) -> int:
@@ -45,13 +45,13 @@ class Copying(Samples):
 
 
 @final
-class Recall(Samples):
+class Recall(Dataset):
     """Ids: 0 blank, then the keys, then the values. A sequence's keys differ; its queries are among them."""
 
-    def __init__(self, source: RecallSource, *, seq_len: int, held_out: bool) -> None:
+    def __init__(self, source: RecallSource, *, seq_len: int, validation: bool) -> None:
         self._source = source
         self._seq_len = seq_len
-        self._stream = (source.seed, int(held_out))
+        self._stream = (source.seed, int(validation))
 
     @property
     def num_samples(self) -> int:

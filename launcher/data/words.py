@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launcher.data.samples import Batch, Samples, Windows
+from launcher.data.dataset import Batch, Dataset, Windows
 
 UNKNOWN = b"<unk>"
 """What word 0 stands for: every word that has no number of its own. The rule of `cut` never gives it."""
@@ -46,10 +46,10 @@ def spell(words: Sequence[bytes], max_chars: int) -> NDArray[np.int16]:
 
 
 @final
-class Lexicon:
+class Vocabulary:
     """Every word of a corpus. Word 0 is UNKNOWN, word 1 the end of a file; then the others from the most to
     the least frequent one of the training files, equals by their bytes, and behind them those that only
-    held-out files have. A model knows the first `vocab_size` by number; the others are word 0 to it, though
+    validation files have. A model knows the first `vocab_size` by number; the others are word 0 to it, though
     a model that reads characters reads those of any word."""
 
     def __init__(self, words: Sequence[bytes], *, vocab_size: int, max_chars: int | None) -> None:
@@ -86,12 +86,12 @@ class Lexicon:
 
 
 @final
-class WordWindows(Samples):
-    """Windows of a stream of places in a lexicon: x as a model reads words, y the numbers one word later."""
+class WordWindows(Dataset):
+    """Windows of a stream of word numbers: x as a model reads words, y the numbers one word later."""
 
-    def __init__(self, windows: Windows, lexicon: Lexicon) -> None:
+    def __init__(self, windows: Windows, vocabulary: Vocabulary) -> None:
         self.windows = windows
-        self.lexicon = lexicon
+        self.vocabulary = vocabulary
 
     @property
     def num_samples(self) -> int:
@@ -99,23 +99,23 @@ class WordWindows(Samples):
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         places = self.windows.batch(indices)
-        return Batch(x=self.lexicon.show(places.x), y=self.lexicon.number(places.y))
+        return Batch(x=self.vocabulary.show(places.x), y=self.vocabulary.number(places.y))
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
         if not len(indices):
             return {"most frequent word": 0.0}
-        targets = self.lexicon.number(self.windows.batch(indices).y).flatten()
+        targets = self.vocabulary.number(self.windows.batch(indices).y).flatten()
         return {"most frequent word": int(torch.bincount(targets).max()) / len(targets)}
 
 
 def number_words(
-    train: Iterable[bytes], held_out: Iterable[bytes]
+    train: Iterable[bytes], validation: Iterable[bytes]
 ) -> tuple[list[bytes], NDArray[np.int32], NDArray[np.int32]]:
-    """Distinct words of some texts in the order of a Lexicon, and both streams as places in it."""
+    """Distinct words of some texts in the order of a Vocabulary, and both streams as places in it."""
     seen = {_END: 0}
     first, second = (
         np.fromiter((seen.setdefault(word, len(seen)) for text in part for word in cut(text)), dtype=np.int32)
-        for part in (train, held_out)
+        for part in (train, validation)
     )
     words, counts = list(seen), np.bincount(first, minlength=len(seen))
     order = [0, *sorted(range(1, len(words)), key=lambda at: (-counts[at], words[at]))]

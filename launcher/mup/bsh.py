@@ -4,8 +4,8 @@ import re
 
 from launcher import files
 from launcher.errors import Problem, UserError
-from launcher.mup.shapes import BaseShapes, hash_shapes
-from launcher.recipe.yaml_text import parse_yaml
+from launcher.mup.base_shapes import BaseShapes, hash_shapes
+from launcher.yaml_text import parse_yaml
 
 _HEADER = """\
 # This is a base shape file encoded in yaml

@@ -169,18 +169,18 @@ class WarmupSection(Section):
 
 
 class CosineConfig(WarmupSection):
-    """Half a cosine from the peak to final_ratio at the last step."""
+    """Half a cosine from the peak to min_lr_ratio at the last step."""
 
     type: Literal["cosine"]
-    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Factor reached at the last step."""
 
 
 class LinearConfig(WarmupSection):
-    """A straight line from the peak to final_ratio at the last step."""
+    """A straight line from the peak to min_lr_ratio at the last step."""
 
     type: Literal["linear"]
-    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Factor reached at the last step."""
 
 
@@ -195,7 +195,7 @@ class WSDConfig(WarmupSection):
 
     type: Literal["wsd"]
     decay_steps: Annotated[int, Field(ge=1)]
-    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Factor reached at the last step."""
 
 
@@ -209,7 +209,7 @@ class SineRestartsConfig(WarmupSection):
 
 
 class PlateauConfig(WarmupSection):
-    """The factor is multiplied by `factor` after more than `patience` evaluations without a better held-out
+    """The factor is multiplied by `factor` after more than `patience` evaluations without a better validation
     loss."""
 
     type: Literal["plateau"]
@@ -217,7 +217,7 @@ class PlateauConfig(WarmupSection):
     patience: Annotated[int, Field(ge=0)] = 2
     threshold: Annotated[float, Field(ge=0)] = 1e-4
     """A better loss is below best x (1 - threshold)."""
-    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The factor goes no lower."""
 
 

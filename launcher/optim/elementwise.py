@@ -52,7 +52,7 @@ class SMORMS3(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {"lr_factor": 1.0})
+        super().__init__(groups, {"mup_lr_multiplier": 1.0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -78,7 +78,7 @@ class SMORMS3(torch.optim.Optimizer):
         g.lerp_(grad, newest)
         g2.lerp_(grad.square(), newest)
         share = g.square() / (g2 + eps)
-        factor = group["lr_factor"]
+        factor = group["mup_lr_multiplier"]
         rate = share.clamp(max=group["lr"] / factor) * factor
         p.sub_(grad * rate / (g2.sqrt() + eps))
         memory.mul_(1 - share).add_(1)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from launcher.mup.rules import Scaling, Update
-from launcher.mup.shapes import Shapes
+from launcher.mup.base_shapes import Shapes
+from launcher.mup.scaling import Scaling, Update
 from launcher.optim.config import MatrixConfig, OptimConfig, SSMRates, TensorRate
 from models.facts import ParamFacts, Role
 
@@ -19,7 +19,7 @@ class Group:
     weight_decay: float
     eps: float | None
     """None where the optimizer has none."""
-    lr_factor: float
+    mup_lr_multiplier: float
     """What the parametrisation made of the rate: part of lr."""
     update: Update
     """How the optimizer treats them; a matrix optimizer has two kinds."""
@@ -80,11 +80,13 @@ def make_groups(
             lr=lr,
             weight_decay=decay,
             eps=eps,
-            lr_factor=lr_factor,
+            mup_lr_multiplier=mup_lr_multiplier,
             update=update,
             parameters=tuple(names),
         )
-        for position, ((label, update, lr, lr_factor, decay, eps), names) in enumerate(sorted_names.items())
+        for position, ((label, update, lr, mup_lr_multiplier, decay, eps), names) in enumerate(
+            sorted_names.items()
+        )
     )
 
 

@@ -8,10 +8,10 @@ from typing import final
 from launcher.optim.config import ScheduleConfig
 
 
-def schedule_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
+def lr_multiplier(config: ScheduleConfig, step: int, total_steps: int) -> float:
     """Factor for the update that makes step `step` (0-based) of `total_steps`, had no plateau been seen.
 
-    Linear warmup reaches 1 at the end of `warmup_steps`; the last step uses `final_ratio`.
+    Linear warmup reaches 1 at the end of `warmup_steps`; the last step uses `min_lr_ratio`.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -22,12 +22,12 @@ def schedule_factor(config: ScheduleConfig, step: int, total_steps: int) -> floa
         case "sine_restarts":
             return math.sin(math.pi * (past % config.period) / config.period)
         case "cosine":
-            return _between(config.final_ratio, 0.5 * (1.0 + math.cos(math.pi * min(1.0, past / last))))
+            return _between(config.min_lr_ratio, 0.5 * (1.0 + math.cos(math.pi * min(1.0, past / last))))
         case "linear":
-            return _between(config.final_ratio, 1.0 - min(1.0, past / last))
+            return _between(config.min_lr_ratio, 1.0 - min(1.0, past / last))
         case "wsd":
             left = max(0, total_steps - 1 - step)
-            return _between(config.final_ratio, min(1.0, left / config.decay_steps))
+            return _between(config.min_lr_ratio, min(1.0, left / config.decay_steps))
 
 
 def _between(lowest: float, shape: float) -> float:
@@ -45,27 +45,27 @@ class Schedule:
         self._num_bad = 0
         self._reduction = 1.0
 
-    def factor(self, step: int) -> float:
+    def lr_multiplier(self, step: int) -> float:
         """For the update that makes step `step` (0-based)."""
-        return schedule_factor(self._config, step, self._total_steps) * self._reduction
+        return lr_multiplier(self._config, step, self._total_steps) * self._reduction
 
-    def observe(self, held_out_loss: float) -> bool:
+    def observe(self, validation_loss: float) -> bool:
         """Take note of an evaluation, the same on all ranks; returns whether the factor was reduced."""
         config = self._config
         if config.type != "plateau":
             return False
-        if self._best is None or held_out_loss < self._best * (1 - config.threshold):
-            self._best, self._num_bad = held_out_loss, 0
+        if self._best is None or validation_loss < self._best * (1 - config.threshold):
+            self._best, self._num_bad = validation_loss, 0
             return False
         self._num_bad += 1
         if self._num_bad <= config.patience:
             return False
         before, self._num_bad = self._reduction, 0
-        self._reduction = max(before * config.factor, config.final_ratio)
+        self._reduction = max(before * config.factor, config.min_lr_ratio)
         return self._reduction < before
 
     def state(self) -> dict[str, float | int | None]:
-        """What factor() depends on besides the step; numbers that JSON keeps exactly."""
+        """What lr_multiplier() depends on besides the step; numbers that JSON keeps exactly."""
         if self._config.type != "plateau":
             return {}
         return {"best": self._best, "num_bad": self._num_bad, "reduction": self._reduction}

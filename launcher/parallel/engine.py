@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from launcher.data.samples import IGNORED, Batch
-from launcher.parallel.carry import Carry
+from launcher.data.dataset import IGNORED, Batch
 from launcher.parallel.gradients import GradientNorms
 from launcher.parallel.mesh import plain_name
+from launcher.parallel.recurrent_state import RecurrentState
 from launcher.world import World
 
-State = Mapping[str, torch.Tensor]
+EngineState = Mapping[str, torch.Tensor]
 """Parameters, optimizer moments, buffers and carried states, whole or as DTensors, keyed `model/NAME`,
 `optim/NAME/KEY`, `buffer/NAME` and `carry/LAYER/PART`."""
 
@@ -26,7 +26,7 @@ class Evaluation:
     loss: float
     """Mean per target."""
     accuracy: float
-    """Share of targets that the likeliest symbol or class hits."""
+    """Share of targets that the most likely symbol or class hits."""
 
 
 class Engine(abc.ABC):
@@ -34,7 +34,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def train_step(
-        self, micro_batches: Sequence[Batch], lr_factor: float, *, measure: bool = False
+        self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
     ) -> tuple[torch.Tensor, GradientNorms]:
         """Forward, backward and update. Returns this rank's share of the loss (see average) and the norms.
 
@@ -51,34 +51,34 @@ class Engine(abc.ABC):
         """Loss and accuracy over all ranks' batches; every rank brings as many as the others."""
 
     @abc.abstractmethod
-    def state(self) -> State:
+    def state(self) -> EngineState:
         """What a checkpoint keeps, the same under every engine. All ranks call it together."""
 
     @abc.abstractmethod
-    def load(self, fill: Callable[[State], None]) -> None:
+    def load(self, fill: Callable[[EngineState], None]) -> None:
         """Take on a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
 
 
 def loss_sum(
-    model: nn.Module, batch: Batch, device: torch.device, carry: Carry | None, micro: int
+    model: nn.Module, batch: Batch, device: torch.device, recurrent_state: RecurrentState | None, micro: int
 ) -> torch.Tensor:
-    """Cross-entropy summed over the targets that count, in float32; with a carry, from the states before."""
-    logits_XK, y_X = _predict(model, batch, device, carry, micro)
+    """Cross-entropy summed over the targets that count, in float32; from recurrent states where there are."""
+    logits_XK, y_X = _predict(model, batch, device, recurrent_state, micro)
     return nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
 
 
 def _predict(
-    model: nn.Module, batch: Batch, device: torch.device, carry: Carry | None, micro: int
+    model: nn.Module, batch: Batch, device: torch.device, recurrent_state: RecurrentState | None, micro: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Float32 logits of every target, and the targets."""
     x, y = batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True)
-    states = carry.before(batch, micro) if carry is not None else None
-    if carry is None or states is None:
+    states = recurrent_state.before(batch, micro) if recurrent_state is not None else None
+    if recurrent_state is None or states is None:
         lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
         logits = model(x, *lengths)
     else:
         logits, after = model(x, states)
-        carry.keep(after, micro)
+        recurrent_state.keep(after, micro)
     return logits.float().flatten(0, -2), y.flatten()
 
 
@@ -101,15 +101,15 @@ def average_loss(loss: torch.Tensor, world: World) -> float:
 
 @torch.no_grad()
 def evaluate_model(
-    model: nn.Module, micro_batches: Sequence[Batch], world: World, carry: Carry | None
+    model: nn.Module, micro_batches: Sequence[Batch], world: World, recurrent_state: RecurrentState | None
 ) -> Evaluation:
     """See Engine.evaluate. States of training are left alone."""
-    carry = carry.anew() if carry is not None else None
+    recurrent_state = recurrent_state.anew() if recurrent_state is not None else None
     average_buffers(model, world)
     model.eval()
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for position, batch in enumerate(micro_batches):
-        logits_XK, y_X = _predict(model, batch, world.device, carry, position)
+        logits_XK, y_X = _predict(model, batch, world.device, recurrent_state, position)
         sums[0] += nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
         sums[1] += (logits_XK.argmax(-1) == y_X).sum()
         sums[2] += (y_X != IGNORED).sum()
@@ -122,7 +122,7 @@ def evaluate_model(
 @torch.no_grad()
 def average_buffers(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
     """Make the buffers (batch norm's running averages) the mean over ranks, each of which has seen only its
-    own sequences, and return them, live and keyed as State says. All ranks together."""
+    own sequences, and return them, live and keyed as EngineState says. All ranks together."""
     buffers = {f"buffer/{plain_name(name)}": buffer for name, buffer in model.named_buffers()}
     if world.size > 1:
         for buffer in buffers.values():

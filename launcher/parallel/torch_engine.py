@@ -11,12 +11,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from launcher.data.samples import Batch
-from launcher.parallel.carry import Carry
+from launcher.data.dataset import Batch
 from launcher.parallel.engine import (
     Engine,
+    EngineState,
     Evaluation,
-    State,
     average_buffers,
     average_loss,
     count_targets,
@@ -26,6 +25,7 @@ from launcher.parallel.engine import (
 )
 from launcher.parallel.gradients import GradientNorms, UpdateMeasure, clip_gradients
 from launcher.parallel.mesh import SHARD_AXIS, local_shard, plain_name
+from launcher.parallel.recurrent_state import RecurrentState
 from launcher.world import World
 
 
@@ -41,23 +41,23 @@ class TorchEngine(Engine):
         grad_clip: float | None,
         precision: str,
         mesh: DeviceMesh | None,
-        carry: Carry | None,
+        recurrent_state: RecurrentState | None,
         world: World,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._grad_clip = grad_clip
         self._autocast = precision == "bf16"
-        self._carry = carry
+        self._recurrent_state = recurrent_state
         self._world = world
         # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
         self._parameters = {plain_name(name): p for name, p in model.named_parameters()}
         self._names = tuple(self._parameters)
-        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self._shard_group = mesh.get_group(SHARD_AXIS) if mesh is not None else None
 
     def train_step(
-        self, micro_batches: Sequence[Batch], lr_factor: float, *, measure: bool = False
+        self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
     ) -> tuple[torch.Tensor, GradientNorms]:
         """See Engine. Communication of gradients happens once, behind the last micro batch."""
         self._model.train()
@@ -67,13 +67,16 @@ class TorchEngine(Engine):
         for position, batch in enumerate(micro_batches):
             with self._sync_gradients(last=position == len(micro_batches) - 1):
                 with self._precision():
-                    loss = loss_sum(self._model, batch, self._world.device, self._carry, position) * share
+                    loss = (
+                        loss_sum(self._model, batch, self._world.device, self._recurrent_state, position)
+                        * share
+                    )
                 loss.backward()
             total += loss.detach()
         norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
         before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * lr_factor
+        for group, peak_lr in zip(self._optimizer.param_groups, self._peak_lrs, strict=True):
+            group["lr"] = peak_lr * lr_multiplier
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return total, norms if before is None else replace(norms, updates=before.finish())
@@ -85,12 +88,12 @@ class TorchEngine(Engine):
     def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
         """See Engine."""
         with self._precision():
-            found = evaluate_model(self._model, micro_batches, self._world, self._carry)
+            found = evaluate_model(self._model, micro_batches, self._world, self._recurrent_state)
         if isinstance(self._model, FSDPModule):
             self._model.reshard()  # without a backward the root would stay gathered
         return found
 
-    def state(self) -> State:
+    def state(self) -> EngineState:
         """See Engine: live tensors, but for carried states."""
         if not self._optimizer.state:
             make_moments(self._optimizer)
@@ -98,15 +101,15 @@ class TorchEngine(Engine):
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 entries[f"optim/{name}/{key}"] = value
-        carried = {} if self._carry is None else self._carry.read()
+        carried = {} if self._recurrent_state is None else self._recurrent_state.read()
         return entries | average_buffers(self._model, self._world) | carried
 
-    def load(self, fill: Callable[[State], None]) -> None:
+    def load(self, fill: Callable[[EngineState], None]) -> None:
         """See Engine."""
         state = self.state()
         fill(state)
-        if self._carry is not None:
-            self._carry.write(state)
+        if self._recurrent_state is not None:
+            self._recurrent_state.write(state)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=self._autocast)

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 import torch
 
-from launcher.mup.bsh import read_base_shapes
-from launcher.mup.config import MupConfig
-from launcher.mup.rules import Scaling, check_roles, check_updates, scale_mup, scale_sp
-from launcher.mup.shapes import (
+from launcher.mup.base_shapes import (
     BaseShapes,
     Shapes,
-    Width,
+    WidthMultiplier,
     check_finite,
     find_base_shapes,
     hash_shapes,
-    measure_widths,
+    measure_width_multipliers,
 )
-from launcher.mup.unit import find_places, residual_factors, scale_umup
+from launcher.mup.bsh import read_base_shapes
+from launcher.mup.config import MupConfig
+from launcher.mup.scaling import Scaling, check_roles, check_updates, scale_mup, scale_sp
+from launcher.mup.umup import find_places, residual_factors, scale_umup
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group, choose_update, make_groups
-from models.build import build_model, model_facts
+from models.build_model import build_model, model_facts
 from models.config import ModelConfig, with_width
 from models.facts import Multipliers, ParamFacts, Role, match_facts
 
@@ -36,7 +36,7 @@ class Parameters:
     facts: Mapping[str, ParamFacts]
     base_shapes: BaseShapes
     base_shapes_hash: str
-    widths: Mapping[str, Width]
+    width_multipliers: Mapping[str, WidthMultiplier]
     scalings: Mapping[str, Scaling]
     groups: tuple[Group, ...]
     multipliers: Multipliers
@@ -62,7 +62,9 @@ def describe_parameters(
     shapes = meta_shapes(model)
     facts = match_facts(shapes, model_facts(model))
     base_shapes = _base_shapes(model, mup, shapes)
-    widths = measure_widths(shapes, base_shapes, {name: fact.fan_in_dim for name, fact in facts.items()})
+    widths = measure_width_multipliers(
+        shapes, base_shapes, {name: fact.fan_in_dim for name, fact in facts.items()}
+    )
     if mup.type == "umup":
         scalings = _unit_scalings(model, mup, optim, shapes, facts, seq_len)
     else:
@@ -72,7 +74,7 @@ def describe_parameters(
         facts=facts,
         base_shapes=base_shapes,
         base_shapes_hash=hash_shapes(base_shapes),
-        widths=widths,
+        width_multipliers=widths,
         scalings=scalings,
         groups=make_groups(facts, shapes, scalings, optim),
         multipliers=Multipliers(
@@ -88,7 +90,7 @@ def _scalings(
     optim: OptimConfig,
     shapes: Shapes,
     facts: Mapping[str, ParamFacts],
-    widths: Mapping[str, Width],
+    widths: Mapping[str, WidthMultiplier],
 ) -> dict[str, Scaling]:
     if mup.type == "sp":
         return {name: scale_sp() for name in facts}

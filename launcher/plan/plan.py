@@ -6,7 +6,7 @@ from launcher.optim.groups import StateSize, state_size
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
-from models.build import flops_per_token, state_numbers
+from models.build_model import flops_per_token, recurrent_state_size
 from models.config import sequences_per_sample
 
 
@@ -60,7 +60,7 @@ def make_plan(recipe: Recipe) -> Plan:
     weights = 4.0 * parameters.num_parameters  # float32 masters
     state = count_state(recipe, parameters)
     carries = train.truncated_bptt
-    carried = 4.0 * train.global_batch_size * state_numbers(recipe.model) if carries else 0.0
+    carried = 4.0 * train.global_batch_size * recurrent_state_size(recipe.model) if carries else 0.0
     memory = measure_memory(recipe, weights, state, world_size)
     return Plan(
         batch=shape_batch(

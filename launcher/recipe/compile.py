@@ -10,15 +10,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from launcher import files
 from launcher.errors import Problem, UserError
-from launcher.recipe.explain import Explainer
 from launcher.recipe.loaded import LoadedRecipe, SourceText
 from launcher.recipe.overrides import apply_overrides, flag_node
+from launcher.recipe.renamed import with_new_names
 from launcher.recipe.rules import check_rules
 from launcher.recipe.schema import Recipe
 from launcher.recipe.suggest import close_matches, did_you_mean
 from launcher.recipe.tree import Key, Node, child, dotted, plain, put
-from launcher.recipe.yaml_text import decode, dump_yaml, parse_tree
+from launcher.recipe.validation_errors import Explainer
+from launcher.yaml_text import decode, dump_yaml, parse_tree
 
 MAX_PROBLEMS = 20
 """Shown at once: about one screen."""
@@ -42,13 +44,28 @@ def compile_recipe(
     nproc_per_node: int | None = None,
 ) -> LoadedRecipe:
     """Check the text of a recipe, called `name` in messages. Raises UserError with every problem found."""
-    tree, problems = parse_tree(text, name)
+    return _compile(*parse_tree(text, name), SourceText(name, text, tuple(overrides)), nodes, nproc_per_node)
+
+
+def load_frozen(
+    url: str, overrides: Sequence[str] = (), *, nodes: int | None = None, nproc_per_node: int | None = None
+) -> LoadedRecipe:
+    """Read and check the recipe of a run folder, which an earlier version may have written."""
+    text = files.read_text(url)
+    tree, problems = parse_tree(text, url)
+    source = SourceText(url, text, tuple(overrides))
+    return _compile(with_new_names(tree), problems, source, nodes, nproc_per_node)
+
+
+def _compile(
+    tree: Node, problems: list[Problem], source: SourceText, nodes: int | None, nproc_per_node: int | None
+) -> LoadedRecipe:
     if not isinstance(tree.value, dict):
         message = "a recipe is `key: value` lines, this is " + (
             "a list" if isinstance(tree.value, list) else "one value"
         )
         raise UserError(Problem(tree.place, message, f"its sections are {', '.join(Recipe.model_fields)}"))
-    tree, found = apply_overrides(tree, overrides)
+    tree, found = apply_overrides(tree, source.overrides)
     problems += found
     tree = _with_flags(tree, {"nodes": nodes, "nproc_per_node": nproc_per_node})
     problems += _non_finite(tree)
@@ -56,7 +73,7 @@ def compile_recipe(
     problems += found
     if recipe is None or problems:
         raise UserError(*_one_screen(problems))
-    loaded = LoadedRecipe(recipe=recipe, source=SourceText(name, text, tuple(overrides)), tree=tree)
+    loaded = LoadedRecipe(recipe=recipe, source=source, tree=tree)
     if found := check_rules(loaded):
         raise UserError(*_one_screen(found))
     return loaded
@@ -69,7 +86,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def read_frozen(text: str) -> Recipe:
     """The recipe that `dump_recipe` wrote. It was checked then: what this machine lacks is not asked."""
-    return Recipe.model_validate_json(json.dumps(plain(parse_tree(text, "recipe.yaml")[0])))
+    return Recipe.model_validate_json(json.dumps(plain(with_new_names(parse_tree(text, "recipe.yaml")[0]))))
 
 
 def recipe_schema() -> dict[str, Any]:

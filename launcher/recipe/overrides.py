@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.tree import Key, Node, child, dotted, put
-from launcher.recipe.yaml_text import parse_tree
+from launcher.yaml_text import parse_tree
 
 
 def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:

@@ -35,20 +35,20 @@ def sine_peaks_within_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def plateau_sees_evaluations(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """It acts on held-out losses during the run."""
+    """It acts on validation losses during the run."""
     train = loaded.recipe.train
     if not isinstance(loaded.recipe.schedule, PlateauConfig):
         return
     schedule = loaded.cite("schedule", "type")
-    if train.eval_every is None:
-        message = f"{schedule} acts on held-out losses, but train.eval_every is null"
-        yield Problem(loaded.place("schedule", "type"), message, "add train.eval_every")
-    if train.eval_sequences == 0:
-        message = f"{schedule} acts on held-out losses, but {loaded.cite('train', 'eval_sequences')}"
-        yield Problem(loaded.place("train", "eval_sequences"), message, "evaluate on some sequences")
-    if loaded.recipe.data.held_out == 0:
-        message = f"{schedule} acts on held-out losses, but {loaded.cite('data', 'held_out')}"
-        yield Problem(loaded.place("data", "held_out"), message, "hold some files out")
+    if train.validate_every is None:
+        message = f"{schedule} acts on validation losses, but train.validate_every is null"
+        yield Problem(loaded.place("schedule", "type"), message, "add train.validate_every")
+    if train.validation_sequences == 0:
+        message = f"{schedule} acts on validation losses, but {loaded.cite('train', 'validation_sequences')}"
+        yield Problem(loaded.place("train", "validation_sequences"), message, "evaluate on some sequences")
+    if loaded.recipe.data.validation_fraction == 0:
+        message = f"{schedule} acts on validation losses, but {loaded.cite('data', 'validation_fraction')}"
+        yield Problem(loaded.place("data", "validation_fraction"), message, "keep some files for validation")
 
 
 def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:

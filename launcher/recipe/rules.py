@@ -14,7 +14,7 @@ from launcher.recipe.stream_rules import STREAM_RULES
 from launcher.recipe.tree import Key
 from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder
 
-Path = tuple[Key, ...]
+KeyPath = tuple[Key, ...]
 
 
 def check_rules(
@@ -264,7 +264,7 @@ def _one_rate_per_tensor(loaded: LoadedRecipe) -> Iterator[Problem]:
             yield Problem(loaded.place(*path, "lr_mult"), message, "keep lr, or lr_mult")
 
 
-def _sections(section: BaseModel, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
+def _sections(section: BaseModel, path: KeyPath = ()) -> Iterator[tuple[KeyPath, BaseModel]]:
     """Every section of a recipe, outermost first."""
     yield path, section
     for name in type(section).model_fields:

@@ -27,11 +27,11 @@ class TrainConfig(Section):
     """Most sequences per rank in one forward."""
     truncated_bptt: bool = False
     """Read windows one behind the other, and start each from the states that the layers had at the end of the
-    one before; gradients end where a window begins. Held-out windows are read in the same way."""
-    eval_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between evaluations on held-out data; null evaluates at the end only."""
-    eval_sequences: Annotated[int, Field(ge=0)] = 64
-    """Held-out windows per evaluation, over all ranks; 0 never evaluates."""
+    one before; gradients end where a window begins. Validation windows are read in the same way."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on validation data; null evaluates at the end only."""
+    validation_sequences: Annotated[int, Field(ge=0)] = 64
+    """Validation windows per evaluation, over all ranks; 0 never evaluates."""
 
 
 class Recipe(Section):

@@ -13,7 +13,7 @@ from launcher.track.journal import read_journal, step_records
 Status = Literal["finished", "diverged", "failed", "missing"]
 
 _TAIL = 0.1
-"""Share of the last steps whose mean is the training loss of a point that held nothing out."""
+"""Share of the last steps whose mean is the training loss of a point without validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,9 @@ class PointResult:
     lr: float
     seed: int
     loss: float
-    """Held-out loss after the last step; without held-out data the mean training loss of the last tenth.
+    """Validation loss after the last step; without validation data the mean training loss of the last tenth.
     Infinite where it diverged, NaN where there is none."""
-    held_out: bool
+    validation: bool
     seconds: float
     steps: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
@@ -54,7 +54,7 @@ def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult
     lines = read_journal(folder / JOURNAL) if (folder / JOURNAL).exists() else []
     steps = step_records(folder / JOURNAL) if lines else {}
     curve = {step: float(record["loss"]) for step, record in sorted(steps.items())}
-    evals = [float(line["loss"]) for line in lines if line["event"] == "eval"]
+    evals = [float(line["loss"]) for line in lines if line["event"] == "validation"]
     loss = (evals[-1] if evals else _tail_mean(curve)) if finished else math.nan
     status: Status = "finished" if finished else ("failed" if error else "missing")
     if finished and not math.isfinite(loss):
@@ -68,7 +68,7 @@ def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult
         lr=recipe.optim.lr,
         seed=recipe.seed,
         loss=loss,
-        held_out=bool(evals),
+        validation=bool(evals),
         seconds=sum(_attempt_seconds(lines)),
         steps=tuple(curve),
         losses=tuple(curve.values()),

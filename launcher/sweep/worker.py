@@ -135,7 +135,7 @@ def train_point(task: Task, world: "World") -> None:
     """Freeze a point in its run folder, unless it is there, and train it from its newest checkpoint."""
     from launcher.mup.bsh import dump_base_shapes
     from launcher.plan.plan import make_plan
-    from launcher.plan.record import plan_record
+    from launcher.plan.plan_record import plan_record
     from launcher.train import train
 
     folder, run_url = task.run_dir, str(task.run_dir)
@@ -155,8 +155,8 @@ def train_point(task: Task, world: "World") -> None:
     lock = run_folder.lock_run(run_url)
     try:
         with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log):
-            spool = run_folder.open_spool(run_url, is_main=True)
-            train(recipe, run_url, world, spool=spool, mlflow=task.mlflow)
+            mirror = run_folder.open_mirror(run_url, is_main=True)
+            train(recipe, run_url, world, mirror=mirror, mlflow=task.mlflow)
     finally:
         if lock is not None:
             lock.close()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from launcher.track.store import mask_secrets
+from launcher.track.tracking_uri import mask_secrets
 from models.section import Section
 
 

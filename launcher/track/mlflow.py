@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from launcher.track.points import Point, flatten_params
-from launcher.track.record import Outcome
-from launcher.track.store import artifact_location, sqlite_path
+from launcher.track.records import Outcome
+from launcher.track.tracking_uri import artifact_location, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

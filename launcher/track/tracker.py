@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, TextIO, final
 
-from launcher.track.feed import JOURNAL_NAME, FeedStatus, MlflowFeed
+from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
-from launcher.track.progress import Progress
-from launcher.track.record import AttemptRecord, EvalRecord, Outcome, StepRecord
-from launcher.track.store import mask_values
+from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
+from launcher.track.records import AttemptRecord, Outcome, StepRecord, ValidationRecord
+from launcher.track.tracking_uri import mask_values
 
 
 @final
 class Tracker:
     """Journal, progress lines and MLflow feed of one attempt. Only rank 0 acts.
 
-    `folder` is local: the run directory, or a spool folder where that is remote.
+    `folder` is local: the run directory, or a mirror folder where that is remote.
     `mlflow` None feeds no server, `stream` None prints nothing.
     """
 
@@ -34,24 +34,24 @@ class Tracker:
         stream: TextIO | None,
     ) -> None:
         self._journal: Journal | None = None
-        self._feed: MlflowFeed | None = None
+        self._sync: MlflowSync | None = None
         self._stream = stream if rank == 0 else None
-        self._progress = Progress(total_steps=total_steps, colour=stream is not None and stream.isatty())
+        self._progress = ProgressLines(total_steps=total_steps, colour=stream is not None and stream.isatty())
         self._total_steps = total_steps
         self._first: tuple[int, float] | None = None
-        self.status: FeedStatus | None = None
+        self.status: SyncStatus | None = None
         """Where MLflow stood when the attempt ended."""
         if rank != 0:
             return
         self._journal = Journal(folder / JOURNAL_NAME, attempt)
         if mlflow is not None:
-            self._feed = MlflowFeed(folder / JOURNAL_NAME, mlflow, notify=self.say)
+            self._sync = MlflowSync(folder / JOURNAL_NAME, mlflow, notify=self.say)
 
     def start(self, record: AttemptRecord) -> None:
         """Say in the journal what starts and from which step, and start feeding MLflow."""
         self.event("start", {name: mask_values(value) for name, value in dataclasses.asdict(record).items()})
-        if self._feed is not None:
-            self._feed.start()
+        if self._sync is not None:
+            self._sync.start()
 
     def log_step(self, record: StepRecord) -> None:
         """A training step. Never waits for a tracking server."""
@@ -60,12 +60,12 @@ class Tracker:
         self._journal.write("step", record.as_fields())
         self.say(self._progress.step_line(record, eta_s=self._eta_s(record)))
 
-    def log_eval(self, record: EvalRecord) -> None:
-        """An evaluation on held-out data."""
+    def log_validation(self, record: ValidationRecord) -> None:
+        """An evaluation on validation data."""
         if self._journal is None:
             return
-        self._journal.write("eval", dataclasses.asdict(record))
-        self.say(self._progress.eval_line(record))
+        self._journal.write("validation", dataclasses.asdict(record))
+        self.say(self._progress.validation_line(record))
 
     def checkpoint_saved(self, step: int, seconds: float, url: str) -> None:
         """A published checkpoint. `seconds` is what training was blocked for."""
@@ -100,13 +100,13 @@ class Tracker:
         else:
             self.status = self.close("FAILED", drain_s=5.0)
 
-    def close(self, outcome: Outcome, *, drain_s: float = 30.0) -> FeedStatus | None:
+    def close(self, outcome: Outcome, *, drain_s: float = 30.0) -> SyncStatus | None:
         """End the attempt; give MLflow at most `drain_s` seconds for the rest. Returns how it stands."""
         if self._journal is None:
             return None
         self._journal.write("end", {"status": outcome})
         self._journal.close()
-        return self._feed.close(drain_s) if self._feed is not None else None
+        return self._sync.close(drain_s) if self._sync is not None else None
 
     def _eta_s(self, record: StepRecord) -> float:
         """Remaining steps at the pace since the first logged step, evaluations and checkpoints included."""

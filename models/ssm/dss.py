@@ -11,7 +11,8 @@ from models.facts import ParamFacts
 from models.inits import constant, copies
 from models.ssm.config import DSSConfig
 from models.ssm.diagonal import DiagonalSystem
-from models.ssm.parameters import (
+from models.ssm.space import StateSpace
+from models.ssm.ssm_tensors import (
     Pair,
     common_facts,
     divide,
@@ -25,7 +26,6 @@ from models.ssm.parameters import (
     times,
     zero_order_hold,
 )
-from models.ssm.space import StateSpace
 
 MOST_GROWTH = 16.0
 """A softmax mode grows by at most e^16 over max_length: already nothing but an echo of the first step."""

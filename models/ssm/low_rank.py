@@ -55,10 +55,12 @@ class LowRankSystem(System):
         parts = self._parts()
         sizes = [len(part.b) for part in parts]
         inputs = zip(parts, u_BHL.split(sizes, dim=1), x_BHN.split(sizes, dim=1), strict=True)
-        k_CHL, added_BCHL, after_BHN = zip(*(part._carry(u, x) for part, u, x in inputs), strict=True)
+        k_CHL, added_BCHL, after_BHN = zip(
+            *(part._recurrent_state(u, x) for part, u, x in inputs), strict=True
+        )
         return add_skip(torch.cat(k_CHL, 1), self.D), torch.cat(added_BCHL, 2), torch.cat(after_BHN, 1)
 
-    def _carry(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _recurrent_state(self, u_BHL: torch.Tensor, x_BHN: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Without D. One set of columns A^j b and A^j (A x), j < S, serves all three."""
         (B, _, L), dtype = u_BHL.shape, self.D.dtype
         blocks = Blocks.of(self, L)

@@ -13,7 +13,8 @@ from models.facts import Init, ParamFacts
 from models.inits import copies
 from models.ssm.config import S4Config
 from models.ssm.low_rank import LowRankSystem
-from models.ssm.parameters import (
+from models.ssm.space import StateSpace
+from models.ssm.ssm_tensors import (
     bilinear,
     common_facts,
     negative_real,
@@ -23,7 +24,6 @@ from models.ssm.parameters import (
     state,
     step_sizes,
 )
-from models.ssm.space import StateSpace
 from models.ssm.system import times_modes
 
 LEAST_DECAY = -1e-4

@@ -10,7 +10,8 @@ from models.facts import ParamFacts
 from models.inits import copies
 from models.ssm.config import S4DConfig
 from models.ssm.diagonal import DiagonalSystem
-from models.ssm.parameters import (
+from models.ssm.space import StateSpace
+from models.ssm.ssm_tensors import (
     bilinear,
     common_facts,
     negative_real,
@@ -22,7 +23,6 @@ from models.ssm.parameters import (
     times,
     zero_order_hold,
 )
-from models.ssm.space import StateSpace
 
 
 @final

@@ -19,10 +19,10 @@ RELATIVE = 1e-5
 def test_losses_of_the_small_recipe_are_golden(tmp_path: Path, update_golden: bool) -> None:
     # a text of its own: that of the standard library differs between versions of Python
     text = "".join(f"{number} times {number} is {number**2}\n" for number in range(2000)).encode()
-    for name, part in (("train", text[:30_000]), ("held_out", text[30_000:])):
+    for name, part in (("train", text[:30_000]), ("validation", text[30_000:])):
         (tmp_path / name).write_bytes(part)
-    source = {"type": "tokens", "train": "train", "held_out": "held_out", "dtype": "uint8"}
-    source |= {name: str(tmp_path / name) for name in ("train", "held_out")}
+    source = {"type": "tokens", "train": "train", "validation": "validation", "dtype": "uint8"}
+    source |= {name: str(tmp_path / name) for name in ("train", "validation")}
     found = losses(train_run(tmp_path / "run", f"data={json.dumps({'source': source, 'seq_len': 32})}"))
     if update_golden:
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
@@ -63,7 +63,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(
     exact = ("loss", "lr", "grad_norm", "clip_coefficient", "tokens")
     for step in whole:
         assert [resumed[step][key] for key in exact] == [whole[step][key] for key in exact], step
-    evals = [[r["loss"] for r in read_journal(tmp_path / run / "journal.jsonl") if r["event"] == "eval"]
+    evals = [[r["loss"] for r in read_journal(tmp_path / run / "journal.jsonl") if r["event"] == "validation"]
              for run in ("whole", "cut")]  # fmt: skip
     assert evals[0][-1] == evals[1][-1]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.build import build_model, flops_per_token, model_facts, reset_buffers
+from models.build_model import build_model, flops_per_token, model_facts, reset_buffers
 from models.classifier import Classifier
 from models.config import AttentionConfig, ClassifierConfig
 from models.facts import Role, match_facts

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.hints import LENGTHS_FORGOTTEN, LONG
-from launcher.recipe.yaml_text import dump_yaml, parse_yaml
+from launcher.yaml_text import dump_yaml, parse_yaml
 from models.config import (
     BackboneSection,
     CharCNNEncoder,
@@ -24,13 +24,13 @@ from models.config import (
     LMConfig,
     TokenEncoder,
 )
-from models.mixers import LAYERS
+from models.layer_table import LAYERS
 from models.momentum import CHUNK
 from models.section import Section
 from models.ssm.config import S4DConfig, SSMSection
 from models.ssm.dss import MOST_GROWTH
-from models.ssm.parameters import A_REAL_RANGE, DT_RANGE
 from models.ssm.s4d import S4D
+from models.ssm.ssm_tensors import A_REAL_RANGE, DT_RANGE
 from tests.small_run import RECIPE
 
 DOC = (Path(__file__).parents[2] / "docs" / "models.md").read_text()

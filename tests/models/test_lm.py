@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.build import build_model, flops_per_token, model_facts
+from models.build_model import build_model, flops_per_token, model_facts
 from models.config import AttentionConfig, LMConfig, MomentumConfig, SSDConfig, with_width
 from models.facts import Multipliers, Role, match_facts
-from models.generate import generate
+from models.generation import generate
 from models.lm import LM
 from models.ssm.config import DSSConfig, S4Config, S4DConfig
 

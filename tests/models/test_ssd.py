@@ -10,9 +10,9 @@ from models.config import BackboneSection, SSDConfig
 from models.facts import Role
 from models.layers import Dropout
 from models.ssd import scan as scan_module
-from models.ssd.layer import SSD, ssd_facts, ssd_flops
 from models.ssd.scan import CHUNK, scan
-from models.ssd.slow import recurrence
+from models.ssd.slow_ssd import recurrence
+from models.ssd.ssd_mixer import SSD, ssd_facts, ssd_flops
 
 CONFIGS = {
     "own keys": SSDConfig(d_state=5, d_head=4, heads_per_group=1),

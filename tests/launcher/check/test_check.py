@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import launcher.check.run as run_module
+import launcher.check.run_check as run_module
 from launcher.check.coordinates import Setting, Slope, largest_difference, measure_coordinates
+from launcher.check.gate import hash_identity, require_passed
 from launcher.check.health import Finding
 from launcher.check.ranks import cpu_world, measure_sharded, one_thread
-from launcher.check.record import check_identity, require_passed
-from launcher.check.run import judge_slopes
-from launcher.check.shrink import choose_lr_factor, choose_widths, sharded_ranks, shrink_recipe
+from launcher.check.run_check import judge_slopes
+from launcher.check.shrink import choose_lr_amplification, choose_widths, sharded_ranks, shrink_recipe
 from launcher.cli.main import main
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe, load_recipe
@@ -86,7 +86,7 @@ def test_a_check_writes_its_record_and_pictures(
     assert "PASSED" in shown
     record = json.loads((tmp_path / "out" / "check.json").read_text())
     assert record["passed"] is True
-    assert record["identity"] == check_identity(recipe())
+    assert record["identity"] == hash_identity(recipe())
     assert record["widths"] == [16, 24, 32, 40]
     for picture in ("coordinates.png", "slopes.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
@@ -103,7 +103,7 @@ def test_a_check_writes_its_record_and_pictures(
 def test_sharded_twins_change_as_whole_ones_do(parallel: str, ranks: int) -> None:
     subject = recipe(f"parallel={parallel}", "cluster.nproc_per_node=4", "train.micro_batch_size=2")
     assert sharded_ranks(subject) == ranks
-    setting = Setting(recipe=subject, widths=(16, 32), seeds=(1,), lr_factor=1.0)
+    setting = Setting(recipe=subject, widths=(16, 32), seeds=(1,), lr_amplification=1.0)
     with one_thread():
         whole = measure_coordinates(setting, cpu_world())
     sharded = measure_sharded(dataclasses.replace(setting, ranks=ranks))
@@ -120,7 +120,7 @@ CHAR_CNN = (
 
 
 def test_a_model_of_words_is_checked_from_its_characters_on() -> None:
-    setting = Setting(recipe=recipe(*CHAR_CNN), widths=(16, 32), seeds=(1,), lr_factor=1.0)
+    setting = Setting(recipe=recipe(*CHAR_CNN), widths=(16, 32), seeds=(1,), lr_amplification=1.0)
     with one_thread():
         values = measure_coordinates(setting, cpu_world())
     moved = {value.module for value in values if value.measure == "own" and value.value > 0.0}
@@ -131,7 +131,7 @@ def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) ->
     train = write_pairs(tmp_path / "train", 16, seed=0)
     text = PAIRS.replace("TRAIN", str(train)).replace("HELD_OUT", str(train))
     setting = Setting(
-        recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_factor=1.0
+        recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_amplification=1.0
     )
     with one_thread():
         values = measure_coordinates(setting, cpu_world())
@@ -153,7 +153,7 @@ def test_batch_norm_is_not_expected_to_be_the_same_on_more_ranks(
 def test_a_failing_rank_is_told() -> None:
     subject = recipe("data.source={type: files, url: /no/such/folder}")
     with pytest.raises(RuntimeError, match="no/such/folder"):
-        measure_sharded(Setting(recipe=subject, widths=(16,), seeds=(1,), lr_factor=1.0, ranks=2))
+        measure_sharded(Setting(recipe=subject, widths=(16,), seeds=(1,), lr_amplification=1.0, ranks=2))
 
 
 def test_the_twin_is_smaller_and_otherwise_the_recipe() -> None:
@@ -176,9 +176,9 @@ def test_widths_are_ones_of_which_the_model_can_be_made() -> None:
 
 
 def test_rates_are_ten_times_the_recipes_unless_that_saturates() -> None:
-    assert choose_lr_factor(recipe("optim.lr=1e-4")) == 10.0
-    assert choose_lr_factor(recipe("optim.lr=7.8125e-3")) == 2.0
-    assert choose_lr_factor(recipe("optim.lr=0.5")) == 1.0
+    assert choose_lr_amplification(recipe("optim.lr=1e-4")) == 10.0
+    assert choose_lr_amplification(recipe("optim.lr=7.8125e-3")) == 2.0
+    assert choose_lr_amplification(recipe("optim.lr=0.5")) == 1.0
 
 
 def test_a_verdict_names_the_modules_that_depend_on_width() -> None:

@@ -20,7 +20,7 @@ from launcher.check.coordinates import (
 from launcher.check.ranks import cpu_world, one_thread
 from launcher.errors import UserError
 from launcher.mup.config import MupConfig
-from launcher.mup.rules import Scaling
+from launcher.mup.scaling import Scaling
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import make_groups
 from launcher.plan.parameters import Parameters, describe_parameters
@@ -44,7 +44,7 @@ def recipe(name: str = "s4d", *overrides: str) -> Recipe:
 def slopes_of(
     subject: Recipe, widths: tuple[int, ...] = WIDTHS, seeds: tuple[int, ...] = (1, 2)
 ) -> list[Slope]:
-    setting = Setting(recipe=subject, widths=widths, seeds=seeds, lr_factor=1.0)
+    setting = Setting(recipe=subject, widths=widths, seeds=seeds, lr_amplification=1.0)
     with one_thread():
         return fit_slopes(measure_coordinates(setting, cpu_world()), subject.mup.type)
 

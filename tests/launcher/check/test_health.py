@@ -10,7 +10,7 @@ import launcher.check.health as health
 from launcher.check.ranks import cpu_world, one_thread
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
-from models.ssm.mixer import SSMMixer
+from models.ssm.ssm_mixer import SSMMixer
 
 ROOT = Path(__file__).parents[3]
 WIDTH = 32
@@ -77,13 +77,13 @@ def test_an_eigenvalue_outside_the_circle_is_seen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_recurrence_matrix_is_what_a_step_multiplies_by() -> None:
+    from launcher.check.proxy import build_proxy, first_batch
     from launcher.check.shrink import shrink_recipe
-    from launcher.check.trial import build_trial, first_batch
     from models.residual import residuals
 
     for name in ("s4", "s4d"):
         shrunk = shrink_recipe(recipe(name), d_model=4, seed=1)
-        layers = build_trial(shrunk, first_batch(shrunk), cpu_world()).model.get_submodule("layers")
+        layers = build_proxy(shrunk, first_batch(shrunk), cpu_world()).model.get_submodule("layers")
         assert isinstance(layers, torch.nn.ModuleList)
         mixer = residuals(layers)[0].mixer
         assert isinstance(mixer, SSMMixer)

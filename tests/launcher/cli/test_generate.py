@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import launcher.data.corpus as corpus_module
+import launcher.data.splits as corpus_module
 from launcher.checkpoint.manifest import Saved, find_newest, step_folder
 from launcher.checkpoint.model import load_model
 from launcher.cli.main import main
-from launcher.cli.speech import open_speech
+from launcher.data.tokenizer import open_tokenizer
 from launcher.data.words import cut
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
-from models.generate import generate, sample
+from models.generation import generate, sample
 from models.lm import LM
 from tests.launcher.parallel.test_engine import CLASSIFIER
 from tests.ranks import run_ranks
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of a few steps: `text` on bytes over two ranks, `words` read by number, `chars` read by their
     characters, `ids` on a task, `classifier`."""
     folder = tmp_path_factory.mktemp("runs")
-    short = ("train.steps=4", "checkpoint.every=2", "train.eval_sequences=0", "schedule.warmup_steps=1")
+    short = ("train.steps=4", "checkpoint.every=2", "train.validation_sequences=0", "schedule.warmup_steps=1")
     train_run(folder / "text", *short, *HYBRID, "parallel.strategy=fsdp2", "optim.lr=0.05", ranks=2)
     train_run(folder / "ids", *short, *TASK)
     for name in ("words", "chars"):
@@ -91,19 +91,23 @@ def test_words_go_on_with_blanks_between_them(
 
 def test_characters_of_words_step_by_step_say_what_one_forward_says(folder: Path) -> None:
     saved = newest(folder / "chars")
-    model, speech = load_model(saved, torch.device("cpu")), open_speech(saved)
+    model, tokenizer = load_model(saved, torch.device("cpu")), open_tokenizer(saved)
     assert isinstance(model, LM)
-    assert speech.silent is not None
-    assert speech.chars is not None
-    prompt_LW = speech.read("for zorkmid in range ( 3")
-    silent_V, chars_VW = speech.silent, speech.chars
+    assert tokenizer.suppressed is not None
+    assert tokenizer.chars is not None
+    prompt_LW = tokenizer.read("for zorkmid in range ( 3")
+    suppressed_V, chars_VW = tokenizer.suppressed, tokenizer.chars
     draws = torch.Generator().manual_seed(5)
     said = torch.cat(
-        list(generate(model, prompt_LW[None], 20, generator=draws, silent_V=silent_V, chars_VW=chars_VW))
+        list(
+            generate(
+                model, prompt_LW[None], 20, generator=draws, suppressed_V=suppressed_V, chars_VW=chars_VW
+            )
+        )
     )
     whole_LW = torch.cat((prompt_LW, chars_VW[said[:-1]]))
     with torch.no_grad():
-        logits_LV = model(whole_LW[None])[0, len(prompt_LW) - 1 :].masked_fill(silent_V, -torch.inf)
+        logits_LV = model(whole_LW[None])[0, len(prompt_LW) - 1 :].masked_fill(suppressed_V, -torch.inf)
     draws.manual_seed(5)  # the same draws; rounding moves a chance by 1e-6 of it
     assert said.tolist() == [int(sample(logits_V[None], generator=draws)) for logits_V in logits_LV]
     assert len(set(said.tolist())) > 1, "a constant would hide a state that stands still"
@@ -132,7 +136,7 @@ def test_tokens_that_are_no_bytes_are_ids(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("run", "options", "fragments"),
     [
-        ("nowhere", (), ("does not exist", "runs hereabouts")),
+        ("nowhere", (), ("does not exist", "runs nearby")),
         ("classifier", (), ("model.type is classifier", "only a language model")),
         ("text", ("--prompt", ""), ("is empty",)),
         ("text", ("--temperature", "-1"), ("--temperature -1", "0 or more")),

@@ -16,7 +16,7 @@ from launcher.track.mlflow import create_database
 from tests.launch import assert_one_screen, launch
 from tests.small_run import RECIPE, make_run, small_recipe, train_run
 
-SHORT = ("train.steps=4", "checkpoint.every=2", "train.eval_sequences=0", "schedule.warmup_steps=1")
+SHORT = ("train.steps=4", "checkpoint.every=2", "train.validation_sequences=0", "schedule.warmup_steps=1")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_what_cannot_be_sent_is_one_message(
     monkeypatch.chdir(folder)
     make_run(folder / "new", small_recipe())
     for run, fragments in (
-        ("nowhere", ("does not exist", "runs hereabouts")),
+        ("nowhere", ("does not exist", "runs nearby")),
         ("new", ("has no journal yet", "launch resume new")),
     ):
         assert main(["replay", run]) == 2

@@ -110,7 +110,7 @@ def test_other_base_shapes_are_refused_with_the_difference(folder: Path) -> None
     [
         ("model.vocab_size=300", "readout.weight: (256, 16) saved, (300, 16) now"),
         ("data.seq_len=64", "seq_len: 32 saved, 64 now"),
-        ("data.held_out=0.1", "data.held_out: 0.05 saved, 0.1 now"),
+        ("data.validation_fraction=0.1", "data.validation_fraction: 0.05 saved, 0.1 now"),
         ("train.truncated_bptt=true", "truncated_bptt: not saved, True now"),
     ],
 )

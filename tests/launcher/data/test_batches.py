@@ -8,9 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from launcher.data.batches import Batches, held_out_batches, held_out_windows
+from launcher.data.batches import Batches, validation_batches, validation_windows
+from launcher.data.dataset import IGNORED, Batch, Dataset, Tokens, Windows
 from launcher.data.order import windows_of_step
-from launcher.data.samples import IGNORED, Batch, Samples, Tokens, Windows
 from launcher.errors import UserError
 
 
@@ -75,7 +75,7 @@ def test_prefetch_changes_no_batch(prefetch: int) -> None:
 
 
 @final
-class _Watched(Samples):
+class _Watched(Dataset):
     """Notes what is read, and fails at one sample."""
 
     def __init__(self, fails_at: int = -1) -> None:
@@ -96,7 +96,7 @@ class _Watched(Samples):
         return Batch(torch.from_numpy(indices), torch.from_numpy(indices))
 
 
-def watched(samples: Samples, prefetch: int) -> Batches:
+def watched(samples: Dataset, prefetch: int) -> Batches:
     return Batches(
         samples, global_batch_size=1, micro_batch_size=1, rank=0, world_size=1, seed=0, prefetch=prefetch
     )
@@ -172,9 +172,9 @@ def test_reading_past_the_end_is_refused() -> None:
 def _held_out(num_sequences: int, micro: int, world_size: int) -> list[list[Batch]]:
     return [
         list(
-            held_out_batches(
+            validation_batches(
                 windows(),
-                held_out_windows(windows(), num_sequences),
+                validation_windows(windows(), num_sequences),
                 micro_batch_size=micro,
                 rank=rank,
                 world_size=world_size,
@@ -193,7 +193,7 @@ def _scored_starts(ranks: list[list[Batch]]) -> list[int]:
 
 @pytest.mark.parametrize(("world_size", "micro"), [(1, 1), (1, 7), (2, 4), (3, 3), (4, 8)])
 @pytest.mark.parametrize("num_sequences", [1, 10, 64])
-def test_the_same_held_out_windows_are_scored_at_any_world_size(
+def test_the_same_validation_windows_are_scored_at_any_world_size(
     world_size: int, micro: int, num_sequences: int
 ) -> None:
     ranks = _held_out(num_sequences, micro, world_size)
@@ -203,7 +203,7 @@ def test_the_same_held_out_windows_are_scored_at_any_world_size(
     assert {tuple(batch.x.shape) for rank in ranks for batch in rank} == {(micro, 8)}
 
 
-def test_held_out_windows_are_evenly_spaced() -> None:
+def test_validation_windows_are_evenly_spaced() -> None:
     starts = [start // 8 for start in _scored_starts(_held_out(10, 5, 1))]
     assert starts == [i * windows().num_samples // 10 for i in range(10)]
 
@@ -218,11 +218,11 @@ def test_no_more_is_scored_than_there_is() -> None:
     assert len(_scored_starts(_held_out(10_000, 8, 2))) == windows().num_samples
 
 
-def test_nothing_held_out_gives_no_batches() -> None:
+def test_nothing_validation_gives_no_batches() -> None:
     for num_sequences, num_streams in ((8, None), (8, 2), (0, 2)):
         samples = windows(3 if num_sequences else 1000)
-        chosen = held_out_windows(samples, num_sequences, num_streams)
-        assert not list(held_out_batches(samples, chosen, micro_batch_size=2, rank=0, world_size=2))
+        chosen = validation_windows(samples, num_sequences, num_streams)
+        assert not list(validation_batches(samples, chosen, micro_batch_size=2, rank=0, world_size=2))
 
 
 def stream_batches(rank: int, world_size: int, micro: int, num_tokens: int = 1000) -> Batches:
@@ -266,11 +266,11 @@ def test_streams_of_single_windows_are_refused_with_what_fits() -> None:
 
 
 @pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (1, 2), (2, 2), (4, 2)])
-def test_held_out_streams_go_on_and_are_the_same_at_any_world_size(world_size: int, micro: int) -> None:
-    chosen = held_out_windows(windows(), 30, 8)  # of 124: four behind one another in each of eight places
+def test_validation_streams_go_on_and_are_the_same_at_any_world_size(world_size: int, micro: int) -> None:
+    chosen = validation_windows(windows(), 30, 8)  # of 124: four behind one another in each of eight places
     assert chosen.tolist() == [[j * 124 // 8 + place for j in range(8)] for place in range(4)]
     size = {"micro_batch_size": micro, "world_size": world_size, "streams": True}
-    ranks = [list(held_out_batches(windows(), chosen, rank=rank, **size)) for rank in range(world_size)]
+    ranks = [list(validation_batches(windows(), chosen, rank=rank, **size)) for rank in range(world_size)]
     assert sorted(row[0] // 8 for rank in ranks for b in rank for row in b.x.tolist()) == sorted(
         chosen.ravel().tolist()
     )
@@ -281,9 +281,9 @@ def test_held_out_streams_go_on_and_are_the_same_at_any_world_size(world_size: i
             assert torch.equal(before.y[:, -1], after.x[:, 0])
 
 
-def test_few_held_out_windows_are_scored_once_each() -> None:
-    assert held_out_windows(windows(41), 64, 8).tolist() == [[0, 1, 2, 3, 4]]
-    assert held_out_windows(windows(161), 1000, 8).tolist() == [
+def test_few_validation_windows_are_scored_once_each() -> None:
+    assert validation_windows(windows(41), 64, 8).tolist() == [[0, 1, 2, 3, 4]]
+    assert validation_windows(windows(161), 1000, 8).tolist() == [
         [0, 2, 5, 7, 10, 12, 15, 17],
         [1, 3, 6, 8, 11, 13, 16, 18],
     ]

@@ -41,9 +41,9 @@ def test_a_length_that_does_not_fit_is_refused(source: dict[str, object], seq_le
 
 @pytest.mark.parametrize("source", SOURCES[3:])
 def test_a_share_of_files_is_refused_where_there_are_none(source: dict[str, object]) -> None:
-    message = f"held_out is 0.1, a share of files; `{source['type']}` does not use it"
+    message = f"validation_fraction is 0.1, a fraction of files; `{source['type']}` does not use it"
     with pytest.raises(ValidationError, match=message):
-        DataConfig.model_validate({"source": source, "seq_len": 64, "held_out": 0.1})
+        DataConfig.model_validate({"source": source, "seq_len": 64, "validation_fraction": 0.1})
 
 
 @pytest.mark.parametrize("source", SOURCES)

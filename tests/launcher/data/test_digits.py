@@ -18,16 +18,16 @@ def split() -> tuple[Digits, Digits]:
 
 
 def test_every_image_is_on_one_side(split: tuple[Digits, Digits]) -> None:
-    train, held_out = split
-    assert train.num_samples + held_out.num_samples == 1797
+    train, validation = split
+    assert train.num_samples + validation.num_samples == 1797
     rows = [row.tobytes() for part in split for row in part.signals]
     assert len(set(rows)) == 1797  # and no image is in the set twice
 
 
-def test_each_digit_is_held_out_alike(split: tuple[Digits, Digits]) -> None:
-    train, held_out = (np.bincount(part.labels, minlength=10) for part in split)
+def test_each_digit_is_split_alike(split: tuple[Digits, Digits]) -> None:
+    train, validation = (np.bincount(part.labels, minlength=10) for part in split)
     # A count is rounded to the next whole image.
-    assert (np.abs(held_out - 0.2 * (train + held_out)) <= 0.5).all()
+    assert (np.abs(validation - 0.2 * (train + validation)) <= 0.5).all()
 
 
 def test_signals_are_in_range_and_labels_fit(split: tuple[Digits, Digits]) -> None:

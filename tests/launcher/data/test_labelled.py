@@ -10,8 +10,8 @@ import torch
 
 from launcher import files
 from launcher.data.config import DataConfig
-from launcher.data.corpus import open_corpus
 from launcher.data.sources import check_sources
+from launcher.data.splits import open_splits
 from launcher.errors import UserError
 
 EMPTY = np.zeros(0, int)
@@ -24,8 +24,8 @@ def write(folder: Path, **arrays: Any) -> Path:
     return folder
 
 
-def config(train: object, held_out: object = None, seq_len: int = 4, **changes: object) -> DataConfig:
-    source = {"type": "labelled", "train": str(train), "held_out": held_out and str(held_out)}
+def config(train: object, validation: object = None, seq_len: int = 4, **changes: object) -> DataConfig:
+    source = {"type": "labelled", "train": str(train), "validation": validation and str(validation)}
     return DataConfig.model_validate({"source": source | {"num_classes": 3} | changes, "seq_len": seq_len})
 
 
@@ -36,20 +36,20 @@ def tokens(tmp_path: Path) -> Path:
 
 
 def test_tokens_labels_and_lengths_are_those_of_the_files(tokens: Path) -> None:
-    corpus = open_corpus(config(tokens, tokens, vocab_size=7), 7)
-    batch = corpus.train.batch(np.array([3, 1]))
+    splits = open_splits(config(tokens, tokens, vocab_size=7), 7)
+    batch = splits.train.batch(np.array([3, 1]))
     assert batch.x.tolist() == [[5, 6, 0, 1], [4, 5, 6, 0]]
     assert batch.x.dtype == batch.y.dtype == torch.int64
     assert batch.y.tolist() == [1, 1]
     assert batch.lengths is not None
     assert batch.lengths.tolist() == [3, 1]
-    assert corpus.held_out.num_samples == 5
-    assert corpus.held_out.baselines(np.arange(5)) == {"most frequent class": 3 / 5}
+    assert splits.validation.num_samples == 5
+    assert splits.validation.baselines(np.arange(5)) == {"most frequent class": 3 / 5}
 
 
 def test_bytes_become_signals_from_minus_one_to_one(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", x=np.array([[0, 51, 204, 255]], np.uint8), y=np.array([2]))
-    batch = open_corpus(config(folder, num_features=1), None).train.batch(np.array([0]))
+    batch = open_splits(config(folder, num_features=1), None).train.batch(np.array([0]))
     torch.testing.assert_close(batch.x, torch.tensor([[[-1.0], [-0.6], [0.6], [1.0]]]))
     assert batch.lengths is None
 
@@ -57,16 +57,16 @@ def test_bytes_become_signals_from_minus_one_to_one(tmp_path: Path) -> None:
 def test_signals_of_several_features_are_taken_as_they_are(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
     folder = write(tmp_path / "a", x=x, y=np.array([2, 0, 1]))
-    corpus = open_corpus(config(folder, num_features=2), None)
-    assert torch.equal(corpus.train.batch(np.arange(3)).x, torch.from_numpy(x))
-    assert corpus.held_out.num_samples == 0
+    splits = open_splits(config(folder, num_features=2), None)
+    assert torch.equal(splits.train.batch(np.arange(3)).x, torch.from_numpy(x))
+    assert splits.validation.num_samples == 0
 
 
 def test_remote_files_are_read_too(tokens: Path) -> None:
     for name in ("x.npy", "y.npy", "lengths.npy"):
         files.write_bytes(f"memory://labelled/{name}", (tokens / name).read_bytes())
-    local = open_corpus(config(tokens, vocab_size=7), 7)
-    remote = open_corpus(config("memory://labelled", vocab_size=7), 7)
+    local = open_splits(config(tokens, vocab_size=7), 7)
+    remote = open_splits(config("memory://labelled", vocab_size=7), 7)
     assert remote.fingerprint == local.fingerprint
 
 
@@ -77,38 +77,38 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_pairs_are_two_sequences_with_a_length_each(pairs: Path) -> None:
-    corpus = open_corpus(config(pairs, pairs, vocab_size=7, num_sequences=2), 7)
-    batch = corpus.train.batch(np.array([1, 0]))
+    splits = open_splits(config(pairs, pairs, vocab_size=7, num_sequences=2), 7)
+    batch = splits.train.batch(np.array([1, 0]))
     assert batch.x.tolist() == [[[1, 2, 3, 4], [5, 6, 0, 1]], [[0, 1, 2, 3], [4, 5, 6, 0]]]
     assert batch.y.tolist() == [1, 0]
     assert batch.lengths is not None
     assert batch.lengths.tolist() == [[2, 3], [4, 1]]
-    assert "3 pairs to train on" in corpus.description
+    assert "3 pairs to train on" in splits.description
     write(pairs, lengths=np.array([[4, 1], [2, 3], [4, 3]]))
-    assert open_corpus(config(pairs, pairs, vocab_size=7, num_sequences=2), 7).fingerprint != (
-        corpus.fingerprint
+    assert open_splits(config(pairs, pairs, vocab_size=7, num_sequences=2), 7).fingerprint != (
+        splits.fingerprint
     )
 
 
 def test_pairs_of_signals_may_leave_out_their_one_feature(tmp_path: Path) -> None:
     x = np.zeros((3, 2, 4), np.float32)
     folder = write(tmp_path / "a", x=x, y=np.array([2, 0, 1]))
-    corpus = open_corpus(config(folder, num_features=1, num_sequences=2), None)
-    assert corpus.train.batch(np.arange(3)).x.shape == (3, 2, 4, 1)
+    splits = open_splits(config(folder, num_features=1, num_sequences=2), None)
+    assert splits.train.batch(np.arange(3)).x.shape == (3, 2, 4, 1)
     write(folder, x=np.zeros((3, 2, 4, 5), np.float32))
-    corpus = open_corpus(config(folder, num_features=5, num_sequences=2), None)
-    assert corpus.train.batch(np.arange(3)).x.shape == (3, 2, 4, 5)
+    splits = open_splits(config(folder, num_features=5, num_sequences=2), None)
+    assert splits.train.batch(np.arange(3)).x.shape == (3, 2, 4, 5)
 
 
 def test_words_are_their_characters(tmp_path: Path) -> None:
     x = np.arange(5 * 4 * 3, dtype=np.int16).reshape(5, 4, 3) % 11
     folder = write(tmp_path / "words", x=x, y=np.array([0, 1, 2, 1, 1]))
-    batch = open_corpus(config(folder, num_chars=11), None, 3).train.batch(np.array([2]))
+    batch = open_splits(config(folder, num_chars=11), None, 3).train.batch(np.array([2]))
     assert batch.x.tolist() == x[2:3].tolist()
     with pytest.raises(UserError, match=r"x.npy: is int16 \(5, 4, 3\).*\n.*use integers \(S, 4, 6\)"):
-        open_corpus(config(folder, num_chars=11), None, 6)
+        open_splits(config(folder, num_chars=11), None, 6)
     with pytest.raises(UserError, match="has character 10; data.source.num_chars is 10"):
-        open_corpus(config(folder, num_chars=10), None, 3)
+        open_splits(config(folder, num_chars=10), None, 3)
 
 
 @pytest.mark.parametrize(
@@ -126,16 +126,16 @@ def test_pairs_that_do_not_fit_are_refused(
 ) -> None:
     write(pairs, **arrays)
     with pytest.raises(UserError) as caught:
-        open_corpus(config(pairs, vocab_size=7, num_sequences=2), 7)
+        open_splits(config(pairs, vocab_size=7, num_sequences=2), 7)
     said = "\n".join(str(problem) for problem in caught.value.problems)
     for fragment in fragments:
         assert fragment in said
 
 
 def test_other_data_have_another_fingerprint(tokens: Path) -> None:
-    before = open_corpus(config(tokens, vocab_size=7), 7).fingerprint
+    before = open_splits(config(tokens, vocab_size=7), 7).fingerprint
     write(tokens, y=np.array([0, 1, 2, 1, 2]))
-    assert open_corpus(config(tokens, vocab_size=7), 7).fingerprint != before
+    assert open_splits(config(tokens, vocab_size=7), 7).fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_files_that_do_not_fit_are_refused(
 ) -> None:
     write(tokens, **arrays)
     with pytest.raises(UserError) as caught:
-        open_corpus(config(tokens, vocab_size=7), 7)
+        open_splits(config(tokens, vocab_size=7), 7)
     said = "\n".join(str(problem) for problem in caught.value.problems)
     for fragment in fragments:
         assert fragment in said
@@ -165,7 +165,7 @@ def test_files_that_do_not_fit_are_refused(
 def test_a_pickle_is_not_executed(tokens: Path) -> None:
     (tokens / "x.npy").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(UserError, match="cannot be read"):
-        open_corpus(config(tokens, vocab_size=7), 7)
+        open_splits(config(tokens, vocab_size=7), 7)
 
 
 def test_missing_files_are_told_before_anything_starts(tmp_path: Path, tokens: Path) -> None:

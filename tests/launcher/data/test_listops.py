@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from launcher.data.config import DataConfig, ListOpsSource
-from launcher.data.corpus import open_corpus
 from launcher.data.listops import SYMBOLS, ListOps
+from launcher.data.splits import open_splits
 from launcher.errors import UserError
 
 
@@ -16,8 +16,8 @@ def source(**changes: int) -> ListOpsSource:
     return ListOpsSource.model_validate({"type": "listops", "min_length": 10, **changes})
 
 
-def listops(seq_len: int = 200, held_out: bool = False, **changes: int) -> ListOps:
-    return ListOps(source(**changes), seq_len=seq_len, held_out=held_out)
+def listops(seq_len: int = 200, validation: bool = False, **changes: int) -> ListOps:
+    return ListOps(source(**changes), seq_len=seq_len, validation=validation)
 
 
 def words(samples: ListOps, index: int) -> list[str]:
@@ -80,7 +80,7 @@ def test_a_sample_is_a_function_of_its_number() -> None:
 
 
 def test_seeds_and_splits_share_no_sample() -> None:
-    streams = [listops(), listops(seed=1), listops(held_out=True), listops(seed=1, held_out=True)]
+    streams = [listops(), listops(seed=1), listops(validation=True), listops(seed=1, validation=True)]
     texts = [{tuple(words(samples, i)) for i in range(200)} for samples in streams]
     # Short expressions meet by chance: of those above 20 tokens, less than one pair in 10**9 is equal.
     long = [{text for text in stream if len(text) > 20} for stream in texts]
@@ -104,7 +104,9 @@ def test_lengths_are_distributed_as_in_long_range_arena() -> None:
         length = _reference_length(stream, 1)
         if 500 < length < 2000:
             reference.append(length)
-    lengths = ListOps(ListOpsSource(type="listops"), seq_len=1999, held_out=False).batch(np.arange(n)).lengths
+    lengths = (
+        ListOps(ListOpsSource(type="listops"), seq_len=1999, validation=False).batch(np.arange(n)).lengths
+    )
     assert lengths is not None
     grid = np.arange(500, 2001)
     ours = np.searchsorted(np.sort(lengths.numpy()), grid, side="right") / n
@@ -116,7 +118,7 @@ def test_root_operator_baseline_is_the_known_one() -> None:
     """37.1 % on 2000 of Long Range Arena's samples, majority 16.9 %; here on 500, where chance moves both by
     sqrt(p (1 - p) / 500) = 0.022 and 0.017, and choosing the best of ten on the samples raises them a little:
     three standard deviations either way."""
-    samples = ListOps(ListOpsSource(type="listops"), seq_len=1999, held_out=True)
+    samples = ListOps(ListOpsSource(type="listops"), seq_len=1999, validation=True)
     baselines = samples.baselines(np.arange(500))
     assert abs(baselines["root operator alone"] - 0.371) < 0.066
     assert abs(baselines["most frequent value"] - 0.169) < 0.051
@@ -131,11 +133,11 @@ def test_expressions_never_change_between_versions() -> None:
 
 
 def test_sizes_are_the_recipes() -> None:
-    config = DataConfig(source=source(train_samples=7, held_out_samples=3), seq_len=50)
-    corpus = open_corpus(config, 16)
-    assert (corpus.train.num_samples, corpus.held_out.num_samples) == (7, 3)
+    config = DataConfig(source=source(train_samples=7, validation_samples=3), seq_len=50)
+    splits = open_splits(config, 16)
+    assert (splits.train.num_samples, splits.validation.num_samples) == (7, 3)
 
 
 def test_lengths_that_never_come_are_a_user_error() -> None:
     with pytest.raises(UserError, match="none of 20000 expressions had 90 to 100 tokens"):
-        open_corpus(DataConfig(source=source(min_length=90, max_depth=2), seq_len=100), 16)
+        open_splits(DataConfig(source=source(min_length=90, max_depth=2), seq_len=100), 16)

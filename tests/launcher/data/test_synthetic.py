@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from launcher.data.config import CopyingSource, RecallSource
-from launcher.data.samples import IGNORED, Batch, Samples
+from launcher.data.dataset import IGNORED, Batch, Dataset
 from launcher.data.synthetic import Copying, Recall
 
 
-def copying(held_out: bool = False, seq_len: int = 30, **changes: int) -> Copying:
+def copying(validation: bool = False, seq_len: int = 30, **changes: int) -> Copying:
     source = CopyingSource.model_validate({"type": "copying", **changes})
-    return Copying(source, seq_len=seq_len, held_out=held_out)
+    return Copying(source, seq_len=seq_len, validation=validation)
 
 
-def recall(held_out: bool = False, seq_len: int = 40, **changes: int) -> Recall:
+def recall(validation: bool = False, seq_len: int = 40, **changes: int) -> Recall:
     source = RecallSource.model_validate({"type": "associative-recall", **changes})
-    return Recall(source, seq_len=seq_len, held_out=held_out)
+    return Recall(source, seq_len=seq_len, validation=validation)
 
 
-def first(samples: Samples, count: int) -> Batch:
+def first(samples: Dataset, count: int) -> Batch:
     return samples.batch(np.arange(count))
 
 
@@ -74,7 +74,7 @@ def test_recall_without_blanks_is_only_pairs_and_queries() -> None:
 
 
 @pytest.mark.parametrize("make", [copying, recall])
-def test_a_sample_is_a_function_of_its_number(make: Callable[..., Samples]) -> None:
+def test_a_sample_is_a_function_of_its_number(make: Callable[..., Dataset]) -> None:
     together = first(make(), 20)
     far = np.array([2**39, 7])
     assert torch.equal(make().batch(far).x[1], together.x[7])
@@ -82,8 +82,8 @@ def test_a_sample_is_a_function_of_its_number(make: Callable[..., Samples]) -> N
 
 
 @pytest.mark.parametrize("make", [copying, recall])
-def test_seeds_and_splits_share_no_sample(make: Callable[..., Samples]) -> None:
-    streams = [make(), make(seed=1), make(held_out=True), make(seed=1, held_out=True)]
+def test_seeds_and_splits_share_no_sample(make: Callable[..., Dataset]) -> None:
+    streams = [make(), make(seed=1), make(validation=True), make(seed=1, validation=True)]
     rows = [tuple(row) for stream in streams for row in first(stream, 500).x.tolist()]
     # At least 8**10 sequences: some two of 2000 are equal with chance 2000**2 / 2 / 8**10 = 0.002.
     assert len(set(rows)) == 2000

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from launcher.data.config import NUM_CHARS, DataConfig
-from launcher.data.corpus import Corpus, open_corpus
-from launcher.data.words import UNKNOWN, Lexicon, WordWindows, cut, join, number_words, spell
+from launcher.data.splits import Splits, open_splits
+from launcher.data.words import UNKNOWN, Vocabulary, WordWindows, cut, join, number_words, spell
 
 
-def config(folder: Path, seq_len: int = 4, held_out: float = 0.0) -> DataConfig:
+def config(folder: Path, seq_len: int = 4, validation: float = 0.0) -> DataConfig:
     source = {"type": "files", "url": str(folder), "unit": "words"}
-    return DataConfig.model_validate({"source": source, "seq_len": seq_len, "held_out": held_out})
+    return DataConfig.model_validate(
+        {"source": source, "seq_len": seq_len, "validation_fraction": validation}
+    )
 
 
 def windows(samples: object) -> WordWindows:
@@ -23,9 +25,9 @@ def windows(samples: object) -> WordWindows:
 
 
 def opened(
-    folder: Path, vocab_size: int = 100, max_chars: int | None = None, held_out: float = 0.0
-) -> Corpus:
-    return open_corpus(config(folder, held_out=held_out), vocab_size, max_chars)
+    folder: Path, vocab_size: int = 100, max_chars: int | None = None, validation: float = 0.0
+) -> Splits:
+    return open_splits(config(folder, validation=validation), vocab_size, max_chars)
 
 
 def all_of(samples: WordWindows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,29 +81,29 @@ def test_characters_are_bytes_from_one_on_and_zero_is_none() -> None:
 
 
 def test_words_are_numbered_by_how_often_training_files_have_them() -> None:
-    words, train, held_out = number_words([b"b a b c a b", b"\0"], [b"z b y", b"\0"])
+    words, train, validation = number_words([b"b a b c a b", b"\0"], [b"z b y", b"\0"])
     assert words == [UNKNOWN, b"\0", b"b", b"a", b"c", b"y", b"z"]
     assert train.tolist() == [2, 3, 2, 4, 3, 2, 1]
-    assert held_out.tolist() == [6, 2, 5, 1]
+    assert validation.tolist() == [6, 2, 5, 1]
 
 
-def test_without_held_out_files_there_is_an_empty_stream() -> None:
-    _, train, held_out = number_words([b"a", b"\0"], [])
-    assert (len(train), len(held_out)) == (2, 0)
+def test_without_validation_files_there_is_an_empty_stream() -> None:
+    _, train, validation = number_words([b"a", b"\0"], [])
+    assert (len(train), len(validation)) == (2, 0)
 
 
 def test_windows_are_contiguous_and_predict_the_next_word(folder: Path) -> None:
     samples = windows(opened(folder).train)
     x, y = all_of(samples)
     stream = cut(b"the cat saw the dog\nthe end") + [b"\0"] + cut("café_1 = 12.5 the cat".encode()) + [b"\0"]
-    assert [samples.lexicon.words[place] for place in x.flatten()] == stream[: x.numel()]
-    assert [samples.lexicon.words[place] for place in y.flatten()] == stream[1 : 1 + y.numel()]
+    assert [samples.vocabulary.words[place] for place in x.flatten()] == stream[: x.numel()]
+    assert [samples.vocabulary.words[place] for place in y.flatten()] == stream[1 : 1 + y.numel()]
 
 
 def test_the_vocabulary_is_the_most_frequent_words_and_the_rest_is_unknown(folder: Path) -> None:
-    lexicon = windows(opened(folder, vocab_size=5).train).lexicon
+    vocabulary = windows(opened(folder, vocab_size=5).train).vocabulary
     # `the` four times, `cat` twice, and of those that come once the first by its bytes
-    assert lexicon.words[: lexicon.num_known] == [UNKNOWN, b"\0", b"the", b"cat", b"\n"]
+    assert vocabulary.words[: vocabulary.num_known] == [UNKNOWN, b"\0", b"the", b"cat", b"\n"]
     _, y = all_of(windows(opened(folder, vocab_size=5).train))
     _, all_y = all_of(windows(opened(folder).train))
     assert torch.equal(y, torch.where(all_y < 5, all_y, 0))
@@ -111,7 +113,7 @@ def test_the_vocabulary_is_the_most_frequent_words_and_the_rest_is_unknown(folde
 def test_unknown_words_keep_their_characters(folder: Path) -> None:
     x, y = all_of(windows(opened(folder, vocab_size=3, max_chars=5).train))
     _, all_y = all_of(windows(opened(folder).train))
-    words = windows(opened(folder).train).lexicon.words
+    words = windows(opened(folder).train).vocabulary.words
     assert x.shape == (*y.shape, 5)
     assert x.dtype == y.dtype == torch.int64
     said = [words[place] for place in all_y.flatten()]
@@ -119,28 +121,28 @@ def test_unknown_words_keep_their_characters(folder: Path) -> None:
     assert int(y.max()) == 2
 
 
-def test_held_out_files_make_no_vocabulary(tmp_path: Path) -> None:
+def test_validation_files_make_no_vocabulary(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"{number}.txt").write_text(f"own{number} shared word\n")
-    corpus = opened(tmp_path, held_out=0.3)
-    lexicon = windows(corpus.held_out).lexicon
-    assert lexicon is windows(corpus.train).lexicon
-    counts = Counter(lexicon.words[place] for place in windows(corpus.train).windows.tokens.read(0, 4))
+    splits = opened(tmp_path, validation=0.3)
+    vocabulary = windows(splits.validation).vocabulary
+    assert vocabulary is windows(splits.train).vocabulary
+    counts = Counter(vocabulary.words[place] for place in windows(splits.train).windows.tokens.read(0, 4))
     assert counts
-    trained = windows(corpus.train).windows.tokens
+    trained = windows(splits.train).windows.tokens
     last = int(trained.read(0, len(trained)).max())
-    assert last < len(lexicon.words) - 1, "words that only held-out files have come behind all others"
+    assert last < len(vocabulary.words) - 1, "words that only validation files have come behind all others"
 
 
 def test_the_fingerprint_knows_text_vocabulary_and_characters(folder: Path) -> None:
     before = opened(folder).fingerprint
     assert opened(folder).fingerprint == before
     byte_source = {"type": "files", "url": str(folder)}
-    as_bytes = DataConfig.model_validate({"source": byte_source, "seq_len": 4, "held_out": 0.0})
+    as_bytes = DataConfig.model_validate({"source": byte_source, "seq_len": 4, "validation_fraction": 0.0})
     others = {
         opened(folder, vocab_size=5).fingerprint,
         opened(folder, max_chars=4).fingerprint,
-        open_corpus(as_bytes, 256).fingerprint,
+        open_splits(as_bytes, 256).fingerprint,
     }
     (folder / "b.txt").write_bytes(b"the the the")
     others.add(opened(folder).fingerprint)
@@ -148,17 +150,20 @@ def test_the_fingerprint_knows_text_vocabulary_and_characters(folder: Path) -> N
 
 
 def test_a_larger_vocabulary_than_there_are_words_is_fine(folder: Path) -> None:
-    corpus = opened(folder, vocab_size=1000)
-    lexicon = windows(corpus.train).lexicon
-    assert lexicon.num_known == len(lexicon.words)
-    assert f"{len(lexicon.words)} of {len(lexicon.words)} different words have a number" in corpus.description
+    splits = opened(folder, vocab_size=1000)
+    vocabulary = windows(splits.train).vocabulary
+    assert vocabulary.num_known == len(vocabulary.words)
+    assert (
+        f"{len(vocabulary.words)} of {len(vocabulary.words)} different words have a number"
+        in splits.description
+    )
 
 
 def test_any_text_can_be_read() -> None:
     words = [UNKNOWN, b"\0", b"the", b"cat"]
-    by_number = Lexicon(words, vocab_size=3, max_chars=None)
+    by_number = Vocabulary(words, vocab_size=3, max_chars=None)
     assert by_number.read(b"the cat sat").tolist() == [2, 0, 0]
-    by_chars = Lexicon(words, vocab_size=3, max_chars=4)
+    by_chars = Vocabulary(words, vocab_size=3, max_chars=4)
     assert by_chars.read(b"the cat sat").tolist() == spell([b"the", b"cat", b"sat"], 4).tolist()
     assert by_chars.read(b"").shape == (0, 4)
     assert by_number.read(b"").shape == (0,)
@@ -176,9 +181,9 @@ def test_the_most_frequent_word_is_the_baseline(folder: Path) -> None:
 def test_the_standard_library_by_words() -> None:
     source = {"type": "python-stdlib", "unit": "words"}
     data = DataConfig.model_validate({"source": source, "seq_len": 64})
-    corpus = open_corpus(data, 4096, 8)
+    splits = open_splits(data, 4096, 8)
     # Above a million words in the parts that are always installed, of which a model with 4096 knows most.
-    assert corpus.train.num_samples * 64 > 1_000_000
-    batch = corpus.held_out.batch(np.arange(100))
+    assert splits.train.num_samples * 64 > 1_000_000
+    batch = splits.validation.batch(np.arange(100))
     assert batch.x.shape == (100, 64, 8)
     assert float((batch.y == 0).float().mean()) < 0.2

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from launcher.errors import UserError
+from launcher.mup.base_shapes import hash_shapes
 from launcher.mup.bsh import dump_base_shapes, read_base_shapes
-from launcher.mup.shapes import hash_shapes
 
 SHAPES = {"up.weight": (256, 64), "embedding.weight": (None, 64), "scale": (), "dt": (64,)}
 

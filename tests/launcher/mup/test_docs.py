@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launcher.mup.rules import MUP_LAYERS, MUP_UPDATES, Powers
+from launcher.mup.scaling import MUP_LAYERS, MUP_UPDATES, Powers
 
 DOC = Path(__file__).parents[3] / "docs" / "mup.md"
 

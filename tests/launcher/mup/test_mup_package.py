@@ -7,9 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from launcher.mup.base_shapes import (
+    WidthMultiplier,
+    compare_shapes,
+    find_base_shapes,
+    measure_width_multipliers,
+)
 from launcher.mup.bsh import dump_base_shapes, read_base_shapes
-from launcher.mup.rules import Update, scale_mup
-from launcher.mup.shapes import Width, compare_shapes, find_base_shapes, measure_widths
+from launcher.mup.scaling import Update, scale_mup
 from models.facts import Role
 
 mup = pytest.importorskip(
@@ -53,8 +58,8 @@ def role(name: str) -> Role:
     return Role.VECTOR if name.endswith("bias") else ROLES[name.split(".")[0]]
 
 
-def widths(target: nn.Module) -> dict[str, Width]:
-    return measure_widths(shapes(target), find_base_shapes(shapes(Net(BASE)), shapes(Net(DELTA))))
+def widths(target: nn.Module) -> dict[str, WidthMultiplier]:
+    return measure_width_multipliers(shapes(target), find_base_shapes(shapes(Net(BASE)), shapes(Net(DELTA))))
 
 
 def mup_net(**fields: int) -> Net:
@@ -142,7 +147,7 @@ def test_defect_a_tied_table_starts_larger_with_width() -> None:
     mup.set_base_shapes(net, Tied(BASE), delta=Tied(DELTA))
     # std of 131072 standard normal numbers: 0.2 % is one standard deviation
     assert float(net.embedding.weight.detach().std()) == pytest.approx((TARGET / BASE) ** 0.5, rel=0.01)
-    scaling = scale_mup(Role.TIED, Width(fan_in=4.0, fan_out=4.0, num_infinite=1), "adam")
+    scaling = scale_mup(Role.TIED, WidthMultiplier(fan_in=4.0, fan_out=4.0, num_infinite=1), "adam")
     assert (scaling.init, scaling.forward, scaling.lr) == (1.0, 1 / 4, 1.0)
 
 
@@ -167,11 +172,11 @@ class Transposed(nn.Module):
         self.up = nn.ConvTranspose1d(width, factor * width, 3, bias=False)
 
 
-def transposed() -> tuple[nn.Module, dict[str, Width]]:
+def transposed() -> tuple[nn.Module, dict[str, WidthMultiplier]]:
     net, base, delta = Transposed(TARGET, 4), Transposed(BASE, 2), Transposed(DELTA, 2)
     mup.set_base_shapes(net, base, delta=delta)
     base_shapes = find_base_shapes(shapes(base), shapes(delta))
-    return net, measure_widths(shapes(net), base_shapes, {"up.weight": 0})
+    return net, measure_width_multipliers(shapes(net), base_shapes, {"up.weight": 0})
 
 
 def test_defect_transposed_convolutions_get_the_rate_of_the_wrong_side() -> None:

@@ -16,14 +16,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from launcher.mup.config import MupConfig
 from launcher.mup.init import init_parameters
-from launcher.optim.build import build_optimizer
+from launcher.optim.build_optimizer import build_optimizer
 from launcher.optim.config import OptimConfig
 from launcher.parallel.config import ParallelConfig
-from launcher.parallel.layers import wrap_layers
 from launcher.parallel.mesh import build_mesh, plain_name, shard_model
+from launcher.parallel.wrap import wrap_layers
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.world import World
-from models.build import build_model
+from models.build_model import build_model
 from models.config import LMConfig, S4DConfig
 from tests.launcher.optim.test_groups import TYPES, config
 from tests.ranks import run_ranks

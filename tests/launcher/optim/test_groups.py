@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from launcher.mup.rules import Scaling
+from launcher.mup.scaling import Scaling
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group, choose_update, make_groups, state_size
 from models.facts import ParamFacts, Role
@@ -100,7 +100,7 @@ def test_each_state_space_tensor_has_rates_of_its_own() -> None:
 def test_factors_multiply_rate_decay_and_eps() -> None:
     scalings = PLAIN | {"up": Scaling(lr=0.25, weight_decay=4.0, eps=0.5)}
     up = by_parameter(make_groups(FACTS, SHAPES, scalings, config("adamw", weight_decay=0.1)))["up"]
-    assert (up.lr, up.weight_decay, up.eps, up.lr_factor) == (2.5e-3, 0.4, 5e-9, 0.25)
+    assert (up.lr, up.weight_decay, up.eps, up.mup_lr_multiplier) == (2.5e-3, 0.4, 5e-9, 0.25)
 
 
 @pytest.mark.parametrize(("kind", "update"), [("muon", "spectral"), ("shampoo", "shampoo"), ("soap", "soap")])

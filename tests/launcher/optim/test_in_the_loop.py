@@ -14,7 +14,7 @@ from tests.launcher.optim.test_groups import TYPES
 from tests.ranks import run_ranks
 from tests.small_run import losses, make_run, small_recipe, train_rank, train_run
 
-SHORT = ("model.dropout=0", "train.steps=5", "train.eval_sequences=0", "model.pattern=[ffn, s4d]")
+SHORT = ("model.dropout=0", "train.steps=5", "train.validation_sequences=0", "model.pattern=[ffn, s4d]")
 RATES = {"sgd": 0.3, "adagrad": 3e-2, "muon": 2e-2, "shampoo": 2e-2, "lion": 1e-3, "smorms3": 2e-3}
 
 
@@ -52,7 +52,7 @@ def test_every_optimizer_trains_sharded_as_in_one_process(tmp_path: Path) -> Non
 def test_whole_and_sharded_state_resume_bit_for_bit(tmp_path: Path) -> None:
     """SOAP keeps both kinds on FSDP2, and a count that decides when its basis is turned."""
     settings = {"type": "soap", "lr": 8e-3, "precondition_every": 3, "others": {"lr": 8e-3}}
-    options = (f"optim={json.dumps(settings)}", "parallel.strategy=fsdp2", "train.eval_sequences=0")
+    options = (f"optim={json.dumps(settings)}", "parallel.strategy=fsdp2", "train.validation_sequences=0")
     whole = train_run(tmp_path / "whole", *options, ranks=2)
     train_run(tmp_path / "cut", *options, ranks=2)
     shutil.rmtree(step_folder(str(tmp_path / "cut"), 20))
@@ -62,7 +62,7 @@ def test_whole_and_sharded_state_resume_bit_for_bit(tmp_path: Path) -> None:
 def test_plateau_resumes_bit_for_bit(tmp_path: Path) -> None:
     """A threshold that no loss meets: it reduces at every second evaluation, before and after the cut."""
     schedule = {"type": "plateau", "warmup_steps": 2, "patience": 1, "threshold": 0.9, "factor": 0.3}
-    options = (f"schedule={json.dumps(schedule)}", "train.eval_every=2", "model.dropout=0")
+    options = (f"schedule={json.dumps(schedule)}", "train.validate_every=2", "model.dropout=0")
     whole = train_run(tmp_path / "whole", *options)
     train_run(tmp_path / "cut", *options)
     shutil.rmtree(step_folder(str(tmp_path / "cut"), 20))
@@ -78,7 +78,7 @@ def test_plateau_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_every_groups_share_of_its_peak_is_equal_at_every_step(tmp_path: Path) -> None:
-    records = train_run(tmp_path / "run", "mup.base_width=4", "train.eval_sequences=0")
+    records = train_run(tmp_path / "run", "mup.base_width=4", "train.validation_sequences=0")
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     peaks = {group["name"]: group["lr"] for group in plan["groups"]}
     assert len(set(peaks.values())) == 3

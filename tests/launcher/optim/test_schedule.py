@@ -7,14 +7,14 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from launcher.optim.config import ScheduleConfig
-from launcher.optim.schedule import Schedule, schedule_factor
+from launcher.optim.schedule import Schedule, lr_multiplier
 
 TOTAL = 21
 KINDS: dict[str, dict[str, object]] = {
-    "cosine": {"final_ratio": 0.1},
-    "linear": {"final_ratio": 0.1},
+    "cosine": {"min_lr_ratio": 0.1},
+    "linear": {"min_lr_ratio": 0.1},
     "constant": {},
-    "wsd": {"decay_steps": 6, "final_ratio": 0.1},
+    "wsd": {"decay_steps": 6, "min_lr_ratio": 0.1},
     "sine_restarts": {"period": 8},
     "plateau": {"patience": 1},
 }
@@ -25,7 +25,7 @@ def config(kind: str, **fields: object) -> ScheduleConfig:
 
 
 def curve(kind: str, **fields: object) -> list[float]:
-    return [schedule_factor(config(kind, **fields), step, TOTAL) for step in range(TOTAL)]
+    return [lr_multiplier(config(kind, **fields), step, TOTAL) for step in range(TOTAL)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,9 +75,9 @@ def test_sine_of_one_step_would_be_zero_for_ever_and_is_refused() -> None:
 def test_plateau_reduces_after_more_than_patience_evaluations_without_a_better_loss() -> None:
     schedule = Schedule(config("plateau", factor=0.5, patience=1), TOTAL)
     assert [schedule.observe(loss) for loss in (3.0, 2.0, 2.0, 2.0)] == [False, False, False, True]
-    assert schedule.factor(10) == 0.5
+    assert schedule.lr_multiplier(10) == 0.5
     assert [schedule.observe(loss) for loss in (1.0, 1.0, 1.0)] == [False, False, True]
-    assert schedule.factor(10) == 0.25
+    assert schedule.lr_multiplier(10) == 0.25
 
 
 def test_a_gain_below_the_threshold_is_none() -> None:
@@ -86,9 +86,9 @@ def test_a_gain_below_the_threshold_is_none() -> None:
 
 
 def test_plateau_stops_at_its_floor() -> None:
-    schedule = Schedule(config("plateau", patience=0, final_ratio=0.4), TOTAL)
+    schedule = Schedule(config("plateau", patience=0, min_lr_ratio=0.4), TOTAL)
     assert [schedule.observe(1.0) for _ in range(4)] == [False, True, True, False]
-    assert schedule.factor(9) == 0.4
+    assert schedule.lr_multiplier(9) == 0.4
 
 
 def test_plateau_continues_exactly_from_its_state_in_json() -> None:
@@ -113,4 +113,4 @@ def test_other_schedules_have_no_state(kind: str) -> None:
     schedule.restore({"best": 1.0, "num_bad": 9, "reduction": 0.1})  # a plateau's, of the recipe's past
     assert schedule.observe(9.0) is False
     assert schedule.state() == {}
-    assert schedule.factor(5) == schedule_factor(config(kind), 5, TOTAL)
+    assert schedule.lr_multiplier(5) == lr_multiplier(config(kind), 5, TOTAL)

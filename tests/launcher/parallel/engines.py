@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
+from launcher.assemble import open_engine
 from launcher.data.batches import Batches
-from launcher.data.samples import Tokens, Windows
-from launcher.engine import open_engine
-from launcher.parallel import zero_config
+from launcher.data.dataset import Tokens, Windows
+from launcher.parallel.deepspeed.deepspeed_engine import zero_config
 from launcher.parallel.engine import Engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
@@ -121,7 +121,7 @@ def train_on(
     """Train on so many ranks; all of them must say the same."""
     recipe = recipe_for(ranks, *overrides)
     if recipe.parallel.engine == "deepspeed":
-        import launcher.parallel.deepspeed  # noqa: F401 - once, in the parent of all ranks
+        import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401 - once, in the parent of all ranks
     results: list[Any] = run_ranks(ranks, train_rank, recipe, steps, timeout_s=timeout_s)
     assert all(result[0] == results[0][0] for result in results), "ranks disagree about the step"
     return results[0]

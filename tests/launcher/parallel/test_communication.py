@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from launcher.recipe.schema import Recipe
 from launcher.world import World
-from models.build import build_model
+from models.build_model import build_model
 from models.layers import Linear
 from tests.launcher.parallel.engines import DDP, FSDP2, SINGLE, make_batches, make_engine, recipe_for
 from tests.ranks import run_ranks

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from launcher.checkpoint.manifest import step_folder
-from launcher.data.samples import IGNORED, Batch
+from launcher.data.dataset import IGNORED, Batch
 from launcher.parallel.engine import average_buffers, evaluate_model
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.schema import Recipe
@@ -37,7 +37,7 @@ optim: {type: adamw, lr: 8e-3}
 schedule: {type: cosine, warmup_steps: 4}
 mup: {type: mup, base_width: 8}
 parallel: {engine: torch, strategy: single}
-train: {steps: 8, global_batch_size: 8, micro_batch_size: 4, eval_every: 4, eval_sequences: 30}
+train: {steps: 8, global_batch_size: 8, micro_batch_size: 4, validate_every: 4, validation_sequences: 30}
 checkpoint: {every: 4, keep: 2}
 track: {log_every: 1, mlflow: {enabled: false}}
 cluster: {type: local, nproc_per_node: 1}
@@ -79,10 +79,10 @@ def test_a_classifier_trains_and_is_scored_beside_what_is_no_learning(tmp_path: 
     curve = losses(step_records(tmp_path / "run/journal.jsonl"))
     assert curve[0] == pytest.approx(math.log(10), rel=1e-6), "a zero readout starts at ln 10"
     assert sum(curve[-10:]) / 10 < 2.25
-    last = [line for line in lines if line["event"] == "eval"][-1]
+    last = [line for line in lines if line["event"] == "validation"][-1]
     assert set(last["baselines"]) == {"most frequent value", "root operator alone"}
     hits = last["accuracy"] * 30
-    assert hits == pytest.approx(round(hits)), "accuracy is a share of the 30 held-out expressions"
+    assert hits == pytest.approx(round(hits)), "accuracy is a share of the 30 validation expressions"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -92,7 +92,9 @@ def test_running_averages_survive_a_checkpoint(tmp_path: Path, strategy: str) ->
     train_classifier(tmp_path / "cut", *options, ranks=2)
     shutil.rmtree(step_folder(str(tmp_path / "cut"), 8))  # as if it had died after step 4's checkpoint
     resumed = train_classifier(tmp_path / "cut", *options, ranks=2)
-    evals = [[r for r in lines if r["event"] == "eval" and r["step"] == 8][-1] for lines in (whole, resumed)]
+    evals = [
+        [r for r in lines if r["event"] == "validation" and r["step"] == 8][-1] for lines in (whole, resumed)
+    ]
     assert resumed[-1]["attempt"] == 2
     assert [e["loss"] for e in evals] == [evals[0]["loss"]] * 2
 

@@ -53,7 +53,7 @@ def travel(folder: Path, stays: list[Stay], *overrides: str) -> list[Step]:
     for number, (engine, ranks) in enumerate(stays):
         recipe = recipe_for(ranks, *engine, *overrides)
         if recipe.parallel.engine == "deepspeed":
-            import launcher.parallel.deepspeed  # noqa: F401 - once, in the parent of all ranks
+            import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401 - once, in the parent of all ranks
         after = str(folder / f"stay-{number}")
         steps += run_ranks(ranks, stay_rank, recipe, number * LENGTH, before, after)[0]
         before = after
@@ -111,7 +111,7 @@ def _saved_and_loaded(world: World, recipe: Recipe, folder: str) -> tuple[dict[s
 def test_state_comes_back_bit_for_bit(tmp_path: Path, engine: tuple[str, ...]) -> None:
     recipe = recipe_for(2, *engine)
     if recipe.parallel.engine == "deepspeed":
-        import launcher.parallel.deepspeed  # noqa: F401
+        import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401
     for saved, loaded in run_ranks(2, _saved_and_loaded, recipe, str(tmp_path / "step")):
         assert saved.keys() == loaded.keys()
         for name, value in saved.items():
@@ -126,7 +126,7 @@ def _shares(world: World, recipe: Recipe) -> tuple[int, int]:
 
 
 def test_no_rank_holds_the_whole_state_of_a_zero_engine() -> None:
-    import launcher.parallel.deepspeed  # noqa: F401
+    import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401
 
     shares = run_ranks(2, _shares, recipe_for(2, *ZERO[2]))
     for own, whole in shares:
@@ -136,7 +136,7 @@ def test_no_rank_holds_the_whole_state_of_a_zero_engine() -> None:
 @pytest.mark.slow
 def test_a_run_changes_its_engine_through_the_loop(tmp_path: Path) -> None:
     """As `launch resume RUN parallel.strategy=...` does, with evaluation, checkpoints and journal."""
-    import launcher.parallel.deepspeed  # noqa: F401
+    import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401
 
     common = ("model.dropout=0", "train.steps=10", "checkpoint.every=5")
     whole = train_run(tmp_path / "whole", *common)

@@ -8,14 +8,14 @@ import torch
 from pydantic import TypeAdapter
 
 from launcher.errors import UserError
+from launcher.mup.base_shapes import check_finite
 from launcher.mup.bsh import dump_base_shapes
 from launcher.mup.config import MupConfig
 from launcher.mup.init import init_parameters
-from launcher.mup.shapes import check_finite
-from launcher.optim.build import build_optimizer
+from launcher.optim.build_optimizer import build_optimizer
 from launcher.optim.config import OptimConfig
 from launcher.plan.parameters import Parameters, describe_parameters
-from models.build import build_model
+from models.build_model import build_model
 from models.config import LMConfig, S4DConfig
 from models.facts import Role
 

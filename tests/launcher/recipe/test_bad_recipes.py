@@ -52,9 +52,9 @@ UNKNOWN_KEYS = [
     Bad("seed: 1", "seed: 1\nwibble: 3", "4:1", "the keys of a recipe are version, name, seed, model"),
     Bad(
         "url: corpus",
-        "url: corpus, held_out: null",
+        "url: corpus, validation: null",
         "13:38",
-        "unknown key 'held_out' in data.source\n    'held_out' belongs to `type: ",
+        "unknown key 'validation' in data.source\n    'validation' belongs to `type: ",
     ),
 ]
 

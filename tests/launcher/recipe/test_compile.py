@@ -84,7 +84,7 @@ def test_places_lead_to_file_override_flag_or_section() -> None:
     assert loaded.place("optim", "betas", 1) == "r:18:16"
     assert loaded.place("train", "steps") == "override 'train.steps=20'"
     assert loaded.place("cluster", "nproc_per_node") == "--nproc-per-node"
-    assert loaded.place("train", "eval_every") == "r:25:1"  # a default: its section
+    assert loaded.place("train", "validate_every") == "r:25:1"  # a default: its section
     assert loaded.place("nothing") == "r:1:1"
 
 
@@ -92,7 +92,7 @@ def test_citations_show_value_and_origin() -> None:
     loaded = compile_recipe(SMALL, "r", ["train.steps=20"])
     assert loaded.cite("train", "steps") == "train.steps = 20 (override 'train.steps=20')"
     assert loaded.cite("optim", "betas", 0) == "optim.betas.0 = 0.9 (r:18:11)"
-    assert loaded.cite("train", "eval_every") == "train.eval_every = null (default)"
+    assert loaded.cite("train", "validate_every") == "train.validate_every = null (default)"
 
 
 def test_rules_can_be_asked_about_another_number_of_ranks() -> None:

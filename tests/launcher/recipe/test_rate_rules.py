@@ -17,12 +17,15 @@ from tests.launcher.recipe.small import problems
             ("schedule={type: sine_restarts, period: 300}",),
             "schedule.period = 300 does not reach its middle, the peak, before train.steps = 100",
         ),
-        (("schedule={type: plateau}",), "but train.eval_every is null\n    add train.eval_every"),
+        (("schedule={type: plateau}",), "but train.validate_every is null\n    add train.validate_every"),
         (
-            ("schedule={type: plateau}", "train.eval_every=10", "train.eval_sequences=0"),
-            "but train.eval_sequences = 0",
+            ("schedule={type: plateau}", "train.validate_every=10", "train.validation_sequences=0"),
+            "but train.validation_sequences = 0",
         ),
-        (("schedule={type: plateau}", "train.eval_every=10", "data.held_out=0"), "hold some files out"),
+        (
+            ("schedule={type: plateau}", "train.validate_every=10", "data.validation_fraction=0"),
+            "keep some files for validation",
+        ),
         (
             (
                 "model.pattern=[attention]",
@@ -73,7 +76,7 @@ def test_a_broken_rule_is_told_once_with_its_remedy(overrides: tuple[str, ...], 
     [
         ("schedule={type: wsd, warmup_steps: 10, decay_steps: 90}",),
         ("schedule={type: sine_restarts, period: 2}",),
-        ("schedule={type: plateau}", "train.eval_every=10"),
+        ("schedule={type: plateau}", "train.validate_every=10"),
         ("model.pattern=[attention]", "model.attention={num_heads: 2, d_head: null}"),
         ("model.pattern=[attention]", "model.attention={d_head: 8, scale: sqrt}"),
         (

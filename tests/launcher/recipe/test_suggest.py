@@ -4,13 +4,13 @@ import pytest
 
 from launcher.recipe.suggest import close_matches
 
-KEYS = ["steps", "global_batch_size", "micro_batch_size", "eval_every", "warmup_steps"]
+KEYS = ["steps", "global_batch_size", "micro_batch_size", "validate_every", "warmup_steps"]
 CASES = [
     ("stpes", ["steps"]),
     ("tepss", ["steps"]),
     ("Steps", ["steps"]),
-    ("eval-every", ["eval_every"]),
-    ("evalEvery", ["eval_every"]),
+    ("eval-every", ["validate_every"]),
+    ("evalEvery", ["validate_every"]),
     ("warmup", ["warmup_steps"]),
     ("batch_size", ["global_batch_size", "micro_batch_size"]),
     ("wibble", []),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.report.figure import can_draw
-from launcher.report.transfer import draw_transfer
+from launcher.report.transfer_plot import draw_transfer
 from launcher.sweep.results import PointResult
 from launcher.sweep.transfer import find_transfer, find_vertex, mean_of, transfer_lines
 
@@ -23,7 +23,7 @@ def result(d_model: int, lr: float, seed: int, loss: float, **changes: object) -
         "lr": lr,
         "seed": seed,
         "loss": loss,
-        "held_out": True,
+        "validation": True,
         "seconds": 1.0,
         "steps": (1, 2),
         "losses": (loss + 1, loss),
@@ -104,5 +104,5 @@ def test_the_picture_is_drawn_with_gaps_where_runs_diverged(tmp_path: Path) -> N
     results = [r if r.lr < 0.5 else result(r.d_model, r.lr, r.seed, math.inf) for r in results]
     transfer = find_transfer("mup", results)
     assert transfer is not None
-    path = draw_transfer(tmp_path / "t.png", [transfer, transfer], "held-out loss")
+    path = draw_transfer(tmp_path / "t.png", [transfer, transfer], "validation loss")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from launcher.track.record import AttemptRecord, EvalRecord, StepRecord
+from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
 
 
 def step_record(step: int, loss: float = 2.5) -> StepRecord:
@@ -33,7 +33,7 @@ def attempt_record(from_step: int = 0, *, lr: float = 1e-3, artifacts: tuple[str
     )
 
 
-def eval_record(step: int, baselines: Mapping[str, float] | None = None) -> EvalRecord:
-    return EvalRecord(
+def eval_record(step: int, baselines: Mapping[str, float] | None = None) -> ValidationRecord:
+    return ValidationRecord(
         step=step, loss=2.31, accuracy=0.412, baselines=baselines or {}, sequences=128, seconds=3.0
     )

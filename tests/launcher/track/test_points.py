@@ -18,7 +18,7 @@ def test_a_step_line_becomes_one_point_for_every_number() -> None:
 
 def test_other_lines_name_their_event_and_lines_without_a_step_are_no_points() -> None:
     line = {
-        "event": "eval",
+        "event": "validation",
         "time": 1.0,
         "attempt": 1,
         "step": 20,

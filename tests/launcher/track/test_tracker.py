@@ -16,12 +16,19 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
     tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=20, mlflow=None, stream=console)
     tracker.start(attempt_record())
     tracker.log_step(step_record(10, 0.1 + 0.2))
-    tracker.log_eval(eval_record(10, {"guess": 0.125}))
+    tracker.log_validation(eval_record(10, {"guess": 0.125}))
     tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
     tracker.event("skipped", {"step": 11, "reason": "non-finite"})
     assert tracker.close("FINISHED") is None
     lines = read_journal(tmp_path / "journal.jsonl")
-    assert [line["event"] for line in lines] == ["start", "step", "eval", "checkpoint", "skipped", "end"]
+    assert [line["event"] for line in lines] == [
+        "start",
+        "step",
+        "validation",
+        "checkpoint",
+        "skipped",
+        "end",
+    ]
     step = step_records(tmp_path / "journal.jsonl")[10]
     assert (step["loss"], step["lr"], step["grad_norm"]) == (0.1 + 0.2, 1e-3, 1.7)
     assert step["lr_group"] == {"matrix": 1e-3, "ssm dt": 5e-4}
@@ -40,7 +47,7 @@ def test_other_ranks_write_print_and_send_nothing(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "run", rank=1, attempt=1, total_steps=20, mlflow=nowhere, stream=console)
     tracker.start(attempt_record())
     tracker.log_step(step_record(10))
-    tracker.log_eval(eval_record(10, {"guess": 0.125}))
+    tracker.log_validation(eval_record(10, {"guess": 0.125}))
     tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
     tracker.event("skipped", {"step": 11})
     tracker.sync()

@@ -10,7 +10,7 @@ from models.ssm.config import DSSConfig, S4Config, S4DConfig
 from models.ssm.dss import DSS, dss_facts
 from models.ssm.s4 import S4, s4_facts
 from models.ssm.s4d import S4D, s4d_facts
-from models.ssm.slow import recurrence
+from models.ssm.slow_ssm import recurrence
 from models.ssm.space import StateSpace
 
 Config = S4DConfig | S4Config | DSSConfig

@@ -1,0 +1,79 @@
+"""A small model of a recipe, trained for a few steps on one batch: the same path as a run's, only smaller."""
+
+import functools
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from torch import nn
+
+from launcher.assemble import open_engine
+from launcher.check.probe import Recorder, Recording
+from launcher.data.config import DataConfig
+from launcher.data.dataset import Batch
+from launcher.data.splits import Splits, open_splits
+from launcher.parallel.engine import Engine
+from launcher.parallel.gradients import GradientNorms
+from launcher.plan.plan import Plan, make_plan
+from launcher.recipe.schema import Recipe
+from launcher.world import World, seed_step
+from models.config import max_chars
+
+
+@final
+@dataclass(slots=True)
+class ProxyModel:
+    """A model with its engine and its one batch."""
+
+    recipe: Recipe
+    plan: Plan
+    model: nn.Module
+    engine: Engine
+    recorder: Recorder
+    batch: Batch
+    """The whole batch, the same on every rank."""
+    world: World
+    step: int = 0
+
+    def train_step(self, lr_amplification: float) -> GradientNorms:
+        """One update on the batch, spread over the ranks, every peak rate times `lr_amplification`."""
+        seed_step(self.recipe.seed, self.step, self.world.rank)
+        _, norms = self.engine.train_step([rank_share(self.batch, self.world)], lr_amplification)
+        self.step += 1
+        return norms
+
+    def record(self) -> tuple[Recording, float]:
+        """Every module's output on the whole batch without dropout, and the mean loss."""
+        recording = self.recorder.start()
+        loss = self.engine.evaluate([self.batch]).loss
+        self.recorder.stop()
+        return recording, loss
+
+    def close(self) -> None:
+        """Take the hooks off, which keep the model alive."""
+        self.recorder.remove()
+
+
+def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:
+    """Initialise a recipe's model as a run does, on this rank's part of the world."""
+    plan = make_plan(recipe)
+    model, engine = open_engine(recipe, plan, world)
+    return ProxyModel(recipe, plan, model, engine, Recorder(model), batch, world)
+
+
+@functools.cache
+def _open(data: DataConfig, vocab_size: int | None, max_chars: int | None) -> Splits:
+    return open_splits(data, vocab_size, max_chars)
+
+
+def first_batch(recipe: Recipe) -> Batch:
+    """One step's first samples of the recipe's own data."""
+    splits = _open(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
+    return splits.train.batch(np.arange(recipe.train.global_batch_size))
+
+
+def rank_share(batch: Batch, world: World) -> Batch:
+    """This rank's sequences."""
+    part = slice(world.rank, None, world.size)
+    lengths = None if batch.lengths is None else batch.lengths[part]
+    return Batch(batch.x[part], batch.y[part], lengths)

@@ -1,0 +1,153 @@
+"""All checks of a recipe, one after another."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from launcher.check.coordinates import (
+    BOUND,
+    FIRST_STEP,
+    NUM_STEPS,
+    Setting,
+    Slope,
+    Value,
+    fails,
+    fit_slopes,
+    is_judged,
+    largest_difference,
+    measure_coordinates,
+)
+from launcher.check.health import (
+    Finding,
+    check_gradient_flow,
+    check_initial_loss,
+    check_overfit,
+    check_states,
+    check_unit_variance,
+)
+from launcher.check.ranks import cpu_world, measure_sharded, one_thread
+from launcher.check.shrink import choose_lr_amplification, sharded_ranks
+from launcher.recipe.schema import Recipe
+
+NUM_SEEDS = 3
+SHARDED_TOLERANCE = 0.02
+"""Sharded models sum gradients in another order, which Adam's division amplifies where they are tiny."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """Everything that a check found."""
+
+    setting: Setting
+    slopes: tuple[Slope, ...]
+    sharded: tuple[Slope, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything did."""
+        return all(finding.passed for finding in self.findings)
+
+
+def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None]) -> CheckResult:
+    """Check a recipe's parametrisation at every width, whole and sharded, and one small model's health."""
+    setting = Setting(
+        recipe=recipe,
+        widths=widths,
+        seeds=tuple(recipe.seed + k for k in range(NUM_SEEDS)),
+        lr_amplification=choose_lr_amplification(recipe),
+    )
+    with one_thread():
+        say("coordinate check on one process")
+        values = measure_coordinates(setting, cpu_world())
+        slopes = fit_slopes(values, recipe.mup.type)
+        findings = [judge_slopes("coordinate check", slopes)]
+        sharded: list[Slope] = []
+        if (ranks := sharded_ranks(recipe)) > 1:
+            say(f"coordinate check under {sharding_name(recipe)} on {ranks} processes")
+            sharded, found = _check_sharded(setting, ranks, values)
+            findings += found
+        say("initial loss, overfitting, gradients, states")
+        findings += _check_health(recipe, widths)
+    return CheckResult(
+        setting=setting, slopes=tuple(slopes), sharded=tuple(sharded), findings=tuple(findings)
+    )
+
+
+def _check_health(recipe: Recipe, widths: tuple[int, ...]) -> list[Finding]:
+    world, small, large = cpu_world(), widths[0], widths[-1]
+    findings = [
+        check_initial_loss(recipe, large, world),
+        check_overfit(recipe, small, world),
+        check_gradient_flow(recipe, small, world),
+        *check_states(recipe, small, world),
+    ]
+    if recipe.mup.type == "umup":
+        findings.append(check_unit_variance(recipe, large, world))
+    return findings
+
+
+def sharding_name(recipe: Recipe) -> str:
+    """How a recipe shards, in a word."""
+    parallel = recipe.parallel
+    return (
+        f"deepspeed zero {parallel.zero_stage or 0}" if parallel.engine == "deepspeed" else parallel.strategy
+    )
+
+
+def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tuple[list[Slope], list[Finding]]:
+    name = f"coordinate check, {sharding_name(setting.recipe)} x {ranks}"
+    sharded = Setting(
+        recipe=setting.recipe,
+        widths=setting.widths,
+        seeds=setting.seeds,
+        lr_amplification=setting.lr_amplification,
+        ranks=ranks,
+    )
+    try:
+        values = measure_sharded(sharded)
+    except RuntimeError as error:
+        return [], [Finding(name, False, "did not run", "runs", str(error).strip().splitlines()[-1])]
+    slopes = fit_slopes(values, setting.recipe.mup.type)
+    judged = judge_slopes(name, slopes)
+    if setting.recipe.model.norm == "batch":
+        detail = f"{judged.detail}; not compared with the whole: batch norm sees a rank's own sequences only"
+        return slopes, [dataclasses.replace(judged, detail=detail)]
+    worst, place = largest_difference(whole, values)
+    return slopes, [
+        judged,
+        Finding(
+            "sharded = whole",
+            worst <= SHARDED_TOLERANCE,
+            f"changes differ by {worst:.2e}",
+            f"at most {SHARDED_TOLERANCE:g}",
+            place,
+        ),
+    ]
+
+
+def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
+    """One verdict over all measures, modules and steps."""
+    judged = [slope for slope in slopes if is_judged(slope)]
+    failing = [slope for slope in judged if fails(slope)]
+    worst = max(judged, key=_distance)
+    modules = dict.fromkeys(f"{slope.module} ({slope.measure} {slope.slope:+.2f})" for slope in failing)
+    detail = "depends on width: " + ", ".join(list(modules)[:6]) if modules else f"largest: {worst.module}"
+    detail += f" and {len(modules) - 6} more" if len(modules) > 6 else ""
+    by_design = sorted({(slope.module, slope.expected) for slope in judged if slope.expected != 0.0})
+    detail += "".join(f"; measured from {expected:+g} at {module}" for module, expected in by_design)
+    return Finding(
+        name,
+        not failing,
+        f"largest |slope| {_distance(worst):.3f} of {len(judged)}, steps {FIRST_STEP} to {NUM_STEPS}",
+        f"at most {BOUND:g}",
+        detail,
+    )
+
+
+def _distance(slope: Slope) -> float:
+    """From where it should be; infinite where there is no slope to be had."""
+    return math.inf if math.isnan(slope.slope) else abs(slope.slope - slope.expected)

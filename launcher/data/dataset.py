@@ -1,0 +1,92 @@
+"""What a model is fed: numbered samples, and batches of them."""
+
+import abc
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from launcher.errors import Problem, UserError
+
+IGNORED = -100
+"""Target that counts for nothing: cross_entropy's default ignore_index."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward's input and targets."""
+
+    x: torch.Tensor
+    """Tokens int64 (B, L), characters of words int64 (B, L, W), or signals float32 (B, L, F); of pairs of
+    sequences, (B, 2, L, ...)."""
+    y: torch.Tensor
+    """Targets int64 (B, L), or labels (B,); IGNORED counts for nothing."""
+    lengths: torch.Tensor | None = None
+    """Valid positions of each sequence int64 (B,), of pairs (B, 2); None where all L are."""
+    begins: bool | None = None
+    """Of windows that go on from those of the step before: whether they are the first of their streams. None
+    where windows do not follow on one another."""
+
+
+class Dataset(abc.ABC):
+    """A numbered set of samples; sample i is always the same."""
+
+    @property
+    @abc.abstractmethod
+    def num_samples(self) -> int:
+        """How many there are."""
+
+    @abc.abstractmethod
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """The samples with these numbers, stacked."""
+
+    def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
+        """Accuracies on these samples that are no learning, by name, to be shown beside a model's."""
+        return {}
+
+
+@final
+class Tokens:
+    """A flat stream of token ids, in memory or memory-mapped."""
+
+    def __init__(self, ids: NDArray[Any], *, vocab_size: int, place: str) -> None:
+        self._ids = ids
+        self._vocab_size = vocab_size
+        self._place = place
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def read(self, start: int, count: int) -> NDArray[np.int64]:
+        """Copy `count` ids from `start` on. Raises UserError for an id outside the vocabulary."""
+        if not 0 <= start <= start + count <= len(self):
+            raise ValueError(f"tokens {start} to {start + count} asked for; there are {len(self)}")
+        ids = self._ids[start : start + count].astype(np.int64)
+        # Checked at each read, because a memory-mapped file can be too large to check at the start.
+        if count and int(ids.max()) >= self._vocab_size:
+            at = int(ids.argmax())
+            message = f"token {start + at} is {ids[at]}; model.vocab_size is {self._vocab_size}"
+            raise UserError(Problem(self._place, message, f"set model.vocab_size to at least {ids[at] + 1}"))
+        return ids
+
+
+@final
+class Windows(Dataset):
+    """Windows of a token stream: x is tokens[i*L : (i+1)*L], y the same one token later."""
+
+    def __init__(self, tokens: Tokens, seq_len: int) -> None:
+        self.tokens = tokens
+        self.seq_len = seq_len
+
+    @property
+    def num_samples(self) -> int:
+        return max(0, len(self.tokens) - 1) // self.seq_len
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        L = self.seq_len
+        rows = [self.tokens.read(int(index) * L, L + 1) for index in indices]
+        block = torch.from_numpy(np.stack(rows))
+        return Batch(x=block[:, :-1].contiguous(), y=block[:, 1:].contiguous())

@@ -1,0 +1,165 @@
+"""u-muP (arXiv 2407.17465): absolute rules for stacks of attention and feed-forward layers.
+
+unit-scaling keeps weights and gradients at variance one and multiplies layers by constants. Here each
+constant is absorbed into its weight, and nothing is done to gradients: multiplier a, initial value w and rate
+c become a w and a c (a^2 c for SGD), which is the same function and the same training. Only formats narrower
+than bfloat16 can tell.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from launcher.mup.config import DecayPolicy
+from launcher.mup.scaling import DECAY_POWER, Scaling, Update
+from models.config import AttentionConfig, BackboneSection
+from models.facts import ParamFacts, Role
+
+_SOURCE = "u-muP (arXiv 2407.17465), unit-scaling 0.3.5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a parameter is in a model, as far as u-muP is concerned."""
+
+    gain: float = 1.0
+    """What its layer's input is multiplied by."""
+    depth: float | None = None
+    """Pairs of layers of the stack that it is in, if any."""
+    branch: float = 1.0
+    """Factor of the residual branch that it is in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """One parameter in unit-scaling's own terms."""
+
+    rate: float
+    absorbed: float
+    """Our value is this times theirs."""
+    flow: float
+    """Their gradient is this times the true one, but for sqrt(N) V / sqrt(V - 1) of N targets and V
+    classes."""
+    rule: str
+
+
+def scale_umup(
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    facts: Mapping[str, ParamFacts],
+    update: Update,
+    *,
+    place: Place,
+    decay: DecayPolicy,
+) -> Scaling:
+    """Factors of one parameter, readout unconstrained.
+
+    SGD's rate is for true gradients of the mean loss: unit-scaling's is this one over the constant of
+    _Unit.flow.
+    """
+    role, shape = facts[name].role, shapes[name]
+    unit = _in_unit_terms(name, shapes, facts, place)
+    stack = 1.0 if place.depth is None else place.depth**-0.5
+    sgd = update == "sgd"
+    lr = stack * unit.rate * unit.absorbed * (unit.flow * unit.absorbed if sgd else 1.0)
+    forward = 1 / shape[1] if role is Role.READOUT else 1.0
+    source = f"{_SOURCE}: {unit.rule}" + ("" if place.depth is None else "; x (layers / 2)^-1/2 in the stack")
+    return Scaling(
+        # the model draws matrices with std 1/sqrt(fan_in)
+        init={Role.MATRIX: place.gain, Role.READOUT: math.sqrt(shape[-1])}.get(role, 1.0),
+        forward=forward,
+        gradient=forward,
+        lr=lr,
+        # decay acts through lr x decay, of which absorbing changes the first factor only
+        weight_decay=lr ** -DECAY_POWER[decay],
+        # gradients fall as 1/width, as under muP
+        eps=(shape[-1] if role in (Role.EMBEDDING, Role.READOUT) else shape[0])
+        ** -(2.0 if update == "smorms3" else 1.0),
+        source=source + ("; true gradients in the place of unit ones" if sgd else ""),
+    )
+
+
+def _in_unit_terms(
+    name: str, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, ParamFacts], place: Place
+) -> _Unit:
+    role, shape = facts[name].role, shapes[name]
+    num_classes, d_model = next(shapes[n] for n, fact in facts.items() if fact.role is Role.READOUT)
+    # their readout divides its gradient by sqrt(classes), not by the width; a branch's factor comes after
+    # its gradient
+    upstream = d_model / math.sqrt(num_classes) / place.branch
+    layer = _layer_fan_in(name, shapes, facts)
+    if role is Role.READOUT:
+        return _Unit(rate=1.0, absorbed=1.0, flow=d_model, rule="multiplier 1/fan_in, rate x 1")
+    if role is Role.EMBEDDING:
+        rule = "rate dim^-1/2, its deviation from muP for embeddings"
+        return _Unit(rate=shape[-1] ** -0.5, absorbed=1.0, flow=d_model, rule=rule)
+    if role is Role.MATRIX:
+        multiplier = shape[1] ** -0.5
+        rule = "multiplier and rate fan_in^-1/2 each, absorbed"
+        return _Unit(rate=multiplier, absorbed=place.gain * multiplier, flow=upstream / multiplier, rule=rule)
+    if layer is not None:
+        multiplier = layer**-0.5
+        rule = "a bias, rate x 1 behind its layer's multiplier fan_in^-1/2, absorbed"
+        return _Unit(rate=1.0, absorbed=multiplier, flow=upstream / multiplier, rule=rule)
+    return _Unit(rate=1.0, absorbed=1.0, flow=upstream, rule="rate x 1")
+
+
+def _layer_fan_in(
+    name: str, shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, ParamFacts]
+) -> int | None:
+    """Fan-in of the hidden layer that a bias belongs to; None for any other vector."""
+    weight = f"{name.removesuffix('bias')}weight"
+    if not name.endswith(".bias") or weight not in facts or facts[weight].role is not Role.MATRIX:
+        return None
+    return shapes[weight][1]
+
+
+def unit_gains(config: BackboneSection, seq_len: int) -> dict[str, float]:
+    """By name pattern, what gives a layer's input variance one again: fits of unit-scaling's
+    functional.py."""
+    return {
+        "*.ffn.down.weight": _between(1 / (1 + 0.25), 2.0, math.sqrt(2 / (1 - 1 / math.pi))),
+        "*.attention.output.weight": _attention_gain(config, seq_len),
+    }
+
+
+def find_places(
+    config: BackboneSection, shapes: Mapping[str, tuple[int, ...]], seq_len: int
+) -> dict[str, Place]:
+    """Where each parameter is."""
+    gains, factors = unit_gains(config, seq_len), residual_factors(config.num_layers)
+    places = {}
+    for name in shapes:
+        gain = next((gain for pattern, gain in gains.items() if fnmatchcase(name, pattern)), 1.0)
+        if name.startswith("layers."):
+            branch = factors[int(name.split(".")[1])][1]
+            places[name] = Place(gain=gain, depth=config.num_layers / 2, branch=branch)
+        else:
+            places[name] = Place(gain=gain)
+    return places
+
+
+def _attention_gain(config: BackboneSection, seq_len: int) -> float:
+    """Of a weighted mean of values: between that over all positions seen and that of a single one."""
+    attention = config.attention
+    d_head = attention_head(attention, config.d_model)
+    multiplier = 8.0 if attention.scale == "mup" else math.sqrt(d_head)  # of logits q k / d_head
+    mean_std = math.sqrt((math.log(seq_len) if attention.causal else 1.0) / seq_len)
+    return 1 / _between(1 / (1 + 4 * d_head / multiplier**2), mean_std, 1.0)
+
+
+def attention_head(config: AttentionConfig, d_model: int) -> int:
+    """Channels per head."""
+    return config.d_head if config.d_head is not None else d_model // (config.num_heads or 1)
+
+
+def _between(alpha: float, lower: float, upper: float) -> float:
+    return math.exp(alpha * math.log(upper) + (1 - alpha) * math.log(lower))
+
+
+def residual_factors(num_layers: int) -> tuple[tuple[float, float], ...]:
+    """(skip, branch) per layer, tau_i = (num_layers/2 + i)^-1/2: every branch adds the same variance
+    (appendix G)."""
+    taus = [(num_layers / 2 + index) ** -0.5 for index in range(num_layers)]
+    return tuple((1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)) for tau in taus)

@@ -1,0 +1,76 @@
+"""Truncated backpropagation through time: states that sequences take along from one step to the next.
+
+Gradients end where a window begins (Williams and Peng 1990): a state is a plain value by then.
+"""
+
+from collections.abc import Mapping
+from copy import copy
+from typing import final
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from launcher.data.dataset import Batch
+from launcher.parallel.mesh import local_shard
+from launcher.plan.batch import BatchShape
+from launcher.world import World
+from models.lm import LM
+from models.mixer import State
+from models.residual import residuals
+
+
+@final
+class RecurrentState:
+    """The state of every layer at the end of each of this rank's streams, by micro batch."""
+
+    def __init__(self, model: LM, batch: BatchShape, world: World) -> None:
+        # States are made without parameters, so that it does not matter how those will be sharded.
+        self._first = model.initial_states(batch.micro_batch_size, world.device)
+        self._micros = [self._first] * batch.num_micro
+        self._layers = [f"layers.{i}.{layer.kind}" for i, layer in enumerate(residuals(model.layers))]
+        self._mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
+
+    def anew(self) -> "RecurrentState":
+        """One of the same shape that has seen nothing, beside this one."""
+        other = copy(self)
+        other._micros = [self._first] * len(self._micros)
+        return other
+
+    def before(self, batch: Batch, micro: int) -> list[State] | None:
+        """The states from which a micro batch goes on; None where windows do not follow on one another.
+
+        `micro` may count on through several steps.
+        """
+        if batch.begins is None:
+            return None
+        return self._first if batch.begins else self._micros[micro % len(self._micros)]
+
+    def keep(self, states: list[State], micro: int) -> None:
+        """Remember the states behind a micro batch."""
+        # copies: a part may be the end of a layer's whole activation, which would stay in memory
+        kept = [tuple(part.detach().clone() for part in state) for state in states]
+        self._micros[micro % len(self._micros)] = kept
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """Copies for a checkpoint, a row for each sequence of the global batch, cut over the ranks: so they
+        fit any world size and micro batch. Keyed `carry/LAYER/PART`."""
+        return {
+            f"carry/{name}/{part}": self._whole(torch.cat(micros))
+            for name, layer in zip(self._layers, zip(*self._micros, strict=True), strict=True)
+            for part, micros in enumerate(zip(*layer, strict=True))
+        }
+
+    def write(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take on what `read` gave, once a checkpoint has filled it."""
+        layers = []
+        for name, first in zip(self._layers, self._first, strict=True):
+            parts = [local_shard(state[f"carry/{name}/{part}"]) for part in range(len(first))]
+            micros = [part.chunk(len(self._micros)) for part in parts]
+            layers.append([tuple(part[micro] for part in micros) for micro in range(len(self._micros))])
+        self._micros = [list(states) for states in zip(*layers, strict=True)]
+
+    def _whole(self, rows: torch.Tensor) -> torch.Tensor:
+        if self._mesh is None:
+            return rows
+        return DTensor.from_local(rows, self._mesh, [Shard(0)], run_check=False)

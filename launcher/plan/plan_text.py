@@ -1,0 +1,139 @@
+"""The plan as people read it."""
+
+from collections.abc import Sequence
+
+from launcher.plan.plan import Plan
+from launcher.recipe.schema import Recipe
+
+
+def plan_text(recipe: Recipe, plan: Plan) -> str:
+    """Resolved values, counts, batch arithmetic, memory and parameter groups, in that order."""
+    return "\n".join(
+        [*_heading(recipe), *_numbers(recipe, plan), "", *_groups(plan), "", *_widths(plan, recipe), ""]
+    )
+
+
+def _heading(recipe: Recipe) -> list[str]:
+    data = recipe.model_dump(mode="json")
+    lines = [f"recipe {recipe.name}, seed {recipe.seed}"]
+    for section in (
+        "model",
+        "data",
+        "optim",
+        "schedule",
+        "mup",
+        "parallel",
+        "train",
+        "checkpoint",
+        "track",
+        "cluster",
+    ):
+        values = ", ".join(
+            f"{key}={_short(value)}" for key, value in data[section].items() if value is not None
+        )
+        lines += _wrap(f"{section:<10} ", values)
+    return [*lines, ""]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}={_short(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_short(v) for v in value) + "]"
+    return str(value)
+
+
+def _wrap(head: str, text: str, width: int = 110) -> list[str]:
+    lines, line = [], head
+    for word in text.split(", "):
+        if len(line) + len(word) > width:
+            lines.append(line.rstrip())
+            line = " " * len(head)
+        line += word + ", "
+    return [*lines, line.rstrip(", ")]
+
+
+_SAMPLES = {1: "sequences", 2: "pairs of sequences"}
+
+
+def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
+    batch, memory = plan.batch, plan.memory
+    cluster = recipe.cluster
+    return [
+        f"parameters   {plan.parameters.num_parameters:,}",
+        f"ranks        {batch.world_size} = {cluster.nodes} node(s) x {cluster.nproc_per_node}; "
+        f"each copy of the parameters on {plan.shard_size}",
+        f"batch        {batch.global_batch_size} {_SAMPLES[batch.num_sequences]} x {batch.seq_len} = "
+        f"{batch.tokens_per_step:,} "
+        f"tokens a step, as {batch.micro_batch_size} x {batch.num_micro} forward(s) x "
+        f"{batch.world_size} rank(s)",
+        f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs "
+        f"({plan.flops_per_token:.3g} a token)",
+        f"memory       {_size(memory.total)} a rank before activations: "
+        f"parameters {_size(memory.parameters)}, gradients {_size(memory.gradients)}, "
+        f"moments {_size(memory.optimizer)}"
+        + (f", carried states {_size(memory.carried)}" if memory.carried else ""),
+        f"checkpoint   {_size(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
+        f"the newest {recipe.checkpoint.keep} kept",
+        f"base shapes  {plan.parameters.base_shapes_hash}",
+    ]
+
+
+def _size(num_bytes: float) -> str:
+    """In the largest unit of which there is one."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = max((p for p in range(1, len(units)) if num_bytes >= 1024**p), default=0)
+    return f"{num_bytes / 1024**power:.{2 if power else 0}f} {units[power]}"
+
+
+def _groups(plan: Plan) -> list[str]:
+    """One row a group: peak rate, decay, how much is in it."""
+    shapes = plan.parameters.shapes
+    rows = [("group", "peak lr", "decay", "tensors", "parameters", "such as")]
+    for group in plan.parameters.groups:
+        count = sum(_numel(shapes[name]) for name in group.parameters)
+        rows.append(
+            (
+                group.name,
+                f"{group.lr:.4g}",
+                f"{group.weight_decay:.4g}",
+                str(len(group.parameters)),
+                f"{count:,}",
+                group.parameters[0],
+            )
+        )
+    return _table(rows)
+
+
+def _widths(plan: Plan, recipe: Recipe) -> list[str]:
+    """One row per distinct (role, width, factors), with the rule behind it."""
+    parameters = plan.parameters
+    rows: list[tuple[str, ...]] = [
+        ("role", "width x", "init x", "forward x", "lr x", "decay x", f"rule ({recipe.mup.type})")
+    ]
+    for name in parameters.shapes:
+        scaling = parameters.scalings[name]
+        factors = (scaling.init, scaling.forward, scaling.lr, scaling.weight_decay)
+        row = (
+            str(parameters.facts[name].role),
+            f"{parameters.width_multipliers[name].fan_in:g}",
+            *(f"{factor:g}" for factor in factors),
+            scaling.source,
+        )
+        if row not in rows:
+            rows.append(row)
+    return _table(rows)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,212 @@
+"""Validation errors -> problems in our own words, placed in the recipe, with the nearest right answer."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Any
+
+from launcher.errors import Problem
+from launcher.recipe.counts import as_count
+from launcher.recipe.renamed import new_name
+from launcher.recipe.schema_walk import Schema, Shape, allowed, any_of
+from launcher.recipe.suggest import close_matches, did_you_mean
+from launcher.recipe.tree import Key, Node, dotted, find, nearest, put, without
+
+KeyPath = tuple[Key, ...]
+_YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+_SHOWN_LETTERS = 60
+
+
+@dataclass(slots=True)
+class Report:
+    """What one validation found. A `tree` other than the validated one is worth validating next."""
+
+    tree: Node
+    """The recipe with the likely meaning of each repaired mistake in place of the mistake."""
+    repaired: list[Problem] = field(default_factory=list)
+    """Problems that the next validation will not find again."""
+    open: list[Problem] = field(default_factory=list)
+    """Problems that it will."""
+
+
+class Explainer:
+    """Knows what a recipe may hold, from its JSON Schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.shape = Shape(schema)
+
+    def explain(self, tree: Node, errors: Iterable[Mapping[str, Any]]) -> Report:
+        """Turn the validator's errors about a tree into problems."""
+        report = Report(tree)
+        missing: dict[KeyPath, list[str]] = {}
+        for error in errors:
+            path, schema = self.shape.locate(tree, error["loc"])
+            kind = error["type"]
+            if kind == "missing" and isinstance(error["loc"][-1], str):
+                missing.setdefault(path[:-1], []).append(str(path[-1]))
+            elif kind == "union_tag_not_found":
+                missing.setdefault(path, []).append(self.shape.tag_key(schema))
+            elif kind == "extra_forbidden":
+                self._unknown_key(report, tree, (*path, error["loc"][-1]))
+            elif kind == "union_tag_invalid":
+                self._wrong_tag(report, tree, path, schema)
+            elif kind in ("value_error", "assertion_error"):
+                report.open.append(_own_words(tree, path, str(error["ctx"]["error"])))
+            else:
+                if kind == "missing":  # an item of a list that is too short: the list is wrong
+                    path, schema = self.shape.locate(tree, error["loc"][:-1])
+                self._wrong_value(report, nearest(tree, path), path, schema, kind)
+        report.open += [self._missing(tree, path, keys) for path, keys in missing.items()]
+        return report
+
+    def _missing(self, tree: Node, path: KeyPath, keys: list[str]) -> Problem:
+        section = self.shape.at(tree, path)
+        wanted = [f"`{key}: ...` ({self._wanted(section, key)})" for key in keys]
+        names = [dotted((*path, key)) for key in keys]
+        verb = "is" if len(names) == 1 else "are"
+        found = nearest(tree, path)
+        return Problem(found.key_place, f"{_and(names)} {verb} missing", f"add {', '.join(wanted)}")
+
+    def _wanted(self, section: Schema, key: str) -> str:
+        tags = self.shape.variants(section)
+        return any_of(tags) if tags else self.shape.describe(section.get("properties", {}).get(key, {}))
+
+    def _unknown_key(self, report: Report, tree: Node, path: KeyPath) -> None:
+        node = find(tree, path)
+        assert node is not None, f"{path} is not in the recipe"
+        inside = f" in {dotted(path[:-1])}" if len(path) > 1 else ""
+        target, remedy = self._intended(tree, path)
+        problem = Problem(node.key_place, f"unknown key {str(path[-1])!r}{inside}", remedy)
+        if target is None or find(report.tree, target) is not None:
+            report.open.append(problem)
+        else:
+            report.repaired.append(problem)
+            report.tree = put(without(report.tree, path), target, node)
+
+    def _intended(self, tree: Node, path: KeyPath) -> tuple[KeyPath | None, str]:
+        """Where an unknown key most likely belongs, if there is one such place, and what to tell the user."""
+        section, key = path[:-1], str(path[-1])
+        if (new := new_name(tree, path)) is not None:
+            return (*section, new), f"it is now called {new!r}"
+        keys = list(self.shape.at(tree, section).get("properties", {}))
+        if near := close_matches(key, keys):
+            given = find(tree, (*section, near[0]))
+            if len(near) == 1 and given is not None:
+                return None, f"did you mean {near[0]!r}, which is given at {given.key_place}?"
+            return (*section, near[0]) if len(near) == 1 else None, did_you_mean(map(repr, near))
+        if owners := self._owners(tree, section, key):
+            return None, f"{key!r} belongs to {any_of(owners)}"
+        everywhere = [other for other in self.shape.key_paths() if other != path]
+        exact = [other for other in everywhere if other[-1] == key]
+        depth = min(map(len, exact), default=0)
+        if places := list(dict.fromkeys(other for other in exact if len(other) == depth)):
+            return self._free_place(tree, places), did_you_mean(map(dotted, places[:3]))
+        names = close_matches(key, {other[-1] for other in everywhere})
+        if places := [other for name in names for other in everywhere if other[-1] == name]:
+            return None, did_you_mean(dict.fromkeys(map(dotted, places[:3])))
+        return None, f"the keys {f'of {dotted(section)}' if section else 'of a recipe'} are {', '.join(keys)}"
+
+    def _owners(self, tree: Node, section: KeyPath, key: str) -> list[str]:
+        """The variants of this very section that do have the key."""
+        schema, node = self.shape.locate(tree, section)[1], find(tree, section)
+        variants = self.shape.variants(schema)
+        if not variants or node is None:
+            return []
+        tag = self.shape.tag_key(schema)
+        return [f"`{tag}: {name}`" for name, known in variants.items() if key in known.get("properties", {})]
+
+    def _free_place(self, tree: Node, places: list[tuple[str, ...]]) -> KeyPath | None:
+        """The one place, if its section is written and knows the key."""
+        if len(places) != 1:
+            return None
+        section, key = places[0][:-1], places[0][-1]
+        found = find(tree, section)
+        known = key in self.shape.at(tree, section).get("properties", {})
+        return places[0] if known and found is not None and isinstance(found.value, dict) else None
+
+    def _wrong_tag(self, report: Report, tree: Node, path: KeyPath, schema: Schema) -> None:
+        key = self.shape.tag_key(schema)
+        node = find(tree, (*path, key))
+        assert node is not None, f"{path} has no {key}"
+        tags = self.shape.variants(schema)
+        near = close_matches(str(node.value), tags)
+        message = f"{dotted((*path, key))} is {_shown(node)}, must be {any_of(tags)}"
+        problem = Problem(node.place, message, did_you_mean(near))
+        if len(near) == 1:
+            report.repaired.append(problem)
+            report.tree = put(report.tree, (*path, key), replace(node, value=near[0]))
+        else:
+            report.open.append(problem)
+
+    def _wrong_value(self, report: Report, node: Node, path: KeyPath, schema: Schema, kind: str) -> None:
+        if isinstance(node.value, float) and not isfinite(node.value):
+            return  # told already, whatever else is wrong with it
+        if kind == "int_type" and (count := as_count(node.text)) is not None:
+            report.tree = put(report.tree, path, replace(node, value=count))
+            return
+        message = f"{dotted(path)} is {_shown(node)}, must be {self.shape.describe(schema)}"
+        report.open.append(Problem(node.place, message, self._remedy(node, schema)))
+
+    def _remedy(self, node: Node, schema: Schema) -> str:
+        """How to mend a value, when that can be told from what was written."""
+        kinds, choices = _kinds(self.shape, schema)
+        value, text = node.value, node.text
+        if value is None:
+            return "give it a value, or remove the line if it has a default"
+        if choices and isinstance(value, str):
+            return did_you_mean(close_matches(value, map(str, choices)))
+        if "string" in kinds and isinstance(value, (bool, int, float)):
+            return f'write "{text}" in quotes'
+        if "boolean" in kinds and text.lower() in _YES_NO:
+            return f"write {_YES_NO[text.lower()]}"
+        if "integer" in kinds and isinstance(value, float) and value.is_integer():
+            return f"write {int(value)}"
+        if "number" in kinds and (count := as_count(text)) is not None and isinstance(value, str):
+            return f"write {float(count):g}"
+        if {"integer", "number"} & kinds and isinstance(value, str) and _is_number(value):
+            return f"write {value.replace(',', '')} without {'commas' if ',' in value else 'quotes'}"
+        if "array" in kinds and "items" in self.shape.deref(schema) and not isinstance(value, (list, dict)):
+            simple = re.fullmatch(r"[\w./ -]+", text)
+            return f"write [{text if simple else json.dumps(value)}]"
+        return ""
+
+
+def _kinds(shape: Shape, schema: Schema) -> tuple[set[str], list[Any]]:
+    """The JSON kinds that may stand here, and the closed list of values if there is one."""
+    schema = shape.deref(schema)
+    options = [shape.deref(option) for option in schema.get("anyOf", [schema])]
+    choices = [value for option in options for value in allowed(option)]
+    return {str(option.get("type")) for option in options}, choices
+
+
+def _own_words(tree: Node, path: KeyPath, message: str) -> Problem:
+    """A problem that a section's own validator found."""
+    node = nearest(tree, path)
+    place = node.key_place if isinstance(node.value, dict) else node.place
+    return Problem(place, f"{dotted(path)}: {message}" if path else message)
+
+
+def _shown(node: Node) -> str:
+    """A value as the user wrote it, short."""
+    if isinstance(node.value, dict):
+        return "a section"
+    if isinstance(node.value, list):
+        shown = f"[{', '.join(_shown(item) for item in node.value)}]"
+    elif node.value is None and not node.text:
+        return "empty"
+    else:
+        shown = repr(node.value) if isinstance(node.value, str) else node.text or repr(node.value)
+    return shown if len(shown) <= _SHOWN_LETTERS else shown[: _SHOWN_LETTERS - 3] + "..."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text.replace(",", "")))
+    except ValueError:
+        return False
+
+
+def _and(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

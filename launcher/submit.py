@@ -1,0 +1,115 @@
+"""From a checked recipe to a started run: plan, render, freeze, submit. Imports torch for the plan."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.job import Cluster, Job, SubmitError
+from cluster.kinds import choose_cluster, sbatch_available
+from cluster.snapshot import describe_environment, read_diff
+from launcher import files, run_folder
+from launcher.errors import Problem, UserError
+from launcher.mup.bsh import dump_base_shapes
+from launcher.plan.plan import Plan, make_plan
+from launcher.plan.plan_record import plan_record
+from launcher.recipe.compile import dump_recipe
+from launcher.recipe.schema import Recipe
+from launcher.track.mlflow import MLFLOW_ENVIRONMENT
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that could start: nothing is written yet."""
+
+    recipe: Recipe
+    run_url: str
+    plan: Plan
+    cluster: Cluster
+    job: Job
+    script: str
+
+
+def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepared:
+    """Plan a run and render its script. `only_show`: for another machine, whatever this host has."""
+    plan = make_plan(recipe)
+    try:
+        cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
+        job = _make_job(recipe, run_url, cluster)
+        script = cluster.render(job)
+    except ValueError as error:
+        raise UserError(Problem("cluster", str(error))) from None
+    return Prepared(recipe=recipe, run_url=run_url, plan=plan, cluster=cluster, job=job, script=script)
+
+
+def _make_job(recipe: Recipe, run_url: str, cluster: Cluster) -> Job:
+    shape = recipe.cluster
+    before = _first_launch(run_url)
+    # Sums depend on the number of threads, relative paths on the folder: both stay the first attempt's.
+    same_shape = before.get("nproc_per_node") == shape.nproc_per_node
+    threads = before.get("threads") if same_shape else None
+    return Job(
+        name=recipe.name,
+        run_dir=run_url,
+        cwd=str(before.get("cwd") or Path.cwd()),
+        nodes=shape.nodes,
+        nproc_per_node=shape.nproc_per_node,
+        python=sys.executable,
+        command=("-m", "launcher.cli.rank", "--run-dir", run_url),
+        env={name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ},
+        threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
+    )
+
+
+def _first_launch(run_url: str) -> dict[str, object]:
+    url = files.join(run_url, run_folder.ENVIRONMENT)
+    if not files.exists(url):
+        return {}
+    launch = json.loads(files.read_text(url)).get("launch", {})
+    return launch if isinstance(launch, dict) else {}
+
+
+def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
+    """Write the run folder, then run it here (and never return) or hand it to the queue."""
+    job = prepared.job
+    launch = {
+        "cwd": job.cwd,
+        "threads": job.threads,
+        "nproc_per_node": job.nproc_per_node,
+        "nodes": job.nodes,
+    }
+    script_url = run_folder.freeze(
+        prepared.run_url,
+        recipe=dump_recipe(prepared.recipe),
+        source=source,
+        plan=plan_record(prepared.plan),
+        shapes=dump_base_shapes(prepared.plan.parameters.base_shapes),
+        script=prepared.script,
+        environment=describe_environment(PACKAGE) | {"launch": launch},
+        diff=read_diff(PACKAGE),
+    )
+    print(f"run: {prepared.run_url}", flush=True)
+    try:
+        job_id = prepared.cluster.submit(_local_script(script_url, prepared.script))
+    except SubmitError as error:
+        raise UserError(
+            Problem("sbatch", str(error), f"mend it, then: launch resume {prepared.run_url}")
+        ) from None
+    print(f"job: {job_id}\nlog: {prepared.run_url}/logs/slurm-{job_id}.log")
+    print(f"submit again to resume: sbatch {script_url}")
+    return 0
+
+
+def _local_script(script_url: str, text: str) -> Path:
+    """The script as a local file: itself, or for a remote run folder a copy in a temporary one."""
+    local = files.local_path(script_url)
+    if local is not None:
+        return local
+    import tempfile
+
+    path = Path(tempfile.mkdtemp(prefix="launch-")) / run_folder.SCRIPT
+    path.write_text(text)
+    return path

@@ -1,0 +1,263 @@
+"""The feed: a background thread that sends the journal to MLflow, slow or dead as that may be."""
+
+import json
+import math
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from launcher import files
+from launcher.track.journal import iterate_lines, whole_bytes
+from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
+from launcher.track.points import Point, line_points, superseded_points
+from launcher.track.tracking_uri import mask_secrets
+
+JOURNAL_NAME = "journal.jsonl"
+STATE_NAME = "mlflow.json"
+
+_POLL_S = 2.0
+_LONGEST_PAUSE_S = 60.0
+_BATCH_POINTS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncStatus:
+    """Where MLflow stands. `problem` is None where all that the journal holds has been stored."""
+
+    tracking_uri: str
+    """Without its secrets."""
+    experiment: str
+    experiment_id: str | None
+    run_id: str | None
+    pending_bytes: int
+    """Of the journal, not sent yet."""
+    problem: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """RUN/mlflow.json: which MLflow run is ours, and how much of the journal it has."""
+
+    tracking_uri: str
+    experiment: str
+    run_key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tag that finds a run which was created without our learning its id."""
+    creating: bool = False
+    experiment_id: str | None = None
+    run_id: str | None = None
+    offset: int = 0
+    artifacts_pending: list[str] = field(default_factory=list)
+
+
+@final
+class MlflowSync:
+    """Follows one journal from a saved offset. Only close() makes the training thread wait."""
+
+    def __init__(self, journal: Path, target: MlflowTarget, *, notify: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._state_path = journal.with_name(STATE_NAME)
+        self._target = target
+        self._notify = notify
+        self._state = _load_state(self._state_path, target, notify)
+        # Lines that were sent can be missing from the journal after power loss; what follows them is new.
+        self._state.offset = min(self._state.offset, whole_bytes(journal))
+        self._run: MlflowRun | None = None
+        self._superseded: dict[tuple[str, int], float] = {}
+        self._problem: str | None = None
+        self._metrics_refused = False
+        self._artifacts_failed = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow-sync", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow the journal."""
+        self._thread.start()
+
+    def close(self, drain_s: float) -> SyncStatus:
+        """Send the rest, for at most `drain_s` seconds; a server that fails now gets no second chance."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(drain_s)
+        if self._thread.is_alive() and self._problem is None:
+            self._problem = f"no answer within {drain_s:g} s"
+        return self.status()
+
+    def status(self) -> SyncStatus:
+        """Where MLflow stands now."""
+        state = self._state
+        pending_bytes = whole_bytes(self._journal) - state.offset  # a torn last line is nobody's
+        problem = self._problem
+        if problem is None and (pending_bytes or state.artifacts_pending):
+            problem = (
+                f"not sent yet: {', '.join(['metrics'] * bool(pending_bytes) + state.artifacts_pending)}"
+            )
+        return SyncStatus(
+            tracking_uri=state.tracking_uri,
+            experiment=state.experiment,
+            experiment_id=state.experiment_id,
+            run_id=state.run_id,
+            pending_bytes=pending_bytes,
+            problem=problem,
+        )
+
+    def send_all(self) -> bool:
+        """Send what the journal holds beyond the saved offset; False where that failed. Tells of changes."""
+        before, problem = self._problem, self.try_to_send()
+        if problem is not None and before is None:
+            self._notify(f"mlflow: {problem}; training goes on, the journal keeps all, it is sent later")
+        elif problem is None and before is not None:
+            self._notify(f"mlflow: {self._state.tracking_uri} answers again, all has been sent")
+        return problem is None
+
+    def try_to_send(self) -> str | None:
+        """Send what the journal holds beyond the saved offset; returns what kept it from that."""
+        try:
+            self._send_lines()
+        except (
+            Exception
+        ) as error:  # whatever a tracking server or its client raises must not end a training run
+            self._problem = _one_line(error, self._target)
+            return self._problem
+        self._problem = None
+        self._send_artifacts()
+        return None
+
+    def _follow(self) -> None:
+        pause_s = _POLL_S
+        while True:
+            last = self._closing.is_set()  # asked before the pass, so that the last pass sees every line
+            pause_s = _POLL_S if self.send_all() else min(2 * pause_s, _LONGEST_PAUSE_S)
+            if last:
+                return
+            self._closing.wait(pause_s)
+
+    def _send_lines(self) -> None:
+        run = self._run = self._run or self._open()
+        points: list[Point] = []
+        start = offset = self._state.offset
+        for offset, line in iterate_lines(self._journal, start):
+            if "from_step" in line:
+                self._superseded = superseded_points(self._journal, offset)
+            points += [point for point in line_points(line) if self._is_new(point)]
+            if line["event"] in ("start", "end"):
+                self._send_points(run, points)
+                self._send_boundary(run, line)
+            elif len(points) >= _BATCH_POINTS:
+                self._send_points(run, points)
+            else:
+                continue
+            points = []
+            self._save(offset)
+        self._send_points(run, points)
+        if offset > self._state.offset:
+            self._save(offset)
+
+    def _send_boundary(self, run: MlflowRun, line: dict[str, Any]) -> None:
+        """The start or the end of an attempt."""
+        if line["event"] == "start":
+            run.begin_attempt(line)
+            self._state.artifacts_pending = list(line["artifacts"])
+            self._artifacts_failed = False
+        else:
+            run.end_attempt(line["status"], round(line["time"] * 1000))
+
+    def _send_points(self, run: MlflowRun, points: list[Point]) -> None:
+        refusal = run.send(points) if points else None
+        if refusal is not None and not self._metrics_refused:
+            self._metrics_refused = True
+            self._notify(f"mlflow: {_one_line(refusal, self._target)}; such metrics are only in the journal")
+
+    def _is_new(self, point: Point) -> bool:
+        """False for a step done again with the same result: the curve has that point already."""
+        before = self._superseded.get((point.key, point.step))
+        return before is None or not (
+            before == point.value or (math.isnan(before) and math.isnan(point.value))
+        )
+
+    def _send_artifacts(self) -> None:
+        """Send the pending files. After a failure they wait for the end of this attempt, or the next."""
+        if self._run is None or (self._artifacts_failed and not self._closing.is_set()):
+            return
+        for name in list(self._state.artifacts_pending):
+            try:
+                self._run.send_artifact(self._journal.parent / name)
+            except Exception as error:  # as in send_all; metrics must go on without the files, too
+                if not self._artifacts_failed:
+                    self._notify(f"mlflow: {name} cannot be stored: {_one_line(error, self._target)}")
+                self._artifacts_failed = True
+                return
+            self._state.artifacts_pending.remove(name)
+            self._save(self._state.offset)
+
+    def _open(self) -> MlflowRun:
+        """Continue the MLflow run of this journal, or create it and send the whole journal there."""
+        _, first = next(iterate_lines(self._journal))
+        state = self._state
+        retried = state.creating
+        if state.run_id is None:
+            state.creating = True
+            self._save(state.offset)
+        run = open_run(
+            self._target,
+            run_id=state.run_id,
+            run_key=state.run_key,
+            run_name=first["run_name"],
+            start_ms=round(first["time"] * 1000),
+            retried=retried,
+        )
+        if run.run_id != state.run_id:
+            state.run_id, state.experiment_id = run.run_id, run.experiment_id
+            state.creating = False
+            self._save(0)
+        self._superseded = superseded_points(self._journal, state.offset)
+        return run
+
+    def _save(self, offset: int) -> None:
+        self._state.offset = offset
+        files.write_text(str(self._state_path), json.dumps(asdict(self._state), indent=2) + "\n")
+
+
+def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None]) -> SyncStatus:
+    """Send what the journal of a run that is over still holds, in this thread."""
+    feed = MlflowSync(folder / JOURNAL_NAME, target, notify=notify)
+    feed.try_to_send()
+    return feed.status()
+
+
+def saved_tracking_uri(folder: Path) -> str | None:
+    """The store that earlier attempts fed, without its secrets; None where there is none."""
+    state = _read_state(folder / STATE_NAME)
+    return state.tracking_uri if state else None
+
+
+def _read_state(path: Path) -> _State | None:
+    """The saved state; None where there is none that can be read."""
+    try:
+        return _State(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _load_state(path: Path, target: MlflowTarget, notify: Callable[[str], None]) -> _State:
+    """The saved state where it is for this target, else a new one: a new run gets the whole journal."""
+    fresh = _State(tracking_uri=mask_secrets(target.tracking_uri), experiment=target.experiment)
+    saved = _read_state(path)
+    if saved and (saved.tracking_uri, saved.experiment) == (fresh.tracking_uri, fresh.experiment):
+        return saved
+    if saved or path.exists():
+        before = (
+            f"{saved.tracking_uri}, experiment {saved.experiment!r}" if saved else f"an unreadable {path}"
+        )
+        notify(f"mlflow: was {before}; a new run at {fresh.tracking_uri}, {fresh.experiment!r}, gets it all")
+    return fresh
+
+
+def _one_line(reason: Exception | str, target: MlflowTarget) -> str:
+    """The reason in a line without secrets."""
+    text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
+    text = text.replace(target.tracking_uri, mask_secrets(target.tracking_uri))
+    line = " ".join(mask_secrets(text).split())
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -1,0 +1,77 @@
+"""What the loop tells the tracker: one step, and the start of an attempt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+Outcome = Literal["FINISHED", "FAILED", "KILLED"]
+"""How an attempt ended, in MLflow's words; KILLED is a stop that was asked for (preemption, ctrl-C)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One logged training step. `step` counts optimizer steps done, from 1."""
+
+    step: int
+    loss: float
+    lr: float
+    """Peak rate at the base width times the schedule's factor."""
+    lr_group: Mapping[str, float]
+    """Rate of each optimizer group."""
+    grad_norm: float
+    """Global norm before clipping."""
+    grad_norm_clipped: float
+    clip_coefficient: float
+    """What the gradient was multiplied by; 1 where it was not clipped."""
+    clip_fraction: float
+    """Share of the steps since the last logged one in which the gradient was clipped."""
+    tokens: int
+    """Seen in the whole run so far."""
+    tokens_per_s: float
+    step_time_s: float
+    """Mean over the steps since the last logged one."""
+    data_wait_s: float
+    """Part of step_time_s spent waiting for data."""
+    grad_norm_group: Mapping[str, float] | None = None
+    """Norm before clipping of each optimizer group; their root of summed squares is grad_norm."""
+    grad_norm_layer: Mapping[str, float] | None = None
+    """The same of each layer."""
+    update_ratio_group: Mapping[str, float] | None = None
+    """Norm of what this step added to the weights of a group, over the norm of those weights."""
+    update_ratio_layer: Mapping[str, float] | None = None
+    memory_gb: float | None = None
+    """Peak of device memory on this rank; None where there is no device to ask."""
+
+    def as_fields(self) -> dict[str, object]:
+        """The fields as a journal line holds them; those that are None are left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationRecord:
+    """One evaluation on validation data after `step` steps."""
+
+    step: int
+    loss: float
+    accuracy: float
+    """Share of the targets that the most likely symbol or class hits."""
+    baselines: Mapping[str, float]
+    """Accuracies on the same samples that are no learning, by name; a text has none."""
+    sequences: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """The start of one attempt. The journal holds all of it, so that MLflow can be filled from it alone."""
+
+    from_step: int
+    """Last step of the checkpoint resumed from; 0 for a new run."""
+    run_name: str
+    run_dir: str
+    world_size: int
+    recipe: Mapping[str, object]
+    """The resolved recipe as plain JSON values."""
+    artifacts: Sequence[str] = ()
+    """Files for the tracking server, absolute or relative to the folder of the journal."""

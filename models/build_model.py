@@ -1,0 +1,47 @@
+"""The door to this room: a config in; a module, its parameter facts and its cost out."""
+
+import torch
+from torch import nn
+
+from models.classifier import Classifier, classifier_facts, classifier_flops
+from models.config import ClassifierConfig, LMConfig
+from models.facts import Multipliers, ParamFacts
+from models.layers import BatchNorm
+from models.lm import LM, lm_facts, lm_flops
+from models.residual import layers_carry_flops
+
+
+def build_model(config: LMConfig | ClassifierConfig, multipliers: Multipliers | None = None) -> nn.Module:
+    """Allocate the model on the default device; its values are undefined until initialised from facts."""
+    multipliers = multipliers or Multipliers()
+    return LM(config, multipliers) if isinstance(config, LMConfig) else Classifier(config, multipliers)
+
+
+def model_facts(config: LMConfig | ClassifierConfig) -> dict[str, ParamFacts]:
+    """Facts by name pattern; each parameter of `build_model(config)` matches exactly one."""
+    return lm_facts(config) if isinstance(config, LMConfig) else classifier_facts(config)
+
+
+def reset_buffers(model: nn.Module) -> None:
+    """Give buffers their initial values: needed after `to_empty`. Only batch norm has any."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.reset()
+
+
+def flops_per_token(config: LMConfig | ClassifierConfig, seq_len: int, *, carries: bool = False) -> float:
+    """Training FLOPs per position: backward costs twice the forward pass (arXiv 2001.08361, section 2.1).
+
+    `carries`: states go on from window to window.
+    """
+    forward = lm_flops(config, seq_len) if isinstance(config, LMConfig) else classifier_flops(config, seq_len)
+    return 3.0 * forward + (layers_carry_flops(config, seq_len) if carries else 0.0)
+
+
+def recurrent_state_size(config: LMConfig | ClassifierConfig) -> int:
+    """Numbers that the states of one sequence are, at its first position; 0 for a classifier."""
+    with torch.device("meta"):
+        model = build_model(config)
+    if not isinstance(model, LM):
+        return 0
+    return sum(part.numel() for state in model.initial_states(1, torch.device("meta")) for part in state)

@@ -1,0 +1,81 @@
+"""The closed table of layer kinds: what a recipe's `pattern` may name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from models.attention import Attention, attention_facts, attention_flops
+from models.config import BackboneSection, LayerName
+from models.facts import ParamFacts
+from models.ffn import FFN, ffn_facts, ffn_flops
+from models.layers import Dropout
+from models.mixer import Mixer
+from models.momentum import MomentumAttention, momentum_facts, momentum_flops
+from models.ssd.ssd_mixer import SSD, ssd_facts, ssd_flops
+from models.ssm.diagonal import diagonal_carry_flops
+from models.ssm.dss import DSS, dss_facts
+from models.ssm.low_rank import low_rank_carry_flops
+from models.ssm.s4 import S4, s4_facts
+from models.ssm.s4d import S4D, s4d_facts
+from models.ssm.ssm_mixer import SSMMixer, mixer_facts, mixer_flops
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKind:
+    """One kind of residual branch: how it is built, what its parameters are, what a token costs."""
+
+    build: Callable[[BackboneSection], Mixer]
+    facts: Callable[[BackboneSection], dict[str, ParamFacts]]
+    flops: Callable[[BackboneSection, int], float]
+    """Forward."""
+    carry_flops: Callable[[BackboneSection, int], float] = lambda c, seq_len: 0.0
+    """What carrying a state from window to window adds, forward and backward."""
+
+
+def _dropout(config: BackboneSection) -> Dropout:
+    return Dropout(config.dropout, tied=config.dropout_tied)
+
+
+LAYERS: dict[LayerName, LayerKind] = {
+    "s4d": LayerKind(
+        build=lambda c: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c)),
+        facts=lambda c: mixer_facts(c.s4d, s4d_facts(c.s4d)),
+        flops=lambda c, seq_len: mixer_flops(c.s4d, c.d_model, seq_len),
+        carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(c.s4d.d_state, c.s4d.channels),
+    ),
+    "s4": LayerKind(
+        build=lambda c: SSMMixer(c.s4, c.d_model, S4(c.s4, c.d_model), _dropout(c)),
+        facts=lambda c: mixer_facts(c.s4, s4_facts(c.s4)),
+        flops=lambda c, seq_len: mixer_flops(c.s4, c.d_model, seq_len),
+        carry_flops=lambda c, seq_len: (
+            c.d_model * low_rank_carry_flops(c.s4.d_state, c.s4.rank, c.s4.channels, seq_len)
+        ),
+    ),
+    "dss": LayerKind(
+        build=lambda c: SSMMixer(c.dss, c.d_model, DSS(c.dss, c.d_model), _dropout(c)),
+        facts=lambda c: mixer_facts(c.dss, dss_facts(c.dss)),
+        flops=lambda c, seq_len: mixer_flops(c.dss, c.d_model, seq_len),
+        carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(2 * c.dss.d_state, c.dss.channels),
+    ),
+    "attention": LayerKind(
+        build=lambda c: Attention(c.attention, c.d_model),
+        facts=lambda c: attention_facts(),
+        flops=lambda c, seq_len: attention_flops(c.d_model, seq_len, causal=c.attention.causal),
+    ),
+    "momentum": LayerKind(
+        build=lambda c: MomentumAttention(c.momentum, c.d_model),
+        facts=lambda c: momentum_facts(),
+        flops=lambda c, seq_len: momentum_flops(c.momentum, c.d_model, seq_len),
+    ),
+    "ssd": LayerKind(
+        build=lambda c: SSD(c.ssd, c.d_model, _dropout(c)),
+        facts=lambda c: ssd_facts(c.ssd),
+        flops=lambda c, seq_len: ssd_flops(c.ssd, c.d_model, seq_len),
+    ),
+    "ffn": LayerKind(
+        build=lambda c: FFN(c.ffn, c.d_model, _dropout(c)),
+        facts=lambda c: ffn_facts(),
+        flops=lambda c, seq_len: ffn_flops(c.ffn, c.d_model),
+    ),
+}

@@ -1,0 +1,162 @@
+"""SSD, the layer of Mamba-2 (arXiv 2405.21060, section 7).
+
+Letters: B batch, L length, H channels, I inner channels, A heads, E groups of heads that share B and C, F = B
+E, P channels per head, N state, K inputs before, X = E N or what a docstring says.
+
+muP: groups grow in number with the width, not in size. Finitely many channels hear each B and C, as they hear
+a key of attention, so that their matrix is a hidden one. One B and C for all heads would get a gradient that
+does not fall with the width (docs/mup.md).
+"""
+
+import math
+from typing import final
+
+import torch
+from torch import nn
+
+from models.config import SSDConfig
+from models.facts import ParamFacts, Role, prefixed
+from models.inits import constant, log_of_uniform, softplus_log_uniform, uniform
+from models.layers import GAIN, MATRIX, Dropout, Linear, RMSNorm
+from models.mixer import Mixer, State
+from models.precision import no_autocast
+from models.ssd.scan import CHUNK, scan
+from models.ssm.ssm_tensors import A_REAL_RANGE, DT_RANGE, state
+
+
+@final
+class ShortConvolution(nn.Module):
+    """silu(b + sum_k w_k x_{t-k}) per channel, in at least float32."""
+
+    def __init__(self, num_channels: int, num_taps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_channels, num_taps))
+        self.bias = nn.Parameter(torch.empty(num_channels))
+
+    def forward(self, x_BLI: torch.Tensor, before_BKI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs, and the last K - 1 inputs; `before` are those before the first."""
+        x_BLI, length = torch.cat((before_BKI, x_BLI.to(before_BKI.dtype)), dim=1), x_BLI.shape[1]
+        y_BLI = self.bias.to(x_BLI.dtype)
+        for k, tap_I in enumerate(self.weight.to(x_BLI.dtype).unbind(1)):
+            y_BLI = torch.addcmul(y_BLI, tap_I, x_BLI[:, k : k + length])
+        return nn.functional.silu(y_BLI), x_BLI[:, length:]
+
+
+@final
+class SelectiveSpace(nn.Module):
+    """The state space itself: one decay rate, one skip and one step bias a head."""
+
+    def __init__(self, num_heads: int, num_groups: int) -> None:
+        super().__init__()
+        self.num_groups = num_groups
+        self.A_log = nn.Parameter(torch.empty(num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(num_heads))
+        self.D = nn.Parameter(torch.empty(num_heads))
+
+    def forward(
+        self, x_BLI: torch.Tensor, bc_BLX: torch.Tensor, dt_BLA: torch.Tensor, h_BANP: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs (B, L, I) in the dtype of h, and the state after. `bc` is B beside C; `dt` is raw."""
+        dtype = h_BANP.dtype
+        # far outside of all that is learned, the ranges keep a runaway step from making inf * 0
+        dt_BLA = nn.functional.softplus(dt_BLA.to(dtype) + self.dt_bias.to(dtype)).clamp(*DT_RANGE)
+        rate_A = self.A_log.to(dtype).clamp(*map(math.log, A_REAL_RANGE)).exp()
+        x_BLAP = x_BLI.unflatten(-1, h_BANP.shape[1::2])
+        b_BLX, c_BLX = bc_BLX.chunk(2, dim=-1)
+        # groups are so many more sequences to the scan
+        x_FLAP, z_FLA = self._fold(x_BLAP * dt_BLA[..., None]), self._fold(-dt_BLA * rate_A)
+        h_FANP = h_BANP.unflatten(1, (self.num_groups, -1)).flatten(0, 1)
+        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._fold(b_BLX), self._fold(c_BLX), h_FANP)
+        y_BLAP = y_FLAP.unflatten(0, (-1, self.num_groups)).transpose(1, 2).flatten(2, 3)
+        return (y_BLAP + self.D.to(dtype)[:, None] * x_BLAP).flatten(2), h_FANP.reshape(h_BANP.shape)
+
+    def _fold(self, x_BLX: torch.Tensor) -> torch.Tensor:
+        """(B, L, E x, ...) -> (B E, L, x, ...)."""
+        return x_BLX.unflatten(2, (self.num_groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+@final
+class SSD(Mixer):
+    """output(norm(space(conv(x)) * silu(gate))). The state is (last inputs of both convolutions, h)."""
+
+    def __init__(self, config: SSDConfig, d_model: int, dropout: Dropout) -> None:
+        super().__init__()
+        self.d_inner, self.d_head = config.expand * d_model, config.d_head
+        self.d_state, self.num_taps = config.d_state, config.d_conv
+        self.num_heads = self.d_inner // config.d_head
+        num_groups = self.num_heads // config.heads_per_group
+        self.d_BC = 2 * num_groups * config.d_state
+        self.input = Linear(d_model, self.d_inner, bias=False)
+        self.gate = Linear(d_model, self.d_inner, bias=False)
+        self.BC = Linear(d_model, self.d_BC, bias=False)
+        self.dt = Linear(d_model, self.num_heads, bias=False)
+        self.input_conv = ShortConvolution(self.d_inner, config.d_conv)
+        self.BC_conv = ShortConvolution(self.d_BC, config.d_conv)
+        self.space = SelectiveSpace(self.num_heads, num_groups)
+        self.inner_norm = RMSNorm(self.d_inner)
+        self.dropout = dropout
+        self.output = Linear(self.d_inner, d_model, bias=False)
+
+    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+        return self.advance(x_BLH, self.initial_state(x_BLH.shape[0], x_BLH.device))[0]
+
+    def initial_state(self, batch_size: int, device: torch.device) -> State:
+        dtype = torch.promote_types(self.space.A_log.dtype, torch.float32)
+        sizes = (
+            (self.num_taps - 1, self.d_inner),
+            (self.num_taps - 1, self.d_BC),
+            (self.num_heads, self.d_state, self.d_head),
+        )
+        inputs, bc, h = (torch.zeros(batch_size, *size, dtype=dtype, device=device) for size in sizes)
+        return inputs, bc, h
+
+    def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        input_BLI, gate_BLI, bc_BLX, dt_BLA = (
+            part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)
+        )
+        with no_autocast(x_BLH):
+            input_BLI, inputs = self.input_conv(input_BLI, state[0])
+            bc_BLX, bcs = self.BC_conv(bc_BLX, state[1])
+            y_BLI, h_BANP = self.space(input_BLI, bc_BLX, dt_BLA, state[2])
+            y_BLI = self.inner_norm(y_BLI * nn.functional.silu(gate_BLI.to(y_BLI.dtype)))
+        return self.output(self.dropout(y_BLI.to(x_BLH.dtype))), (inputs, bcs, h_BANP)
+
+    def prepare(self) -> None:
+        return None
+
+    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
+        out_BLH, state = self.advance(x_BH[:, None], state)
+        return out_BLH[:, 0], state
+
+
+def ssd_facts(config: SSDConfig) -> dict[str, ParamFacts]:
+    """Facts by name. A uniform in [1, 16], dt log-uniform, D = 1, as in the paper's code."""
+    taps = ParamFacts(
+        role=Role.VECTOR, init=uniform(-(config.d_conv**-0.5), config.d_conv**-0.5), decay=False
+    )
+    convolution = {"weight": taps, "bias": taps}
+    return {
+        **{f"{part}.weight": MATRIX for part in ("input", "gate", "BC", "dt", "output")},
+        **prefixed("input_conv.", convolution),
+        **prefixed("BC_conv.", convolution),
+        "space.A_log": state(log_of_uniform(1.0, 16.0), "A"),
+        "space.dt_bias": state(softplus_log_uniform(config.dt_min, config.dt_max), "dt"),
+        "space.D": state(constant(1.0), "D"),
+        "inner_norm.weight": GAIN,
+    }
+
+
+def ssd_flops(config: SSDConfig, d_model: int, seq_len: int) -> float:
+    """Forward FLOPs per token (arXiv 2405.21060, section 6.3): two per weight and product.
+
+    Within a chunk of T a position has T scores of N in each of E groups, and a mean of T values in each of I
+    channels; it adds to the state, and reads it, at N I each. Then convolutions and matrices.
+    """
+    d_inner, chunk = config.expand * d_model, min(CHUNK, seq_len)
+    num_heads = d_inner // config.d_head
+    d_keys = num_heads // config.heads_per_group * config.d_state
+    inside = 2.0 * chunk * (d_keys + d_inner)
+    states = 4.0 * config.d_state * d_inner
+    convolutions = 2.0 * config.d_conv * (d_inner + 2 * d_keys)
+    matrices = 2.0 * d_model * (3 * d_inner + 2 * d_keys + num_heads)
+    return inside + states + convolutions + matrices

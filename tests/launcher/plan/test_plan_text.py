@@ -1,0 +1,30 @@
+"""The plan as people read it."""
+
+import pytest
+
+from launcher.plan.plan import make_plan
+from launcher.plan.plan_text import plan_text
+from tests.small_run import small_recipe
+
+
+def line(head: str, *overrides: str) -> str:
+    recipe = small_recipe(*overrides)
+    (found,) = [line for line in plan_text(recipe, make_plan(recipe)).splitlines() if line.startswith(head)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("d_model", "parameters"),
+    [
+        (16, "parameters 39.88 KiB"),  # 10 208 numbers of 4 bytes
+        (1024, "parameters 18.24 MiB"),  # 4 782 080
+    ],
+)
+def test_sizes_are_in_the_largest_unit_of_which_there_is_one(d_model: int, parameters: str) -> None:
+    assert parameters in line("memory ", f"model.d_model={d_model}")
+
+
+def test_carried_states_are_told_where_there_are_any() -> None:
+    assert "carried" not in line("memory ")
+    # eight sequences of two layers of 16 channels of 8 numbers of 4 bytes
+    assert "carried states 8.00 KiB" in line("memory ", "train.truncated_bptt=true")

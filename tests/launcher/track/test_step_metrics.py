@@ -1,0 +1,81 @@
+"""What a log line says about the steps since the last one."""
+
+import math
+
+import pytest
+import torch
+
+from launcher.parallel.gradients import GradientNorms, UpdateNorms
+from launcher.track.records import StepRecord
+from launcher.track.step_metrics import StepMetrics, layer_of
+
+NAMES = (
+    "embedding.weight",
+    "layers.0.s4d.ssm.C",
+    "layers.0.norm.weight",
+    "layers.1.norm.weight",
+    "readout.weight",
+)
+GROUPS = {"vector": (NAMES[0], *NAMES[2:4]), "ssm.C": (NAMES[1],), "readout": (NAMES[4],)}
+
+
+def norms(coefficient: float = 1.0, *, measured: bool = True) -> GradientNorms:
+    gradients = torch.tensor([1.0, 2.0, 2.0, 4.0, 6.0])
+    updates = UpdateNorms(
+        weight=torch.tensor([10.0, 5.0, 3.0, 4.0, 0.0]), update=torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    )
+    return GradientNorms(
+        names=NAMES,
+        total=gradients.norm(),
+        coefficient=torch.tensor(coefficient),
+        per_parameter=gradients,
+        updates=updates if measured else None,
+    )
+
+
+def record_of(*coefficients: float, measured: bool = True) -> StepRecord:
+    meter = StepMetrics(64, GROUPS)
+    for coefficient in coefficients:
+        meter.add(norms(coefficient), 0.0)
+    last = norms(coefficients[-1], measured=measured)
+    return meter.record(len(coefficients), loss=1.0, lr=1e-3, lr_group={}, norms=last)
+
+
+def test_norms_are_gathered_by_group_and_by_layer() -> None:
+    record = record_of(0.5)
+    assert record.grad_norm_group == pytest.approx(
+        {"vector": math.sqrt(1 + 4 + 16), "ssm.C": 2.0, "readout": 6.0}
+    )
+    layers = {"embedding": 1.0, "layers.0": math.sqrt(8), "layers.1": 4.0, "readout": 6.0}
+    assert record.grad_norm_layer == pytest.approx(layers)
+
+
+@pytest.mark.parametrize("kind", ["grad_norm_group", "grad_norm_layer"])
+def test_parts_add_up_to_the_whole(kind: str) -> None:
+    record = record_of(0.5)
+    assert math.hypot(*getattr(record, kind).values()) == pytest.approx(record.grad_norm)
+
+
+def test_update_ratios_leave_out_what_weighs_nothing() -> None:
+    record = record_of(0.5)
+    assert record.update_ratio_group == pytest.approx(
+        {"vector": math.hypot(0.1, 0.3, 0.4) / math.hypot(10, 3, 4), "ssm.C": 0.04}
+    )
+    assert record.update_ratio_layer is not None
+    assert set(record.update_ratio_layer) == {"embedding", "layers.0", "layers.1"}
+
+
+def test_a_step_that_was_not_measured_has_no_ratios() -> None:
+    record = record_of(1.0, measured=False)
+    assert record.update_ratio_group is None
+    assert "update_ratio_group" not in record.as_fields()
+
+
+def test_clipping_is_counted_over_the_steps_since_the_last_record() -> None:
+    record = record_of(1.0, 0.5, 0.25, 1.0)
+    assert (record.clip_fraction, record.clip_coefficient) == (0.5, 1.0)
+    assert record_of(0.25).grad_norm_clipped == pytest.approx(0.25 * math.sqrt(61))
+
+
+def test_a_layer_is_named_by_its_place() -> None:
+    assert [layer_of(name) for name in NAMES] == ["embedding", "layers.0", "layers.0", "layers.1", "readout"]
