@@ -1,24 +1,44 @@
-"""Errors that are part of the product: what is wrong, where, and what to do. Imports nothing."""
+"""Errors that are part of the product: what is wrong, where, and what to do. Imports nothing of ours."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong. `place` is "file:line:column", a path, an override or a flag."""
+    """One thing wrong. `place` is "file:line:column", a path, an override, a flag or a name."""
 
     place: str
     message: str
     remedy: str = ""
+    key: str = field(default="", kw_only=True)
+    """The recipe key at fault, such as data.seq_len, until LoadedRecipe.locating finds its line."""
+    rule: str = field(default="", kw_only=True)
+    """Id of the recipe rule that was broken, as in docs/rules.md."""
+
+    @classmethod
+    def at(cls, key: str, message: str, remedy: str = "") -> "Problem":
+        """Something wrong with the value of a recipe key, found where nobody knows who wrote it."""
+        return cls(key, message, remedy, key=key)
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}" + (f"\n    {self.remedy}" if self.remedy else "")
+        rule = f" [{self.rule}]" if self.rule else ""
+        return f"{self.place}: {self.message}{rule}" + (f"\n    {self.remedy}" if self.remedy else "")
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints it without a traceback and exits with 2."""
+    """Something the user can fix. The command line prints it without a traceback and exits with 2."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems: Sequence[Problem] = problems
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """Blame a recipe key for each problem inside that does not blame one itself."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(*(replace(found, key=found.key or key) for found in error.problems)) from None

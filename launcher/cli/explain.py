@@ -45,9 +45,9 @@ def write_shapes(arguments: Sequence[str]) -> int:
     loaded = load_recipe(options.recipe, options.overrides)
     recipe = loaded.recipe
     if recipe.mup.type != "mup":
-        message = f"{loaded.cite('mup', 'type')} has no base shapes"
+        message = f"{loaded.cite('mup.type')} has no base shapes"
         remedy = "give the width at which the rates were tuned: mup.type=mup mup.base_width=N"
-        raise UserError(Problem(loaded.place("mup", "type"), message, remedy))
+        raise UserError(Problem(loaded.place("mup.type"), message, remedy))
     from launcher.mup.bsh import dump_base_shapes
     from launcher.plan.parameters import describe_parameters
 

@@ -1,6 +1,7 @@
 """The batch triangle: global batch = micro batch x accumulation x ranks. Torch-free."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +24,31 @@ class BatchShape:
         return self.global_batch_size * self.num_sequences * self.seq_len
 
 
+class UnevenBatchError(ValueError):
+    """A batch that cannot be spread evenly. `key` of the train section is wrong; each of `fits` would do."""
+
+    def __init__(
+        self, key: Literal["global_batch_size", "micro_batch_size"], fits: list[int], message: str
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.fits = fits
+
+
 def shape_batch(
     global_batch_size: int, most_per_forward: int, world_size: int, seq_len: int, num_sequences: int = 1
 ) -> BatchShape:
-    """Spread a step's samples evenly, at most `most_per_forward` at once. ValueError if uneven."""
+    """Spread a step's samples evenly, at most `most_per_forward` at once. Raises UnevenBatchError."""
     per_rank, rest = divmod(global_batch_size, world_size)
     if rest or per_rank == 0:
-        raise ValueError(f"global_batch_size {global_batch_size} is not a multiple of {world_size} ranks")
+        fits = [count * world_size for count in (per_rank, per_rank + 1) if count]
+        message = f"global_batch_size {global_batch_size} is not a multiple of {world_size} ranks"
+        raise UnevenBatchError("global_batch_size", fits, message)
     micro = min(per_rank, most_per_forward)
     if per_rank % micro:
-        raise ValueError(f"{per_rank} sequences per rank are not a multiple of micro_batch_size {micro}")
+        fits = [largest_divisor(per_rank, micro)]
+        message = f"{per_rank} sequences per rank are not a multiple of micro_batch_size {micro}"
+        raise UnevenBatchError("micro_batch_size", fits, message)
     return BatchShape(
         global_batch_size=global_batch_size,
         micro_batch_size=micro,
@@ -41,3 +57,8 @@ def shape_batch(
         seq_len=seq_len,
         num_sequences=num_sequences,
     )
+
+
+def largest_divisor(total: int, most: int) -> int:
+    """The largest number up to `most` that divides `total`."""
+    return max(size for size in range(1, min(most, total) + 1) if total % size == 0)

@@ -15,7 +15,7 @@ from launcher.errors import Problem, UserError
 from launcher.recipe.loaded import LoadedRecipe, SourceText
 from launcher.recipe.overrides import apply_overrides, flag_node
 from launcher.recipe.renamed import with_new_names
-from launcher.recipe.rules import check_rules
+from launcher.recipe.rules.rule_table import check_rules
 from launcher.recipe.schema import Recipe
 from launcher.recipe.suggest import close_matches, did_you_mean
 from launcher.recipe.tree import Key, Node, child, dotted, plain, put

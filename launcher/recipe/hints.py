@@ -1,4 +1,4 @@
-"""Choices that are allowed and known to go wrong: told at plan and launch, never refused. Torch-free."""
+"""Choices that are allowed and known to go wrong: shown at plan and launch, never refused. Torch-free."""
 
 from collections.abc import Callable, Iterator
 
@@ -30,18 +30,18 @@ def _time_scales_fit_the_length(loaded: LoadedRecipe) -> Iterator[Problem]:
     """A channel remembers about 1/dt steps (arXiv 2206.12037): some should reach over a sequence."""
     length = loaded.recipe.data.seq_len
     for kind, section in _state_spaces(loaded):
-        about = loaded.cite("data", "seq_len")
+        about = loaded.cite("data.seq_len")
         if section.dt_min * length > LENGTHS_FORGOTTEN:
             yield Problem(
-                loaded.place("model", kind, "dt_min"),
-                f"{loaded.cite('model', kind, 'dt_min')}: the slowest channels begin by remembering about "
+                loaded.place(f"model.{kind}.dt_min"),
+                f"{loaded.cite(f'model.{kind}.dt_min')}: the slowest channels begin by remembering about "
                 f"{1 / section.dt_min:.3g} steps, but {about}",
                 f"try dt_min near {1 / length:.0e}",
             )
         if section.dt_max * length < 1 and not loaded.recipe.train.truncated_bptt:
             yield Problem(
-                loaded.place("model", kind, "dt_max"),
-                f"{loaded.cite('model', kind, 'dt_max')}: even the fastest channels begin by averaging over "
+                loaded.place(f"model.{kind}.dt_max"),
+                f"{loaded.cite(f'model.{kind}.dt_max')}: even the fastest channels begin by averaging over "
                 f"{1 / section.dt_max:.3g} steps, more than there are: {about}",
                 f"try dt_max from {10 / length:.0e} to 1",
             )
@@ -52,9 +52,9 @@ def _lin_is_not_for_long_sequences(loaded: LoadedRecipe) -> Iterator[Problem]:
     model = loaded.recipe.model
     if "s4d" in model.pattern and model.s4d.init == "lin" and loaded.recipe.data.seq_len >= LONG:
         yield Problem(
-            loaded.place("model", "s4d", "init"),
-            f"{loaded.cite('model', 's4d', 'init')} learnt nothing on Path-X, whose sequences are of 16384 "
-            f"steps; {loaded.cite('data', 'seq_len')}",
+            loaded.place("model.s4d.init"),
+            f"{loaded.cite('model.s4d.init')} learnt nothing on Path-X, whose sequences are of 16384 "
+            f"steps; {loaded.cite('data.seq_len')}",
             "try legs or inv",
         )
 
@@ -63,9 +63,9 @@ def _softmax_modes_know_the_length(loaded: LoadedRecipe) -> Iterator[Problem]:
     model, length = loaded.recipe.model, loaded.recipe.data.seq_len
     if "dss" in model.pattern and model.dss.max_length not in (None, length):
         yield Problem(
-            loaded.place("model", "dss", "max_length"),
-            f"{loaded.cite('model', 'dss', 'max_length')} is what the softmax sums over, but "
-            f"{loaded.cite('data', 'seq_len')}",
+            loaded.place("model.dss.max_length"),
+            f"{loaded.cite('model.dss.max_length')} is what the softmax sums over, but "
+            f"{loaded.cite('data.seq_len')}",
             f"use {length}",
         )
 
@@ -74,13 +74,13 @@ def _batch_norm_depends_on_the_forward(loaded: LoadedRecipe) -> Iterator[Problem
     recipe = loaded.recipe
     if not isinstance(recipe.model, ClassifierConfig) or recipe.model.norm != "batch":
         return
-    ranks = recipe.cluster.nodes * recipe.cluster.nproc_per_node
-    at_once = min(recipe.train.micro_batch_size, recipe.train.global_batch_size // ranks)
+    per_rank = recipe.train.global_batch_size // recipe.cluster.world_size
+    at_once = min(recipe.train.micro_batch_size, per_rank)
     if at_once < recipe.train.global_batch_size:
         yield Problem(
-            loaded.place("model", "norm"),
-            f"{loaded.cite('model', 'norm')} normalises over the {at_once} sequences of one forward, not "
-            f"over {loaded.cite('train', 'global_batch_size')}: losses depend on ranks and micro_batch_size",
+            loaded.place("model.norm"),
+            f"{loaded.cite('model.norm')} normalises over the {at_once} sequences of one forward, not "
+            f"over {loaded.cite('train.global_batch_size')}: losses depend on ranks and micro_batch_size",
             "keep both as they were when the rates were tuned, or use norm layer",
         )
 

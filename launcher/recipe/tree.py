@@ -85,3 +85,8 @@ def without(node: Node, path: tuple[Key, ...]) -> Node:
 def dotted(path: Iterable[Key]) -> str:
     """A path as a reader writes it: optim.betas.1."""
     return ".".join(str(key) for key in path)
+
+
+def split_key(key: str) -> tuple[Key, ...]:
+    """The path of a dotted key; the inverse of `dotted`."""
+    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))

@@ -1,0 +1,1 @@
+"""What a recipe must keep between its fields, by owner. Torch-free."""

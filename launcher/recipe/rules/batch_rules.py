@@ -1,0 +1,41 @@
+"""The batch triangle: what shape_batch refuses, in the recipe's terms."""
+
+from collections.abc import Iterator
+
+from launcher.errors import Problem
+from launcher.plan.batch import UnevenBatchError, shape_batch
+from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.rules.refuse import Rule, describe_world, refuse
+
+
+def batch_divides_over_ranks(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`train.global_batch_size` is a multiple of the number of ranks."""
+    if (uneven := _uneven(loaded)) is not None and uneven.key == "global_batch_size":
+        key, fits = "train.global_batch_size", " or ".join(map(str, uneven.fits))
+        yield refuse(loaded, key, f"<{key}> does not divide over {describe_world(loaded)}", f"use {fits}")
+
+
+def micro_batches_are_whole(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`train.micro_batch_size` divides each rank's part of the global batch, or is larger than it."""
+    if (uneven := _uneven(loaded)) is not None and uneven.key == "micro_batch_size":
+        key = "train.micro_batch_size"
+        part = loaded.recipe.train.global_batch_size // loaded.recipe.cluster.world_size
+        message = (
+            f"<{key}> does not divide the {part} sequences of each rank: <train.global_batch_size> over "
+        )
+        yield refuse(loaded, key, message + describe_world(loaded), f"use {uneven.fits[0]}")
+
+
+def _uneven(loaded: LoadedRecipe) -> UnevenBatchError | None:
+    train = loaded.recipe.train
+    try:
+        shape_batch(train.global_batch_size, train.micro_batch_size, loaded.recipe.cluster.world_size, 1)
+    except UnevenBatchError as uneven:
+        return uneven
+    return None
+
+
+BATCH_RULES = (
+    Rule("batch-over-ranks", batch_divides_over_ranks),
+    Rule("whole-micro-batches", micro_batches_are_whole),
+)

@@ -1,0 +1,114 @@
+"""Rules between data and model: what a source gives, the model reads and says, with room for all of it."""
+
+from collections.abc import Iterator
+
+from launcher.data.config import StreamSource, TextSource, task_shape
+from launcher.errors import Problem
+from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.rules.refuse import Rule, refuse, room_for
+from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder
+
+_ENCODERS = {
+    "tokens": "encoder token",
+    "words": "encoder char-cnn",
+    "signals": "encoder linear, in a classifier",
+}
+_OFF = "or turn train.truncated_bptt off"
+
+
+def encoder_reads_the_source(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The encoder reads tokens, words or signals: what the source gives."""
+    model, source = loaded.recipe.model, loaded.recipe.data.source
+    given = task_shape(source).inputs
+    if model.inputs not in given:
+        message = f"<model.encoder.type> reads {model.inputs}, but <data.source.type> gives "
+        remedy = "use " + " or ".join(_ENCODERS[kind] for kind in given)
+        if model.inputs == "words" and isinstance(source, TextSource):
+            remedy += ", or data.source.unit=words"
+        yield refuse(loaded, "model.encoder.type", message + " or ".join(given), remedy)
+
+
+def encoder_knows_every_character(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`model.encoder.num_chars` has room for every character of the source's words."""
+    if isinstance(loaded.recipe.model.encoder, CharCNNEncoder):
+        least = task_shape(loaded.recipe.data.source).num_chars
+        yield from room_for(loaded, "model.encoder.num_chars", least, "characters of <data.source.type>")
+
+
+def model_says_what_is_asked(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """A language model is for targets at every position, a classifier for one label."""
+    model, asked = loaded.recipe.model, task_shape(loaded.recipe.data.source).targets
+    if model.targets != asked:
+        message = f"<model.type> says {model.targets}, but <data.source.type> asks for {asked}"
+        remedy = f"use type {'lm' if asked == 'tokens' else 'classifier'}, or another source"
+        yield refuse(loaded, "model.type", message, remedy)
+
+
+def vocabulary_has_room(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`model.vocab_size` has room for every symbol of the source."""
+    least = task_shape(loaded.recipe.data.source).vocab_size
+    return room_for(loaded, "model.vocab_size", least, "symbols of <data.source.type>")
+
+
+def classes_have_room(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`model.num_classes` has room for every label of the source."""
+    if isinstance(loaded.recipe.model, ClassifierConfig):
+        least = task_shape(loaded.recipe.data.source).num_classes
+        yield from room_for(loaded, "model.num_classes", least, "classes of <data.source.type>")
+
+
+def pairs_are_read_as_pairs(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`model.num_sequences` is the number of sequences that a label of the source is for."""
+    model, wanted = loaded.recipe.model, task_shape(loaded.recipe.data.source).num_sequences
+    if isinstance(model, ClassifierConfig) and model.num_sequences != wanted:
+        message = f"<model.num_sequences>, but a label of <data.source.type> is for {wanted}"
+        yield refuse(loaded, "model.num_sequences", message, f"use {wanted}")
+
+
+def encoder_reads_every_feature(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`model.encoder.num_features` is the number of values at each step of the source's signals."""
+    encoder, wanted = loaded.recipe.model.encoder, task_shape(loaded.recipe.data.source).num_features
+    if isinstance(encoder, LinearEncoder) and wanted not in (None, encoder.num_features):
+        message = f"<model.encoder.num_features>, but <data.source.type> has {wanted}"
+        yield refuse(loaded, "model.encoder.num_features", message, f"use {wanted}")
+
+
+def carried_data_continue(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`train.truncated_bptt` needs a source that is one long stream: its windows follow on one another."""
+    if loaded.recipe.train.truncated_bptt and not isinstance(loaded.recipe.data.source, StreamSource):
+        message = (
+            "<train.truncated_bptt> carries states from window to window, but the sequences of "
+            "<data.source.type> stand alone"
+        )
+        yield refuse(loaded, "train.truncated_bptt", message, f"use a source of text or tokens, {_OFF}")
+
+
+def attention_is_not_carried(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`train.truncated_bptt` needs states of one size; that of attention is every past position."""
+    if loaded.recipe.train.truncated_bptt and "attention" in loaded.recipe.model.pattern:
+        message = (
+            "<model.pattern> has attention, whose state is every past position, but <train.truncated_bptt>"
+        )
+        yield refuse(loaded, "model.pattern", message, f"leave attention out, {_OFF}")
+
+
+def growing_modes_are_not_carried(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`train.truncated_bptt` needs states that stay finite; those of DSS-softmax may grow."""
+    model = loaded.recipe.model
+    if loaded.recipe.train.truncated_bptt and "dss" in model.pattern and model.dss.version == "softmax":
+        message = "<model.dss.version> lets modes grow from step to step, but <train.truncated_bptt>"
+        yield refuse(loaded, "model.dss.version", message, f"use version exp, {_OFF}")
+
+
+DATA_RULES = (
+    Rule("encoder-reads-source", encoder_reads_the_source),
+    Rule("characters-have-room", encoder_knows_every_character),
+    Rule("targets-are-asked-for", model_says_what_is_asked),
+    Rule("vocabulary-has-room", vocabulary_has_room),
+    Rule("classes-have-room", classes_have_room),
+    Rule("sequences-per-label", pairs_are_read_as_pairs),
+    Rule("features-per-step", encoder_reads_every_feature),
+    Rule("bptt-needs-stream", carried_data_continue),
+    Rule("bptt-without-attention", attention_is_not_carried),
+    Rule("bptt-stays-finite", growing_modes_are_not_carried),
+)

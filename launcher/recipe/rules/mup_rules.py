@@ -1,0 +1,126 @@
+"""Rules of the parametrisation."""
+
+import math
+from collections.abc import Iterator
+
+from launcher.errors import Problem
+from launcher.recipe.loaded import LoadedRecipe, as_written
+from launcher.recipe.rules.refuse import Rule, only_for, refuse
+
+# What u-muP has constants for; the one list of optimizer names here.
+_UMUP_OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "smorms3", "lion")
+_UMUP_LAYERS = ("attention", "ffn")
+_UMUP_MODEL: tuple[tuple[str, object], ...] = (
+    ("encoder.type", "token"),
+    ("residual", "none"),
+    ("prenorm", True),
+    ("layer_mix", "none"),
+    ("dropout", 0.0),
+    ("embedding_dropout", 0.0),
+    ("readout_dropout", 0.0),
+    ("tie_embeddings", False),
+    ("embedding_std", None),
+    ("num_sequences", 1),
+)
+
+
+def bases_are_for_mup(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`mup.base_width`, `mup.delta_width` and `mup.base_shapes` are only for `mup.type: mup`."""
+    for key in ("mup.base_width", "mup.delta_width", "mup.base_shapes"):
+        yield from only_for(loaded, key, "mup.type", ["mup"], "remove it, or use type mup")
+
+
+def mup_has_a_base(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`mup.type: mup` needs the width at which the rates were tuned."""
+    mup = loaded.recipe.mup
+    if mup.type == "mup" and mup.base_width is None and mup.base_shapes is None:
+        message = "<mup.type> needs the width at which the rates were tuned"
+        yield refuse(loaded, "mup", message, "add mup.base_width, or mup.base_shapes with a file")
+
+
+def mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The base is given by widths or by a file, not by both."""
+    mup = loaded.recipe.mup
+    for key in ("mup.base_width", "mup.delta_width"):
+        if mup.type == "mup" and mup.base_shapes is not None and loaded.value(key) is not None:
+            message = f"<{key}> and <mup.base_shapes> are two bases"
+            yield refuse(loaded, key, message, "keep one of the two")
+
+
+def base_and_delta_differ(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`mup.delta_width` is another width than the base: what differs between the two is what grows."""
+    mup = loaded.recipe.mup
+    if mup.type == "mup" and mup.delta_width is not None and mup.delta_width == mup.base_width:
+        remedy = "use another width, or leave it out for the double"
+        yield refuse(loaded, "mup.delta_width", "<mup.delta_width> equals <mup.base_width>", remedy)
+
+
+def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """Where heads grow with the width, logits are divided by d, not by its root (TP-V, appendix B.1)."""
+    model, key = loaded.recipe.model, "model.attention.scale"
+    if loaded.recipe.mup.type != "mup" or "attention" not in model.pattern:
+        return
+    if model.attention.num_heads is not None and model.attention.scale == "sqrt":
+        message = (
+            f"<{key}> divides by the root of a head's size, which grows with <model.attention.num_heads> "
+            "under <mup.type>"
+        )
+        yield refuse(loaded, key, message, "use scale mup, or a fixed d_head with num_heads null")
+
+
+def bases_have_whole_groups(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The models at the base and delta widths have the recipe's heads and groups, only fewer or more."""
+    ssd = loaded.recipe.model.ssd
+    if "ssd" not in loaded.recipe.model.pattern or loaded.recipe.mup.base_width is None:
+        return
+    size = ssd.d_head * ssd.heads_per_group
+    for key in ("mup.base_width", "mup.delta_width"):
+        width = loaded.value(key)
+        if width is not None and ssd.expand * width % size:
+            message = (
+                f"<{key}> x ssd.expand {ssd.expand} is not a multiple of a group of "
+                f"<model.ssd.heads_per_group> heads of {ssd.d_head}"
+            )
+            remedy = f"use a multiple of {size // math.gcd(size, ssd.expand)}, or smaller groups"
+            yield refuse(loaded, key, message, remedy)
+
+
+def umup_knows_the_layers(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """u-muP is defined by constants of each operation; state-space layers have none."""
+    pattern = dict.fromkeys(loaded.recipe.model.pattern)
+    unknown = [kind for kind in pattern if kind not in _UMUP_LAYERS]
+    if loaded.recipe.mup.type == "umup" and unknown:
+        message = f"<mup.type> knows no constants for layers of {', '.join(unknown)}"
+        yield refuse(loaded, "model.pattern", message, "use attention and ffn, or mup.type=mup")
+
+
+def umup_knows_the_model(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """What is around the layers is what u-muP has constants for."""
+    model = loaded.recipe.model
+    if loaded.recipe.mup.type != "umup":
+        return
+    for name, value in _UMUP_MODEL:
+        key = f"model.{name}"
+        if name.partition(".")[0] in type(model).model_fields and loaded.value(key) != value:
+            message = f"<mup.type> knows no constants for <{key}>"
+            yield refuse(loaded, key, message, f"use {as_written(value)}, or mup.type=mup")
+
+
+def umup_knows_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """u-muP has learning rates for optimizers that work number by number."""
+    if loaded.recipe.mup.type == "umup" and loaded.recipe.optim.type not in _UMUP_OPTIMIZERS:
+        remedy = f"use {', '.join(_UMUP_OPTIMIZERS)}, or mup.type=mup"
+        yield refuse(loaded, "optim.type", "<mup.type> has no rates for <optim.type>", remedy)
+
+
+MUP_RULES = (
+    Rule("base-is-mup", bases_are_for_mup),
+    Rule("mup-needs-base", mup_has_a_base),
+    Rule("one-base", mup_has_one_base),
+    Rule("delta-differs", base_and_delta_differ),
+    Rule("mup-attention-scale", mup_scales_attention),
+    Rule("base-has-whole-groups", bases_have_whole_groups),
+    Rule("umup-layers", umup_knows_the_layers),
+    Rule("umup-model", umup_knows_the_model),
+    Rule("umup-optimizers", umup_knows_the_optimizer),
+)
