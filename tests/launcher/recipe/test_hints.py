@@ -47,6 +47,10 @@ def test_a_risky_choice_is_told_once(overrides: tuple[str, ...], fragments: tupl
         assert fragment in found[0]
 
 
+def test_fast_channels_may_remember_more_than_a_carried_window() -> None:
+    assert hints(SLOW, "train.truncated_bptt=true") == []
+
+
 def test_only_layers_of_the_pattern_matter() -> None:
     assert hints(SLOW, "model.pattern=[dss]") == []
 

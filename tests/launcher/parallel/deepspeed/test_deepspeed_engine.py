@@ -142,7 +142,8 @@ def test_complex_parameters_are_refused_by_every_engine() -> None:
 def test_a_missing_deepspeed_is_told_by_the_recipe_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "launcher.recipe.rules.parallel_rules.find_spec", lambda name: None if name == "deepspeed" else find(name)
+        "launcher.recipe.rules.parallel_rules.find_spec",
+        lambda name: None if name == "deepspeed" else find(name),
     )
     with pytest.raises(UserError, match=r"deepspeed.*is not installed here\n    pip install 'deepspeed"):
         recipe_for(2, *ZERO[1])
