@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class JobError(ValueError):
+    """A job that this kind of machine cannot run. `key`: the recipe's key that asks for it, if one does."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class SubmitError(RuntimeError):
     """The scheduler refused a job; the message is its own."""
 
@@ -36,23 +44,23 @@ class Job:
         texts |= {f"env[{key!r}]": value for key, value in self.env.items()}
         for place, text in texts.items():
             if not text.isprintable():
-                raise ValueError(
+                raise JobError(
                     f"{place} is {text!r}; newlines and control characters cannot go into a script"
                 )
         for place in ("name", "run_dir", "cwd", "python"):
             if not texts[place]:
-                raise ValueError(f"{place} is empty; give one")
+                raise JobError(f"{place} is empty; give one")
         for place in ("cwd", "python"):
             if not texts[place].startswith("/"):
-                raise ValueError(f"{place} is {texts[place]!r}; it must be an absolute path")
+                raise JobError(f"{place} is {texts[place]!r}; it must be an absolute path")
         for place, count in {"nodes": self.nodes, "nproc_per_node": self.nproc_per_node}.items():
             if count < 1:
-                raise ValueError(f"{place} is {count}; it must be at least 1")
+                raise JobError(f"{place} is {count}; it must be at least 1")
         if self.threads < 1:
-            raise ValueError(f"threads is {self.threads}; it must be at least 1")
+            raise JobError(f"threads is {self.threads}; it must be at least 1")
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"env has {name!r}; a variable's name has letters, digits and _ only")
+                raise JobError(f"env has {name!r}; a variable's name has letters, digits and _ only")
 
 
 class Cluster(ABC):
@@ -64,7 +72,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def render(self, job: Job) -> str:
-        """The exact script that runs the job, shell-quoted. Pure; ValueError for a job it cannot run."""
+        """The exact script that runs the job, shell-quoted. Pure; JobError for a job it cannot run."""
 
     @abstractmethod
     def submit(self, script: Path) -> str:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 
 from cluster.config import ClusterConfig
-from cluster.job import Cluster
+from cluster.job import Cluster, JobError
 from cluster.local import LocalCluster
 from cluster.slurm import SlurmCluster
 
@@ -17,19 +17,24 @@ def sbatch_available() -> bool:
 
 
 def choose_cluster(config: ClusterConfig, *, has_sbatch: bool) -> Cluster:
-    """The kind that `cluster.type` names; `auto` is slurm for several nodes where there is sbatch."""
+    """The kind that `cluster.type` names; `auto` is slurm for several nodes where there is sbatch.
+
+    Raises JobError for what this host cannot start.
+    """
     kind = config.type
     if kind == "auto":
         kind = "slurm" if config.nodes > 1 and has_sbatch else "local"
     if kind == "local" and config.nodes > 1:
         remedy = "set cluster.type=slurm" if has_sbatch else "submit from a host that has sbatch on its PATH"
-        raise ValueError(
+        raise JobError(
             f"cluster.type is {config.type!r} with {config.nodes} nodes, but this machine is one node;"
-            f" {remedy}, or run on 1 node"
+            f" {remedy}, or run on 1 node",
+            "cluster.nodes",
         )
     if kind == "slurm" and not has_sbatch:
-        raise ValueError(
+        raise JobError(
             "cluster.type is 'slurm', but sbatch is not on PATH; submit from a host of a Slurm cluster,"
-            " or set cluster.type=local"
+            " or set cluster.type=local",
+            "cluster.type",
         )
     return CLUSTERS[kind](config)

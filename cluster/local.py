@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from cluster.config import ClusterConfig
-from cluster.job import Cluster, Job
+from cluster.job import Cluster, Job, JobError
 from cluster.shell import agent_arguments, continued, lines_before_agent, program, quote
 
 
@@ -24,7 +24,7 @@ class LocalCluster(Cluster):
     def render(self, job: Job) -> str:
         """A bash script that ends by becoming the agent, so that signals reach it."""
         if job.nodes != 1:
-            raise ValueError(f"local: got {job.nodes} nodes; this machine is 1 node")
+            raise JobError(f"local: got {job.nodes} nodes; this machine is 1 node", "cluster.nodes")
         agent = [
             f"exec {quote(job.python)} -m torch.distributed.run",
             " ".join(agent_arguments(job)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from cluster.config import ClusterConfig
-from cluster.job import Cluster, Job, SubmitError
+from cluster.job import Cluster, Job, JobError, SubmitError
 from cluster.shell import agent_arguments, continued, lines_before_agent, program, quote
 
 SUBMIT_TIMEOUT_S = 300
@@ -133,11 +133,9 @@ class SlurmCluster(Cluster):
 
 def _output_option(run_dir: str) -> str:
     if "://" in run_dir or not run_dir.startswith("/"):
-        raise ValueError(
-            f"run_dir is {run_dir!r}; for Slurm it must be an absolute path that all nodes share"
-        )
+        raise JobError(f"run_dir is {run_dir!r}; for Slurm it must be an absolute path that all nodes share")
     if "\\" in run_dir:
-        raise ValueError(f"run_dir is {run_dir!r}; sbatch cannot write a log to a path with a backslash")
+        raise JobError(f"run_dir is {run_dir!r}; sbatch cannot write a log to a path with a backslash")
     folder = os.path.normpath(run_dir).replace("%", "%%")
     return _sbatch_word(f"--output={folder}/logs/slurm-%j.log")
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.job import Cluster, Job, SubmitError
+from cluster.job import Cluster, Job, JobError, SubmitError
 from cluster.kinds import choose_cluster, sbatch_available
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
@@ -40,8 +40,8 @@ def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepare
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
         job = _make_job(recipe, run_url, cluster)
         script = cluster.render(job)
-    except ValueError as error:
-        raise UserError(Problem("cluster", str(error))) from None
+    except JobError as error:
+        raise UserError(Problem(error.key or "job", str(error), key=error.key)) from None
     return Prepared(recipe=recipe, run_url=run_url, plan=plan, cluster=cluster, job=job, script=script)
 
 
@@ -96,7 +96,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
         job_id = prepared.cluster.submit(_local_script(script_url, prepared.script))
     except SubmitError as error:
         raise UserError(
-            Problem("sbatch", str(error), f"mend it, then: launch resume {prepared.run_url}")
+            Problem("sbatch", str(error), f"fix it, then: launch resume {prepared.run_url}")
         ) from None
     print(f"job: {job_id}\nlog: {prepared.run_url}/logs/slurm-{job_id}.log")
     print(f"submit again to resume: sbatch {script_url}")

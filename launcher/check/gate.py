@@ -57,8 +57,9 @@ def require_passed(recipe: Recipe, path: str) -> None:
     record = default_folder(recipe) / RECORD
     problem = None
     if not record.exists():
-        problem = "asks for a passed check (check.gate), and none is recorded for this model and its rates"
+        problem = "asks for a passed check, and none is recorded for this model and its rates"
     elif not json.loads(record.read_text())["passed"]:
-        problem = f"asks for a passed check (check.gate); the recorded one failed: {record}"
+        problem = f"asks for a passed check; the recorded one failed: {record}"
     if problem is not None:
-        raise UserError(Problem(path, problem, f"run: launch check {path}, with the same overrides"))
+        remedy = f"run: launch check {path}, with the same overrides"
+        raise UserError(Problem.at("check.gate", problem, remedy))

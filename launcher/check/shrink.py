@@ -41,7 +41,7 @@ def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[i
         if all(_why_not(recipe.model, width) is None for width in widths):
             return widths
     reason = _why_not(recipe.model, first_widths[0])
-    raise UserError(Problem("model", f"no small widths fit it: {reason}", "give some with --widths"))
+    raise UserError(Problem.at("model", f"no small widths fit it: {reason}", "give some with --widths"))
 
 
 def _why_not(model: ModelConfig, width: int) -> str | None:

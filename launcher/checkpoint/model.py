@@ -17,7 +17,7 @@ from models.build_model import build_model
 
 def saved_recipe(saved: Saved) -> Recipe:
     """The recipe that a checkpoint was trained by."""
-    return read_frozen(str(saved.manifest["recipe"]))
+    return read_frozen(str(saved.manifest["recipe"]), saved.url).recipe
 
 
 def load_model(saved: Saved, device: torch.device) -> nn.Module:

@@ -113,7 +113,9 @@ def check_same_data(fingerprints: list[str]) -> None:
     others = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
     if others:
         message = f"ranks {others[:8]} read other data than rank 0"
-        raise UserError(Problem("data.source", message, "give every node the same files and the same Python"))
+        raise UserError(
+            Problem.at("data.source", message, "give every node the same files and the same Python")
+        )
 
 
 def saved_schedule(saved: Saved) -> Mapping[str, float | int | None]:

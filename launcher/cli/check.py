@@ -37,8 +37,9 @@ def check_recipe(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     loaded = load_recipe(options.recipe, options.overrides)
     recipe = loaded.recipe
-    check_sources(recipe.data)
-    widths = choose_widths(recipe, options.widths)
+    with loaded.locating():
+        check_sources(recipe.data)
+        widths = choose_widths(recipe, options.widths)
     folder = (options.out or default_folder(recipe)).absolute()
     tell_hints(find_hints(loaded))
     print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
@@ -47,7 +48,8 @@ def check_recipe(arguments: Sequence[str]) -> int:
     from launcher.check.run_check import run_check
 
     start = time.monotonic()
-    result = run_check(recipe, widths, say=_say(start))
+    with loaded.locating():
+        result = run_check(recipe, widths, say=_say(start))
     identity = hash_identity(recipe)
     record = write_record(folder, check_record(result, identity))
     if folder != default_folder(recipe):

@@ -19,11 +19,13 @@ def explain_recipe(arguments: Sequence[str]) -> int:
     add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="print plain data instead of a table")
     options = parse(parser, arguments)
-    recipe = load_recipe(options.recipe, options.overrides).recipe
+    loaded = load_recipe(options.recipe, options.overrides)
+    recipe = loaded.recipe
     from launcher.plan.parameter_table import explain_record, explain_text
     from launcher.plan.parameters import describe_parameters
 
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
+    with loaded.locating():
+        parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     if options.json:
         print(json.dumps(explain_record(recipe, parameters), indent=1))
     else:
@@ -51,7 +53,8 @@ def write_shapes(arguments: Sequence[str]) -> int:
     from launcher.mup.bsh import dump_base_shapes
     from launcher.plan.parameters import describe_parameters
 
-    parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
+    with loaded.locating():
+        parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     text = dump_base_shapes(parameters.base_shapes)
     if options.json:
         shapes = {name: list(dims) for name, dims in parameters.base_shapes.items()}

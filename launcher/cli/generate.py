@@ -8,7 +8,8 @@ from launcher import files
 from launcher.checkpoint.manifest import find_newest
 from launcher.cli.arguments import positive
 from launcher.errors import Problem, UserError
-from launcher.run_folder import require_run
+from launcher.recipe.compile import read_frozen
+from launcher.run_folder import RECIPE, require_run
 
 
 def generate_text(arguments: Sequence[str]) -> int:
@@ -49,10 +50,12 @@ def generate_text(arguments: Sequence[str]) -> int:
     from models.generation import generate
     from models.lm import LM
 
-    tokenizer = open_tokenizer(saved)
-    prompt = tokenizer.read(options.prompt)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(saved, device)
+    recipe_url = files.join(run_url, RECIPE)
+    with read_frozen(files.read_text(recipe_url), recipe_url).locating():
+        tokenizer = open_tokenizer(saved)
+        prompt = tokenizer.read(options.prompt)
+        model = load_model(saved, device)
     assert isinstance(model, LM), "open_tokenizer has refused every other kind"
     continuation = generate(
         model,

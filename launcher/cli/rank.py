@@ -21,10 +21,11 @@ def main() -> int:
     parser.add_argument("--run-dir", required=True)
     run_url = files.absolute(parser.parse_args().run_dir)
     try:
-        recipe = load_frozen(files.join(run_url, RECIPE)).recipe
-        world = open_world(recipe.parallel.timeout_s)
+        loaded = load_frozen(files.join(run_url, RECIPE))
+        world = open_world(loaded.recipe.parallel.timeout_s)
         try:
-            run_rank(recipe, run_url, world)
+            with loaded.locating():
+                run_rank(loaded.recipe, run_url, world)
         finally:
             close_world(world)
     except UserError as error:

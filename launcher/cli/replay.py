@@ -29,13 +29,14 @@ def replay_run(arguments: Sequence[str]) -> int:
     short = files.shortest(run_url)
     require_run(run_url)
     files.check_writable(run_url)
-    recipe = load_frozen(files.join(run_url, RECIPE)).recipe
+    loaded = load_frozen(files.join(run_url, RECIPE))
     lock = lock_run(run_url)
     mirror = open_mirror(run_url, is_main=True)
     _require_lines(mirror.folder / JOURNAL, short)
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    target = find_target(recipe.track.mlflow, mirror.folder)
+    with loaded.locating():
+        target = find_target(loaded.recipe.track.mlflow, mirror.folder)
     status = replay(mirror.folder, target, notify=print)
     mirror.publish([STATE])
     if lock is not None:

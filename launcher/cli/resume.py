@@ -32,7 +32,8 @@ def resume_run(arguments: Sequence[str]) -> int:
     # was killed a moment ago may still hold it.
     if (lock := lock_run(run_url, wait_s=5.0)) is not None:
         lock.close()
-    check_sources(loaded.recipe.data)
+    with loaded.locating():
+        check_sources(loaded.recipe.data)
     from launcher.checkpoint.model import saved_recipe
     from launcher.checkpoint.restore import (
         check_data,
@@ -45,7 +46,8 @@ def resume_run(arguments: Sequence[str]) -> int:
     from launcher.plan.plan_record import data_record, scaling_records
     from launcher.submit import freeze_and_submit, prepare
 
-    prepared = prepare(loaded.recipe, run_url)
+    with loaded.locating():
+        prepared = prepare(loaded.recipe, run_url)
     saved, rejected = find_newest(run_url, verify=False)
     for bad in rejected:
         print(f"passing over {bad.url}: {bad.reason}")

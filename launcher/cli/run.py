@@ -29,12 +29,13 @@ def run_recipe(arguments: Sequence[str]) -> int:
     if options.dry_run:
         return _show(loaded, run_url)
     require_new(run_url)
-    check_sources(loaded.recipe.data)
-    tell_hints(find_hints(loaded))
-    require_passed(loaded.recipe, options.recipe)
-    from launcher.submit import freeze_and_submit, prepare
+    with loaded.locating():
+        check_sources(loaded.recipe.data)
+        tell_hints(find_hints(loaded))
+        require_passed(loaded.recipe, options.recipe)
+        from launcher.submit import freeze_and_submit, prepare
 
-    prepared = prepare(loaded.recipe, run_url)
+        prepared = prepare(loaded.recipe, run_url)
     files.check_writable(run_url)
     return freeze_and_submit(prepared, source=_source_text(loaded))
 
@@ -62,7 +63,8 @@ def _show(loaded: LoadedRecipe, run_url: str) -> int:
     from launcher.plan.plan_text import plan_text
     from launcher.submit import prepare
 
-    prepared = prepare(loaded.recipe, run_url, only_show=True)
+    with loaded.locating():
+        prepared = prepare(loaded.recipe, run_url, only_show=True)
     print(plan_text(prepared.recipe, prepared.plan))
     tell_hints(find_hints(loaded))
     print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))

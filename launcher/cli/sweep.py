@@ -9,6 +9,7 @@ from launcher.cli.arguments import parse, positive
 from launcher.cli.hints import tell_hints
 from launcher.data.sources import check_sources
 from launcher.errors import Problem, UserError
+from launcher.recipe.hints import find_hints
 from launcher.recipe.schema import Recipe
 from launcher.sweep.grid import load_points, read_axes
 from launcher.sweep.transfer import Transfer, find_transfers
@@ -35,12 +36,15 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     )
     options = parse(parser, arguments)
     points = load_points(options.recipe, read_axes(options.axes))
-    recipe = points[0].recipe
-    check_sources(recipe.data)
+    loaded = points[0].loaded
+    recipe = loaded.recipe
+    with loaded.locating():
+        check_sources(recipe.data)
+        target = _target(recipe)
     out = (options.out or Path("runs") / f"sweep-{recipe.name}").absolute()
     if out.exists() and not out.is_dir():
         raise UserError(Problem(f"--out {out}", "is a file", "choose another --out"))
-    tell_hints(hint for point in points for hint in point.hints)
+    tell_hints(hint for point in points for hint in find_hints(point.loaded))
     cores = len(os.sched_getaffinity(0))
     jobs = min(options.jobs or cores, len(points))
 
@@ -51,7 +55,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
-    parent = open_parent(_target(recipe), recipe.name, out, options.axes, _say)
+    parent = open_parent(target, recipe.name, out, options.axes, _say)
     run_sweep(
         recipe.name,
         points,

@@ -96,7 +96,7 @@ def _check_streams(num_windows: int, num_streams: int) -> None:
     if num_windows < 2 * num_streams:
         message = f"{num_streams} streams side by side are more than half of the {num_windows} windows"
         remedy = f"use at most {num_windows // 2}, shorter windows or more data, or no train.truncated_bptt"
-        raise UserError(Problem("train.global_batch_size", message, remedy))
+        raise UserError(Problem.at("train.global_batch_size", message, remedy))
 
 
 def _rows_of_rank(total: int, micro_batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

@@ -69,7 +69,8 @@ class Tokens:
         if count and int(ids.max()) >= self._vocab_size:
             at = int(ids.argmax())
             message = f"token {start + at} is {ids[at]}; model.vocab_size is {self._vocab_size}"
-            raise UserError(Problem(self._place, message, f"set model.vocab_size to at least {ids[at] + 1}"))
+            remedy = f"set model.vocab_size to at least {ids[at] + 1}"
+            raise UserError(Problem(self._place, message, remedy, key="model.vocab_size"))
         return ids
 
 

@@ -42,7 +42,7 @@ def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
         from sklearn.datasets import load_digits  # an extra, and a second to import
     except ImportError:
         message = "digits come with scikit-learn, which is not installed"
-        raise UserError(Problem("data.source.type", message, "pip install 'mulaunch[digits]'")) from None
+        raise UserError(Problem.at("data.source.type", message, "pip install 'mulaunch[digits]'")) from None
     pixels, labels = load_digits(return_X_y=True)
     signals = (pixels / 8 - 1).astype(np.float32)[:, :, None]  # grey values are 0 to 16
     labels = np.asarray(labels, dtype=np.int64)

@@ -12,8 +12,8 @@ from launcher import files
 from launcher.data.config import LabelledSource
 from launcher.data.dataset import Batch, Dataset
 from launcher.data.order import evenly_spaced
-from launcher.data.sources import require_files
-from launcher.errors import Problem, UserError
+from launcher.data.sources import SPLIT_KEYS, require_files
+from launcher.errors import Problem, UserError, about
 
 _PROBES = 256
 """Sequences of each file that are checked, and hashed, at the start; the others as they are read."""
@@ -68,9 +68,9 @@ class Labelled(Dataset):
         least, most = int(x.min(initial=0)), int(x.max(initial=0))
         if size is None or not 0 <= least <= most < size:
             remedy = f"set data.source.{key} to at least {most + 1}" if least >= 0 else "use ids from 0"
-            place = files.join(self._folder, "x.npy")
-            given = f"has {noun} {most if least >= 0 else least}; data.source.{key} is {size}"
-            raise UserError(Problem(place, given, remedy))
+            place, key = files.join(self._folder, "x.npy"), f"data.source.{key}"
+            given = f"has {noun} {most if least >= 0 else least}; {key} is {size}"
+            raise UserError(Problem(place, given, remedy, key=key))
         return torch.from_numpy(x.astype(np.int64))
 
     def _signals(self, x: NDArray[Any]) -> torch.Tensor:
@@ -122,7 +122,7 @@ class Labelled(Dataset):
         ):
             if values is not None and not (low <= int(values.min()) and int(values.max()) <= high):
                 given = f"spans {values.min()} to {values.max()}; allowed are {low} to {high}"
-                problems.append(Problem(files.join(self._folder, name), given, f"mend it, or {key}"))
+                problems.append(Problem(files.join(self._folder, name), given, f"fix it, or {key}", key=key))
         return problems
 
 
@@ -143,8 +143,12 @@ def open_labelled(
 ) -> tuple[Dataset, Dataset, str]:
     """Training samples, validation ones and a fingerprint of both. Raises UserError for what does not fit."""
     folders = [source.train] + ([source.validation] if source.validation else [])
-    require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
-    opened = [Labelled(source, folder, seq_len, max_chars) for folder in folders]
+    urls = [files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")]
+    require_files(urls, [key for key in SPLIT_KEYS for _ in ("x", "y")])
+    opened: list[Labelled] = []
+    for folder, key in zip(folders, SPLIT_KEYS, strict=False):
+        with about(key):
+            opened.append(Labelled(source, folder, seq_len, max_chars))
     digest = hashlib.blake2b(b"".join(samples.probe() for samples in opened), digest_size=16)
     return opened[0], opened[1] if source.validation else NoSamples(), digest.hexdigest()
 

@@ -83,7 +83,7 @@ class ListOps(Dataset):
         wanted = f"{self._source.min_length} to {self._seq_len} tokens"
         message = f"none of {_MOST_ATTEMPTS} expressions had {wanted}"
         raise UserError(
-            Problem("data.source", message, "set another min_length, max_depth, max_args or data.seq_len")
+            Problem.at("data.source", message, "set another min_length, max_depth, max_args or data.seq_len")
         )
 
     def _grow(self, stream: random.Random, tokens: list[int], depth: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher import files
 from launcher.data.config import DataConfig, LabelledSource, StdlibSource, TextSource, TokensSource
-from launcher.errors import Problem, UserError
+from launcher.errors import Problem, UserError, about
 
 # What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
 # and generated tables (encodings, pydoc_data), which are no text.
@@ -19,6 +19,8 @@ _NOT_CORPUS = frozenset(
         *("encodings", "pydoc_data"),
     }
 )
+
+SPLIT_KEYS = ("data.source.train", "data.source.validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +36,29 @@ def find_source_files(source: TextSource) -> list[SourceFile]:
     return _find_stdlib() if isinstance(source, StdlibSource) else _find_files(source.url)
 
 
+@about("data.source")
 def check_sources(config: DataConfig) -> None:
     """Raise UserError for files that are not there, before a job is queued."""
     source = config.source
     if isinstance(source, TokensSource):
-        require_files([source.train] + ([source.validation] if source.validation else []))
+        require_files([source.train] + ([source.validation] if source.validation else []), SPLIT_KEYS)
     elif isinstance(source, LabelledSource):
         folders = [source.train] + ([source.validation] if source.validation else [])
-        require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
+        urls = [files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")]
+        require_files(urls, [key for key in SPLIT_KEYS for _ in ("x", "y")])
     elif isinstance(source, TextSource):
         find_source_files(source)
 
 
-def require_files(urls: Sequence[str]) -> None:
-    """Raise UserError, naming all that are missing."""
-    missing = [url for url in urls if not _is_file(url)]
-    if missing:
-        raise UserError(*(Problem(url, "there is no such file", _nearest(url)) for url in missing))
+def require_files(urls: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise UserError, naming all that are missing, each the fault of the recipe key beside it."""
+    problems = [
+        Problem(url, "there is no such file", _nearest(url), key=key)
+        for url, key in zip(urls, keys, strict=False)
+        if not _is_file(url)
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def _is_file(url: str) -> bool:
@@ -70,10 +78,12 @@ def _find_stdlib() -> list[SourceFile]:
                 found.append(SourceFile(path.relative_to(root).as_posix(), str(path)))
     if not found:
         remedy = "install Python's library as source files, or use data.source.type=files"
-        raise UserError(Problem(str(root), "this Python has no *.py files of its standard library", remedy))
+        message = f"this Python has no *.py files of its standard library in {root}"
+        raise UserError(Problem.at("data.source.type", message, remedy))
     return sorted(found, key=lambda file: file.name)
 
 
+@about("data.source.url")
 def _find_files(url: str) -> list[SourceFile]:
     place = files.absolute(url)
     root = _fixed_part(place)

@@ -28,10 +28,10 @@ from launcher.data.digits import open_digits
 from launcher.data.labelled import open_labelled
 from launcher.data.listops import ListOps
 from launcher.data.order import NO_END
-from launcher.data.sources import SourceFile, find_source_files, require_files
+from launcher.data.sources import SPLIT_KEYS, SourceFile, find_source_files, require_files
 from launcher.data.synthetic import Copying, Recall
 from launcher.data.words import Vocabulary, WordWindows, number_words
-from launcher.errors import Problem, UserError
+from launcher.errors import Problem, UserError, about
 
 SEPARATOR = b"\0"
 """Follows each file of a text source, so that a model sees where one ends; it counts as a token."""
@@ -54,6 +54,7 @@ class Splits:
     """One line for people."""
 
 
+@about("data.source")
 def open_splits(config: DataConfig, vocab_size: int | None, max_chars: int | None = None) -> Splits:
     """Read, map or set up a source. Raises UserError for what is missing, too short or unfit for the model.
 
@@ -92,13 +93,13 @@ def _check_inputs(source: Source, vocab_size: int | None, max_chars: int | None)
     if reads not in shape.inputs:
         message = f"`{source.type}` gives {' or '.join(shape.inputs)}; the model {_READS[reads]}"
         remedy = "choose a model that " + " or ".join(_READS[kind] for kind in shape.inputs)
-        raise UserError(Problem("data.source.type", message, remedy))
+        raise UserError(Problem.at("data.source.type", message, remedy))
     if vocab_size is None:
         return 0
     # A text may do with fewer than all 256 bytes; what it holds is checked as it is read.
     if not isinstance(source, TextSource) and vocab_size < (shape.vocab_size or 0):
         message = f"{vocab_size} is too few: `{source.type}` has {shape.vocab_size} symbols"
-        raise UserError(Problem("model.vocab_size", message, f"set it to at least {shape.vocab_size}"))
+        raise UserError(Problem.at("model.vocab_size", message, f"set it to at least {shape.vocab_size}"))
     return vocab_size
 
 
@@ -181,7 +182,8 @@ def _byte_tokens(parts: list[bytes], vocab_size: int, place: str) -> Tokens:
     ids = np.frombuffer(b"".join(parts), dtype=np.uint8)
     if len(ids) and int(ids.max()) >= vocab_size:
         message = f"holds byte {ids.max()}; model.vocab_size is {vocab_size}"
-        raise UserError(Problem(place, message, "set model.vocab_size to 256, one for each byte"))
+        remedy = "set model.vocab_size to 256, one for each byte"
+        raise UserError(Problem(place, message, remedy, key="model.vocab_size"))
     return Tokens(ids, vocab_size=vocab_size, place=place)
 
 
@@ -200,17 +202,17 @@ def _check_split(found: list[SourceFile], shares: list[float], held: list[bool],
                 f"set data.validation_fraction={enough:.2f} to keep one of {len(found)} files, or 0 for none"
             )
         raise UserError(
-            Problem("data.validation_fraction", f"{share} keeps none of {len(found)} files", remedy)
+            Problem.at("data.validation_fraction", f"{share} keeps none of {len(found)} files", remedy)
         )
     if all(held):
         message = f"{share} keeps all {len(found)} files, and leaves none to train on"
-        raise UserError(Problem("data.validation_fraction", message, "set a smaller share, or add files"))
+        raise UserError(Problem.at("data.validation_fraction", message, "set a smaller share, or add files"))
 
 
 def _check_lengths(train: Windows, validation: Windows, *, wants_validation: bool) -> None:
     wanted = [("to train on", train)] + ([("to validate on", validation)] if wants_validation else [])
     problems = [
-        Problem(
+        Problem.at(
             "data.seq_len",
             f"{w.seq_len} needs {w.seq_len + 1} tokens for one window; {len(w.tokens)} are {use}",
             f"set data.seq_len to at most {len(w.tokens) - 1}, or add data"
@@ -226,7 +228,7 @@ def _check_lengths(train: Windows, validation: Windows, *, wants_validation: boo
 
 def _open_tokens(config: DataConfig, source: TokensSource, vocab_size: int) -> Splits:
     urls = [source.train] + ([source.validation] if source.validation else [])
-    require_files(urls)
+    require_files(urls, SPLIT_KEYS)
     dtype = np.dtype(source.dtype).newbyteorder("<")
     ids = [_map_tokens(url, dtype) for url in urls]
     windows = [
@@ -251,8 +253,9 @@ def _open_tokens(config: DataConfig, source: TokensSource, vocab_size: int) -> S
 def _map_tokens(url: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     size = files.size(url)
     if size % dtype.itemsize:
-        message = f"{size} bytes are no whole number of {dtype.name} tokens"
-        raise UserError(Problem(url, message, "set data.source.dtype to what the file was written with"))
+        message = f"{size} bytes are not a whole number of {dtype.name} tokens"
+        remedy = "set data.source.dtype to what the file was written with"
+        raise UserError(Problem(url, message, remedy, key="data.source.dtype"))
     path = files.local_path(url)
     if path is None:
         return np.frombuffer(files.read_bytes(url), dtype=dtype)

@@ -54,8 +54,8 @@ def open_tokenizer(saved: Saved) -> Tokenizer:
     recipe = saved_recipe(saved)
     model, source = recipe.model, recipe.data.source
     if not isinstance(model, LMConfig):
-        what = f"model.type is {model.type}, model.encoder.type {model.encoder.type}"
-        raise UserError(Problem(recipe.name, what, "only a language model over tokens continues a prompt"))
+        what = f"{model.type} with encoder {model.encoder.type} does not continue a prompt"
+        raise UserError(Problem.at("model.type", what, "only a language model over tokens does"))
     if not isinstance(source, TextSource):
         return Numbers(model.vocab_size, source.type)
     if source.unit == "bytes":
@@ -68,7 +68,7 @@ def _same_lexicon(saved: Saved, data: DataConfig, model: LMConfig) -> Vocabulary
     splits = open_splits(data, model.vocab_size, max_chars(model))
     if splits.fingerprint != cast(dict[str, object], saved.manifest["data"])["fingerprint"]:
         message = "is not the text that the model was trained on, whose words it knows by number"
-        raise UserError(Problem("data.source", message, "generate where the run was trained"))
+        raise UserError(Problem.at("data.source", message, "generate where the run was trained"))
     assert isinstance(splits.train, WordWindows), "a text by words is windows of words"
     return splits.train.vocabulary
 

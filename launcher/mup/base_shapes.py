@@ -37,6 +37,7 @@ def find_base_shapes(base: Shapes, delta: Shapes) -> dict[str, tuple[int | None,
             f"is {len(shape)}-dimensional in the base model and {len(delta[name])}-dimensional in the delta "
             f"model",
             _FIT,
+            key=_KEY,
         )
         for name, shape in base.items()
         if len(shape) != len(delta[name])
@@ -59,14 +60,14 @@ def measure_width_multipliers(
     """
     _check_same_names(shapes, base_shapes, "the model", "the base shapes")
     problems = [
-        Problem(name, f"shape {shape} does not fit base shape {_show(base_shapes[name])}", _FIT)
+        Problem(name, f"shape {shape} does not fit base shape {_show(base_shapes[name])}", _FIT, key=_KEY)
         for name, shape in shapes.items()
         if len(shape) != len(base_shapes[name])
     ]
     if problems:
         raise UserError(*problems)
     dims = fan_in_dims or {}
-    return {name: _width(shape, base_shapes[name], dims.get(name, 1)) for name, shape in shapes.items()}
+    return {name: _width(name, shape, base_shapes[name], dims.get(name, 1)) for name, shape in shapes.items()}
 
 
 def check_finite(shapes: Shapes, base: Shapes, base_shapes: BaseShapes) -> None:
@@ -79,6 +80,7 @@ def check_finite(shapes: Shapes, base: Shapes, base_shapes: BaseShapes) -> None:
             f"dimension "
             f"between base and delta: {_show(base_shapes[name])}",
             "let every width-like dimension follow d_model, or give base shapes in a file (mup.base_shapes)",
+            key="mup.base_width",
         )
         for name, shape in shapes.items()
         if any(
@@ -90,10 +92,14 @@ def check_finite(shapes: Shapes, base: Shapes, base_shapes: BaseShapes) -> None:
         raise UserError(*problems)
 
 
-_FIT = "base shapes belong to one architecture; make them anew for this one"
+_FIT = "base shapes belong to one architecture; make new ones for this one"
+_KEY = "mup.base_shapes"
+"""At fault where shapes do not fit; without a file, the problem stands at the section."""
 
 
-def _width(shape: tuple[int, ...], base: tuple[int | None, ...], fan_in_dim: int) -> WidthMultiplier:
+def _width(
+    name: str, shape: tuple[int, ...], base: tuple[int | None, ...], fan_in_dim: int
+) -> WidthMultiplier:
     # torch keeps (out, in, ...). A single infinite dimension is its parameter's only width, on whichever
     # side it is.
     growth = [size / b if b is not None else None for size, b in zip(shape, base, strict=True)]
@@ -103,9 +109,8 @@ def _width(shape: tuple[int, ...], base: tuple[int | None, ...], fan_in_dim: int
         return WidthMultiplier(fan_in=only, fan_out=only, num_infinite=len(ratios))
     fan_in = growth[fan_in_dim]
     if fan_in is None:
-        raise ValueError(
-            f"dimension {fan_in_dim} is said to be fan-in, but in {_show(base)} it does not grow"
-        )
+        message = f"dimension {fan_in_dim} is fan-in, but does not grow in base shape {_show(base)}"
+        raise UserError(Problem(name, message, _FIT, key=_KEY))
     fan_out = next(ratio for dim, ratio in enumerate(growth) if ratio is not None and dim != fan_in_dim)
     return WidthMultiplier(fan_in=fan_in, fan_out=fan_out, num_infinite=len(ratios))
 
@@ -139,10 +144,14 @@ def _check_same_names(
     one: Mapping[str, object], other: Mapping[str, object], first: str, second: str
 ) -> None:
     problems = [
-        Problem(name, f"is in {first} but not in {second}", _FIT) for name in one if name not in other
+        Problem(name, f"is in {first} but not in {second}", _FIT, key=_KEY)
+        for name in one
+        if name not in other
     ]
     problems += [
-        Problem(name, f"is in {second} but not in {first}", _FIT) for name in other if name not in one
+        Problem(name, f"is in {second} but not in {first}", _FIT, key=_KEY)
+        for name in other
+        if name not in one
     ]
     if problems:
         raise UserError(*problems)

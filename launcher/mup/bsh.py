@@ -3,7 +3,7 @@
 import re
 
 from launcher import files
-from launcher.errors import Problem, UserError
+from launcher.errors import Problem, UserError, about
 from launcher.mup.base_shapes import BaseShapes, hash_shapes
 from launcher.yaml_text import parse_yaml
 
@@ -33,6 +33,7 @@ def dump_base_shapes(base_shapes: BaseShapes) -> str:
     return f"{_HEADER}# {hash_shapes(base_shapes)}\n" + "".join(lines)
 
 
+@about("mup.base_shapes")
 def read_base_shapes(url: str) -> BaseShapes:
     """Read a `.bsh` file, ours or the mup package's. Raises UserError where it is missing, none, or was
     changed."""

@@ -225,6 +225,7 @@ def check_roles(roles: Mapping[str, Role], widths: Mapping[str, WidthMultiplier]
             f"is a {role} parameter with {widths[name].num_infinite} growing dimension(s); "
             f"allowed {' or '.join(map(str, _GROWING_DIMENSIONS[role]))}",
             "let every width-like dimension of the model follow d_model, in the base and in the delta model",
+            key="mup.base_shapes",
         )
         for name, role in roles.items()
         if widths[name].num_infinite not in _GROWING_DIMENSIONS[role]
@@ -241,6 +242,7 @@ def check_updates(updates: Mapping[str, Update], widths: Mapping[str, WidthMulti
             f"grows {widths[name].fan_in:g} x in fan_in and {widths[name].fan_out:g} x in fan_out, "
             "for which the rate of optim.scale = rms is not known",
             "use optim.scale=spectral",
+            key="optim.scale",
         )
         for name, update in updates.items()
         if update == "unit_rms" and widths[name].fan_in != widths[name].fan_out

@@ -24,7 +24,7 @@ from launcher.yaml_text import decode, dump_yaml, parse_tree
 MAX_PROBLEMS = 20
 """Shown at once: about one screen."""
 _ROUNDS = 5
-"""Most validations in a row; each assumes what the mistakes so far were meant to be, to find those behind."""
+"""Most validations in a row: an unknown section inside an unknown section inside ... is not nested deeper."""
 
 
 def load_recipe(
@@ -85,9 +85,11 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
-def read_frozen(text: str) -> Recipe:
+def read_frozen(text: str, name: str) -> LoadedRecipe:
     """The recipe that `dump_recipe` wrote. It was checked then: what this machine lacks is not asked."""
-    return Recipe.model_validate_json(json.dumps(plain(with_new_names(parse_tree(text, "recipe.yaml")[0]))))
+    tree = with_new_names(parse_tree(text, name)[0])
+    recipe = Recipe.model_validate_json(json.dumps(plain(tree)))
+    return LoadedRecipe(recipe=recipe, source=SourceText(name, text, ()), tree=tree)
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -109,7 +111,15 @@ def _with_flags(tree: Node, flags: Mapping[str, int | None]) -> Node:
 
 
 def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
-    """Validate, assume the likely meaning of each mistake, and validate again for what is wrong behind it."""
+    """Validate, put what was most likely meant in place of each mistake, and validate that again.
+
+    All problems shall come at once, but some mistakes hide others: pydantic looks neither into an unknown
+    section nor at the keys beside an unknown `type`. With `modle: {d_modle: x}`, round 1 says that `modle` is
+    unknown and `model` missing, which is one mistake: it is taken for `model`. Round 2 finds `d_modle`, and
+    takes it for `d_model`. Round 3 finds that x is not a number, for which there is nothing to guess: that is
+    the last round, and three problems are reported. Guesses only serve the messages: a recipe with a mistake
+    is refused, whatever was guessed. (500M for a whole number is not a mistake, and read in the same way.)
+    """
     explainer: Explainer | None = None
     settled: list[Problem] = []
     for _ in range(_ROUNDS):
@@ -119,11 +129,11 @@ def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
         except ValidationError as error:
             explainer = explainer or Explainer(Recipe.model_json_schema())
             report = explainer.explain(tree, error.errors(include_url=False))
-        settled += report.repaired
-        if report.tree is tree:
-            return None, tree, settled + report.open
-        tree = report.tree
-    return None, tree, settled + report.open
+        settled += report.guessed
+        if report.guess is tree:
+            return None, tree, settled + report.remaining
+        tree = report.guess
+    return None, tree, settled + report.remaining
 
 
 def _non_finite(node: Node, path: tuple[Key, ...] = ()) -> Iterator[Problem]:

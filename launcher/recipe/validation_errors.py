@@ -12,7 +12,7 @@ from launcher.recipe.counts import as_count
 from launcher.recipe.renamed import new_name
 from launcher.recipe.schema_walk import Schema, Shape, allowed, any_of
 from launcher.recipe.suggest import close_matches, did_you_mean
-from launcher.recipe.tree import Key, Node, dotted, find, nearest, put, without
+from launcher.recipe.tree import Key, Node, dotted, find, nearest, put, split_key, without
 
 KeyPath = tuple[Key, ...]
 _YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
@@ -21,14 +21,19 @@ _SHOWN_LETTERS = 60
 
 @dataclass(slots=True)
 class Report:
-    """What one validation found. A `tree` other than the validated one is worth validating next."""
+    """What one validation found, and a guess at what was meant.
 
-    tree: Node
-    """The recipe with the likely meaning of each repaired mistake in place of the mistake."""
-    repaired: list[Problem] = field(default_factory=list)
-    """Problems that the next validation will not find again."""
-    open: list[Problem] = field(default_factory=list)
-    """Problems that it will."""
+    Of `optim: {type: adanw, lrr: 1}` the validator says only that there is no optimizer `adanw`: it cannot
+    know the keys beside it. So that problem goes to `guessed`, `guess` has `adamw` in its place, and
+    validating the guess finds `lrr`.
+    """
+
+    guess: Node
+    """The recipe with what was most likely meant; the validated tree itself where nothing was guessed."""
+    guessed: list[Problem] = field(default_factory=list)
+    """Problems that validating `guess` will not find again, since it has what was meant instead."""
+    remaining: list[Problem] = field(default_factory=list)
+    """Problems that it will find again: in the next round they come from there."""
 
 
 class Explainer:
@@ -53,12 +58,12 @@ class Explainer:
             elif kind == "union_tag_invalid":
                 self._wrong_tag(report, tree, path, schema)
             elif kind in ("value_error", "assertion_error"):
-                report.open.append(_own_words(tree, path, str(error["ctx"]["error"])))
+                report.remaining.append(self._own_words(tree, path, str(error["ctx"]["error"])))
             else:
                 if kind == "missing":  # an item of a list that is too short: the list is wrong
                     path, schema = self.shape.locate(tree, error["loc"][:-1])
                 self._wrong_value(report, nearest(tree, path), path, schema, kind)
-        report.open += [self._missing(tree, path, keys) for path, keys in missing.items()]
+        report.remaining += [self._missing(tree, path, keys) for path, keys in missing.items()]
         return report
 
     def _missing(self, tree: Node, path: KeyPath, keys: list[str]) -> Problem:
@@ -79,14 +84,14 @@ class Explainer:
         inside = f" in {dotted(path[:-1])}" if len(path) > 1 else ""
         target, remedy = self._intended(tree, path)
         problem = Problem(node.key_place, f"unknown key {str(path[-1])!r}{inside}", remedy)
-        if target is None or find(report.tree, target) is not None:
-            report.open.append(problem)
+        if target is None or find(report.guess, target) is not None:
+            report.remaining.append(problem)
         else:
-            report.repaired.append(problem)
-            report.tree = put(without(report.tree, path), target, node)
+            report.guessed.append(problem)
+            report.guess = put(without(report.guess, path), target, node)
 
     def _intended(self, tree: Node, path: KeyPath) -> tuple[KeyPath | None, str]:
-        """Where an unknown key most likely belongs, if there is one such place, and what to tell the user."""
+        """Where an unknown key most likely belongs, if there is one such place, and what to say of it."""
         section, key = path[:-1], str(path[-1])
         if (new := new_name(tree, path)) is not None:
             return (*section, new), f"it is now called {new!r}"
@@ -135,22 +140,38 @@ class Explainer:
         message = f"{dotted((*path, key))} is {_shown(node)}, must be {any_of(tags)}"
         problem = Problem(node.place, message, did_you_mean(near))
         if len(near) == 1:
-            report.repaired.append(problem)
-            report.tree = put(report.tree, (*path, key), replace(node, value=near[0]))
+            report.guessed.append(problem)
+            report.guess = put(report.guess, (*path, key), replace(node, value=near[0]))
         else:
-            report.open.append(problem)
+            report.remaining.append(problem)
+
+    def _own_words(self, tree: Node, path: KeyPath, message: str) -> Problem:
+        """A problem that a section's own validator found, placed at the key that its message begins with.
+
+        "num_heads 3 does not divide d_model 32" of model.attention stands at model.attention.num_heads; the
+        validator of a single key may also begin with that key, or with a neighbour.
+        """
+        named = split_key(re.split(r"[^\w.]", message, maxsplit=1)[0])
+        for section in (path, path[:-1]):
+            if named[0] in self.shape.at(tree, section).get("properties", {}):
+                node = nearest(tree, (*section, *named))
+                break
+        else:
+            node = nearest(tree, path)
+        place = node.key_place if isinstance(node.value, dict) else node.place
+        return Problem(place, f"{dotted(path)}: {message}" if path else message)
 
     def _wrong_value(self, report: Report, node: Node, path: KeyPath, schema: Schema, kind: str) -> None:
         if isinstance(node.value, float) and not isfinite(node.value):
-            return  # told already, whatever else is wrong with it
+            return  # said already, whatever else is wrong with it
         if kind == "int_type" and (count := as_count(node.text)) is not None:
-            report.tree = put(report.tree, path, replace(node, value=count))
+            report.guess = put(report.guess, path, replace(node, value=count))
             return
         message = f"{dotted(path)} is {_shown(node)}, must be {self.shape.describe(schema)}"
-        report.open.append(Problem(node.place, message, self._remedy(node, schema)))
+        report.remaining.append(Problem(node.place, message, self._remedy(node, schema)))
 
     def _remedy(self, node: Node, schema: Schema) -> str:
-        """How to mend a value, when that can be told from what was written."""
+        """How to fix a value, where what was written shows it."""
         kinds, choices = _kinds(self.shape, schema)
         value, text = node.value, node.text
         if value is None:
@@ -179,13 +200,6 @@ def _kinds(shape: Shape, schema: Schema) -> tuple[set[str], list[Any]]:
     options = [shape.deref(option) for option in schema.get("anyOf", [schema])]
     choices = [value for option in options for value in allowed(option)]
     return {str(option.get("type")) for option in options}, choices
-
-
-def _own_words(tree: Node, path: KeyPath, message: str) -> Problem:
-    """A problem that a section's own validator found."""
-    node = nearest(tree, path)
-    place = node.key_place if isinstance(node.value, dict) else node.place
-    return Problem(place, f"{dotted(path)}: {message}" if path else message)
 
 
 def _shown(node: Node) -> str:

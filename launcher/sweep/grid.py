@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_recipe
-from launcher.recipe.hints import find_hints
+from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
 
 ONE_PROCESS = (
@@ -40,8 +40,12 @@ class SweepPoint:
     settings: tuple[tuple[str, str], ...]
     """(key, value as written) of every axis that varies, and of width, rate, seed and
     parametrisation wherever they are given."""
-    recipe: Recipe
-    hints: tuple[Problem, ...]
+    loaded: LoadedRecipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained there."""
+        return self.loaded.recipe
 
     @property
     def name(self) -> str:
@@ -135,11 +139,9 @@ def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
             if len(axis.values) > 1 or axis.key in (*CURVE_KEYS, "mup", "mup.type")
         )
         try:
-            loaded = load_recipe(path, [*overrides, *ONE_PROCESS])
+            points.append(SweepPoint(settings, load_recipe(path, [*overrides, *ONE_PROCESS])))
         except UserError as error:
             problems |= {str(problem): problem for problem in error.problems}
-            continue
-        points.append(SweepPoint(settings, loaded.recipe, tuple(find_hints(loaded))))
     if problems:
         raise UserError(*problems.values())
     return tuple(points)

@@ -139,9 +139,11 @@ def train_point(task: Task, world: "World") -> None:
     from launcher.train import train
 
     folder, run_url = task.run_dir, str(task.run_dir)
-    recipe = compile_recipe(task.recipe, str(folder / run_folder.RECIPE)).recipe
+    loaded = compile_recipe(task.recipe, str(folder / run_folder.RECIPE))
+    recipe = loaded.recipe
     if not run_folder.is_run(run_url):
-        plan = make_plan(recipe)
+        with loaded.locating():
+            plan = make_plan(recipe)
         run_folder.freeze(
             run_url,
             recipe=task.recipe,
@@ -154,7 +156,7 @@ def train_point(task: Task, world: "World") -> None:
         )
     lock = run_folder.lock_run(run_url)
     try:
-        with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log):
+        with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log), loaded.locating():
             mirror = run_folder.open_mirror(run_url, is_main=True)
             train(recipe, run_url, world, mirror=mirror, mlflow=task.mlflow)
     finally:

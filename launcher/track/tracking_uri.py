@@ -8,6 +8,7 @@ from launcher.errors import Problem, UserError
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 MASK = "***"
+KEY = "track.mlflow.tracking_uri"
 
 _USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"(?i)([?&;][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&;\s]+")
@@ -35,7 +36,7 @@ def resolve_tracking_uri(
     folder: Path,
     *,
     previous: str | None = None,
-    place: str = "track.mlflow.tracking_uri",
+    place: str = KEY,
 ) -> str:
     """The store to feed: what `place` gives, else MLFLOW_TRACKING_URI, else that of earlier attempts, else
     mlflow.db in the folder the launch was started from. A SQLite path becomes absolute.
@@ -77,14 +78,15 @@ def _sqlite_uri(path: Path) -> str:
 
 
 def _check_uri(place: str, uri: str, folder: Path) -> str:
-    shown = mask_secrets(uri)
+    shown, key = mask_secrets(uri), KEY if place == KEY else ""
     scheme = uri.split("://", 1)[0].split("+", 1)[0]
     if "://" not in uri or scheme not in SCHEMES:
         remedy = f"use sqlite:///PATH/mlflow.db, or the address of a server ({', '.join(SCHEMES[1:])}://...)"
-        raise UserError(Problem(place, f"{shown!r} is not a tracking store", remedy))
+        raise UserError(Problem(place, f"{shown!r} is not a tracking store", remedy, key=key))
     if scheme != "sqlite":
         return uri.rstrip("/")
     path = sqlite_path(uri)
     if path is None or path.name in ("", ":memory:"):
-        raise UserError(Problem(place, f"{shown!r} names no file", "use sqlite:///PATH/mlflow.db"))
+        remedy = "use sqlite:///PATH/mlflow.db"
+        raise UserError(Problem(place, f"{shown!r} does not name a file", remedy, key=key))
     return _sqlite_uri(folder / path)

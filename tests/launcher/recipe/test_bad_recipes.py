@@ -162,7 +162,7 @@ WRONG_VALUES = [
     Bad("type: files", "type: 5", "13:18", "data.source.type is 5, must be "),
     Bad("{type: files, url: corpus}", "corpus", "13:11", "must be a section whose `type` is "),
     Bad("type: adamw", "type: addamw", "16:9", "smorms3 or soap\n    did you mean adamw?"),
-    Bad("dt_min: 0.001", "dt_min: 0.2", "10:3", "dt_min 0.2 is above dt_max 0.1"),
+    Bad("dt_min: 0.001", "dt_min: 0.2", "10:42", "dt_min 0.2 is above dt_max 0.1"),
     Bad(
         "d_model: 32",
         "d_model: 32\n  d_model: 64",
@@ -253,6 +253,13 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         compile_recipe(text.replace("url: corpus", "url: 3"), "r", ["optim.lr=0"])
     places = [problem.place for problem in caught.value.problems]
     assert places == ["r:3:7", "r:13:18", "r:13:30", "r:26:3", "r:26:10", "override 'optim.lr=0'"]
+
+
+def test_a_mistake_inside_a_mistake_inside_a_mistake_is_found() -> None:
+    text = SMALL.replace("model:\n", "modle:\n", 1).replace("d_model: 32", "d_modle: x")
+    with pytest.raises(UserError) as caught:
+        compile_recipe(text, "r")
+    assert [problem.place for problem in caught.value.problems] == ["r:4:1", "r:7:3", "r:7:12"]
 
 
 def test_problems_fill_one_screen_at_most() -> None:

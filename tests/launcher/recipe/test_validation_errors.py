@@ -89,7 +89,7 @@ CASES = [
     ),
     (
         OPTIM + "mixers: [{type: attention, heads: 3, width: 4}]",
-        "r:2:10: mixers.0: heads 3 does not divide width 4",
+        "r:2:35: mixers.0: heads 3 does not divide width 4",
     ),
     (OPTIM + "every: often", "r:2:8: every is 'often', must be a whole number or auto or null"),
     (OPTIM + "rates: {a: 1, b: x}", "r:2:18: rates.b is 'x', must be a number"),
@@ -97,15 +97,15 @@ CASES = [
 
 
 @pytest.mark.parametrize(("text", "words"), CASES, ids=[text.removeprefix(OPTIM) for text, _ in CASES])
-def test_problem_is_told_in_the_recipes_own_terms(text: str, words: str) -> None:
+def test_a_problem_is_put_in_the_recipes_own_terms(text: str, words: str) -> None:
     report = explained(text)
-    told = "\n".join(map(str, [*report.repaired, *report.open]))
-    assert words in told
+    said = "\n".join(map(str, [*report.guessed, *report.remaining]))
+    assert words in said
     for jargon in ("Input", "tag", "union", "int_type", "literal[", "dict"):
-        assert jargon not in told
+        assert jargon not in said
 
 
-def test_a_likely_meaning_is_assumed_to_find_what_is_behind() -> None:
+def test_what_was_most_likely_meant_is_guessed_to_find_what_a_mistake_hides() -> None:
     report = explained("optim: {type: sdg, lrr: x}")
-    assert [problem.place for problem in report.repaired] == ["r:1:15"]
-    assert plain(report.tree) == {"optim": {"type": "sgd", "lrr": "x"}}
+    assert [problem.place for problem in report.guessed] == ["r:1:15"]
+    assert plain(report.guess) == {"optim": {"type": "sgd", "lrr": "x"}}
