@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from models.section import Section
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
@@ -277,6 +277,15 @@ ModelConfig = Annotated[LMConfig | ClassifierConfig, Field(discriminator="type")
 def with_width(config: LMConfig | ClassifierConfig, d_model: int) -> LMConfig | ClassifierConfig:
     """Return the same model at another width; every width-like dimension scales with d_model."""
     return config.model_copy(update={"d_model": d_model})
+
+
+def why_not_width(config: LMConfig | ClassifierConfig, d_model: int) -> str | None:
+    """Why a model cannot have a width, such as heads that do not divide it; None where it can."""
+    try:
+        type(config).model_validate(config.model_dump() | {"d_model": d_model})
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return None
 
 
 def max_chars(config: LMConfig | ClassifierConfig) -> int | None:

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
 from launcher.data.config import StreamSource
 from launcher.errors import Problem, UserError
 from launcher.parallel.config import ParallelConfig
 from launcher.recipe.schema import Recipe
-from models.config import ModelConfig
+from models.config import why_not_width
 
 NUM_WIDTHS = 4
 SEQ_LEN, NUM_SEQUENCES, NUM_LAYERS = 32, 4, 2
@@ -32,25 +30,16 @@ def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[i
             )
             raise UserError(Problem("--widths", message, "for example --widths 128,256,512,1024"))
         for width in widths:
-            if (reason := _why_not(recipe.model, width)) is not None:
+            if (reason := why_not_width(recipe.model, width)) is not None:
                 raise UserError(Problem("--widths", f"the model cannot be {width} wide: {reason}"))
         return widths
     first_widths = _FIRST_WIDTHS_SSD if "ssd" in recipe.model.pattern else _FIRST_WIDTHS
     for first in first_widths:
         widths = tuple(first << k for k in range(NUM_WIDTHS))
-        if all(_why_not(recipe.model, width) is None for width in widths):
+        if all(why_not_width(recipe.model, width) is None for width in widths):
             return widths
-    reason = _why_not(recipe.model, first_widths[0])
+    reason = why_not_width(recipe.model, first_widths[0])
     raise UserError(Problem.at("model", f"no small widths fit it: {reason}", "give some with --widths"))
-
-
-def _why_not(model: ModelConfig, width: int) -> str | None:
-    """Why the model cannot have a width; None where it can."""
-    try:
-        type(model).model_validate(model.model_dump() | {"d_model": width})
-    except ValidationError as error:
-        return str(error.errors()[0]["msg"])
-    return None
 
 
 def choose_lr_amplification(recipe: Recipe) -> float:

@@ -1,11 +1,12 @@
 """Rules of the parametrisation."""
 
-import math
+import itertools
 from collections.abc import Iterator
 
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe, as_written
 from launcher.recipe.rules.refuse import Rule, only_for, refuse
+from models.config import why_not_width
 
 # What u-muP has constants for; the one list of optimizer names here.
 _UMUP_OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "smorms3", "lion")
@@ -68,21 +69,17 @@ def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield refuse(loaded, key, message, "use scale mup, or a fixed d_head with num_heads null")
 
 
-def bases_have_whole_groups(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """The models at the base and delta widths have the recipe's heads and groups, only fewer or more."""
-    ssd = loaded.recipe.model.ssd
-    if "ssd" not in loaded.recipe.model.pattern or loaded.recipe.mup.base_width is None:
-        return
-    size = ssd.d_head * ssd.heads_per_group
+def model_can_have_its_base_widths(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """There is a model at the base and delta widths: the recipe's heads, groups and copies fit into them."""
+    model = loaded.recipe.model
     for key in ("mup.base_width", "mup.delta_width"):
         width = loaded.value(key)
-        if width is not None and ssd.expand * width % size:
-            message = (
-                f"<{key}> x ssd.expand {ssd.expand} is not a multiple of a group of "
-                f"<model.ssd.heads_per_group> heads of {ssd.d_head}"
-            )
-            remedy = f"use a multiple of {size // math.gcd(size, ssd.expand)}, or smaller groups"
-            yield refuse(loaded, key, message, remedy)
+        if loaded.recipe.mup.type != "mup" or width is None:
+            continue
+        if (reason := why_not_width(model, width)) is not None:
+            # Multiples of the recipe's own width always do, so this ends.
+            above = next(wider for wider in itertools.count(width) if why_not_width(model, wider) is None)
+            yield refuse(loaded, key, f"<{key}> is not a width of this model: {reason}", f"use {above}")
 
 
 def umup_knows_the_layers(loaded: LoadedRecipe) -> Iterator[Problem]:
@@ -119,7 +116,7 @@ MUP_RULES = (
     Rule("one-base", mup_has_one_base),
     Rule("delta-differs", base_and_delta_differ),
     Rule("mup-attention-scale", mup_scales_attention),
-    Rule("base-has-whole-groups", bases_have_whole_groups),
+    Rule("base-fits-model", model_can_have_its_base_widths),
     Rule("umup-layers", umup_knows_the_layers),
     Rule("umup-model", umup_knows_the_model),
     Rule("umup-optimizers", umup_knows_the_optimizer),

@@ -137,7 +137,7 @@ def test_tokens_that_are_no_bytes_are_ids(folder: Path, capsys: pytest.CaptureFi
     ("run", "options", "fragments"),
     [
         ("nowhere", (), ("does not exist", "runs nearby")),
-        ("classifier", (), ("model.type is classifier", "only a language model")),
+        ("classifier", (), ("recipe.yaml:5:9: model.type: classifier", "only a language model")),
         ("text", ("--prompt", ""), ("is empty",)),
         ("text", ("--temperature", "-1"), ("--temperature -1", "0 or more")),
         ("ids", ("--prompt", "17 2"), ("has token 17", "model.vocab_size is 10", "0 to 9")),

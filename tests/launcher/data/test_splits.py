@@ -272,7 +272,7 @@ def test_tokens_outside_the_vocabulary(tmp_path: Path) -> None:
 
 def test_a_wrong_dtype_is_noticed_by_the_size(tmp_path: Path) -> None:
     path = write_tokens(tmp_path / "t.bin", [1] * 101, "<u1")
-    assert "101 bytes are no whole number of uint16 tokens" in _message(tokens(path))
+    assert "101 bytes are not a whole number of uint16 tokens" in _message(tokens(path))
 
 
 GENERATED: list[tuple[dict[str, object], int]] = [

@@ -190,11 +190,16 @@ MUP = [
         "use scale mup, or a fixed d_head",
     ),
     broken(
-        "base-has-whole-groups",
+        "base-fits-model",
         ("model.pattern=[ssd]", "model.ssd.d_head=16", "mup.base_width=8"),
-        "mup.base_width = 8 x ssd.expand 2 is not a multiple of a group of "
-        "model.ssd.heads_per_group = 4 (default) heads of 16",
-        "use a multiple of 32, or smaller groups",
+        "mup.base_width = 8 is not a width of this model: ssd.d_head 16 x heads_per_group 4 does not divide",
+        "use 32",
+    ),
+    broken(
+        "base-fits-model",
+        ("model.pattern=[attention]", "model.attention={d_head: 16}", "mup.delta_width=20"),
+        "mup.delta_width = 20 is not a width of this model: attention.d_head 16 does not divide d_model 20",
+        "use 32",
     ),
     broken(
         "umup-layers",
