@@ -80,3 +80,8 @@ class ClusterConfig(BaseModel):
     """Shell lines run before training on the host that starts it, such as `module load cuda`."""
     env: dict[EnvName, Line] = {}
     """Environment variables of the training processes; they win over what `launch` sets itself."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes on all nodes together."""
+        return self.nodes * self.nproc_per_node

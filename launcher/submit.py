@@ -35,7 +35,7 @@ class Prepared:
 
 def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepared:
     """Plan a run and render its script. `only_show`: for another machine, whatever this host has."""
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, recipe.cluster.world_size)
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
         job = _make_job(recipe, run_url, cluster)

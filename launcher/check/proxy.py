@@ -38,9 +38,9 @@ class ProxyModel:
     def train_step(self, lr_amplification: float) -> GradientNorms:
         """One update on the batch, spread over the ranks, every peak rate times `lr_amplification`."""
         seed_step(self.recipe.seed, self.step, self.world.rank)
-        _, norms = self.engine.train_step([rank_share(self.batch, self.world)], lr_amplification)
+        taken = self.engine.train_step([rank_share(self.batch, self.world)], lr_amplification)
         self.step += 1
-        return norms
+        return taken.norms
 
     def record(self) -> tuple[Recording, float]:
         """Every module's output on the whole batch without dropout, and the mean loss."""
@@ -56,7 +56,7 @@ class ProxyModel:
 
 def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:
     """Initialise a recipe's model as a run does, on this rank's part of the world."""
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, world.size)
     model, engine = open_engine(recipe, plan, world)
     return ProxyModel(recipe, plan, model, engine, Recorder(model), batch, world)
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from launcher import files
-from launcher.checkpoint.manifest import find_newest
+from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import positive
 from launcher.errors import Problem, UserError
 from launcher.run_folder import require_run
@@ -44,7 +44,7 @@ def generate_text(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from launcher.checkpoint.model import load_model
+    from launcher.checkpoint.restore import load_model
     from launcher.data.tokenizer import open_tokenizer
     from models.generation import generate
     from models.lm import LM

@@ -2,12 +2,12 @@
 
 import abc
 import codecs
-from typing import cast, final
+from typing import final
 
 import torch
 
-from launcher.checkpoint.manifest import Saved
-from launcher.checkpoint.model import saved_recipe
+from launcher.checkpoint.catalog import Saved
+from launcher.checkpoint.restore import saved_recipe
 from launcher.data.config import DataConfig, TextSource
 from launcher.data.splits import open_splits
 from launcher.data.words import Vocabulary, WordWindows, cut, join
@@ -66,7 +66,7 @@ def open_tokenizer(saved: Saved) -> Tokenizer:
 def _same_lexicon(saved: Saved, data: DataConfig, model: LMConfig) -> Vocabulary:
     """The words that a model was trained with, found again in its data: no checkpoint holds them."""
     splits = open_splits(data, model.vocab_size, max_chars(model))
-    if splits.fingerprint != cast(dict[str, object], saved.manifest["data"])["fingerprint"]:
+    if splits.fingerprint != saved.manifest.data.fingerprint:
         message = "is not the text that the model was trained on, whose words it knows by number"
         raise UserError(Problem("data.source", message, "generate where the run was trained"))
     assert isinstance(splits.train, WordWindows), "a text by words is windows of words"

@@ -29,14 +29,27 @@ class Evaluation:
     """Share of targets that the most likely symbol or class hits."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one training step did. Tensors are on the device: reading one waits for it."""
+
+    loss: torch.Tensor
+    """This rank's share, for Engine.average."""
+    norms: GradientNorms
+    lr_multiplier: float
+    """The schedule's, as the step was taken with it."""
+    lrs: Mapping[str, float]
+    """Learning rate that the optimizer held for each group, by the group's name."""
+
+
 class Engine(abc.ABC):
     """One training step and one resumable state, the same whatever is underneath."""
 
     @abc.abstractmethod
     def train_step(
         self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
-    ) -> tuple[torch.Tensor, GradientNorms]:
-        """Forward, backward and update. Returns this rank's share of the loss (see average) and the norms.
+    ) -> StepResult:
+        """Forward, backward and update, at every group's peak rate times `lr_multiplier`.
 
         Never waits for the device. `measure` adds the norms of weights and updates, which costs a copy of the
         weights: for log steps.
@@ -129,6 +142,15 @@ def average_buffers(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
             dist.all_reduce(buffer)
             buffer /= world.size
     return buffers
+
+
+def scale_lrs(
+    optimizer: torch.optim.Optimizer, peak_lrs: Sequence[float], lr_multiplier: float
+) -> dict[str, float]:
+    """Set every group's rate for the step to come; returns what the groups then hold, by name."""
+    for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
+        group["lr"] = peak_lr * lr_multiplier
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
 def make_moments(optimizer: torch.optim.Optimizer) -> None:

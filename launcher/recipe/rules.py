@@ -26,7 +26,7 @@ def check_rules(
 
 
 def _world_size(loaded: LoadedRecipe) -> int:
-    return loaded.recipe.cluster.nodes * loaded.recipe.cluster.nproc_per_node
+    return loaded.recipe.cluster.world_size
 
 
 def _world(loaded: LoadedRecipe) -> str:

@@ -141,7 +141,7 @@ def train_point(task: Task, world: "World") -> None:
     folder, run_url = task.run_dir, str(task.run_dir)
     recipe = compile_recipe(task.recipe, str(folder / run_folder.RECIPE)).recipe
     if not run_folder.is_run(run_url):
-        plan = make_plan(recipe)
+        plan = make_plan(recipe, world.size)
         run_folder.freeze(
             run_url,
             recipe=task.recipe,

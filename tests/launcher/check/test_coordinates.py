@@ -57,7 +57,7 @@ def break_rules(
     def describe(model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int) -> Parameters:
         right = describe_parameters(model, mup, optim, seq_len=seq_len)
         scalings = {
-            name: change(fact.role, right.widths[name].fan_in, right.scalings[name])
+            name: change(fact.role, right.width_multipliers[name].fan_in, right.scalings[name])
             for name, fact in right.facts.items()
         }
         groups = make_groups(right.facts, right.shapes, scalings, optim)
@@ -121,7 +121,7 @@ def test_a_delta_that_forgot_the_hidden_width_of_ffn_is_refused_before_anything_
     tmp_path: Path,
 ) -> None:
     subject = recipe("transformer")
-    shapes = make_plan(subject).parameters.base_shapes
+    shapes = make_plan(subject, subject.cluster.world_size).parameters.base_shapes
     # what a delta model with the base's d_ffn would give: that dimension does not differ, hence is finite
     forgot = {
         name: [None if "ffn" in name and dim == 4 * 64 else dim for dim in dims]

@@ -1,6 +1,5 @@
 """`launch generate`: the model of a sharded run, whole again, token by token."""
 
-import json
 import shutil
 import sysconfig
 from pathlib import Path
@@ -9,8 +8,8 @@ import pytest
 import torch
 
 import launcher.data.splits as corpus_module
-from launcher.checkpoint.manifest import Saved, find_newest, step_folder
-from launcher.checkpoint.model import load_model
+from launcher.checkpoint.catalog import Saved, find_newest, step_folder
+from launcher.checkpoint.restore import load_model
 from launcher.cli.main import main
 from launcher.data.tokenizer import open_tokenizer
 from launcher.data.words import cut
@@ -167,17 +166,15 @@ def test_a_damaged_checkpoint_is_passed_over(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(folder / "text", tmp_path / "text")
-    manifest = Path(step_folder(str(tmp_path / "text"), 4)) / "manifest.json"
-    record = json.loads(manifest.read_text())
-    next(iter(record["files"].values()))["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(record))
+    shard = next(Path(step_folder(str(tmp_path / "text"), 4)).glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert main(["generate", str(tmp_path / "text"), "--prompt", "x", "--tokens", "1"]) == 0
     assert "passing over" in capsys.readouterr().err
 
 
 def test_a_model_with_other_tensors_is_refused(folder: Path) -> None:
     saved = newest(folder / "text")
-    gated = str(saved.manifest["recipe"]).replace("layer_mix: none", "layer_mix: gated")
-    other = Saved(saved.step, saved.url, {**saved.manifest, "recipe": gated})
+    gated = saved.manifest.recipe.replace("layer_mix: none", "layer_mix: gated")
+    other = Saved(saved.url, saved.manifest.model_copy(update={"recipe": gated}))
     with pytest.raises(UserError, match="other base shapes"):
         load_model(other, torch.device("cpu"))

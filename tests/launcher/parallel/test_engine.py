@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.checkpoint.manifest import step_folder
+from launcher.checkpoint.catalog import step_folder
 from launcher.data.dataset import IGNORED, Batch
 from launcher.parallel.engine import average_buffers, evaluate_model
 from launcher.recipe.compile import compile_recipe

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.checkpoint.manifest import Saved
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.errors import UserError
@@ -43,7 +42,7 @@ def _imported_once() -> None:
 
 def test_its_json_comes_from_the_plan() -> None:
     recipe = recipe_for(2, *ZERO[2], "parallel.precision=bf16", "train.micro_batch_size=2")
-    rendered = zero_config(recipe.parallel, make_plan(recipe).batch)
+    rendered = zero_config(recipe.parallel, make_plan(recipe, recipe.cluster.world_size).batch)
     assert rendered["train_batch_size"] == 8
     assert rendered["train_micro_batch_size_per_gpu"] == 2
     assert rendered["gradient_accumulation_steps"] == 2
@@ -65,7 +64,7 @@ def _rates(world: World, recipe: Recipe, folder: str) -> tuple[list[Any], list[A
     list(take_steps(engine, make_batches(recipe, plan, world), range(1)))
     write_tensors(f"{folder}/step", engine.state())
     other, _ = make_engine(recipe, world)
-    other.load(partial(restore_tensors, Saved(1, f"{folder}/step", {})))
+    other.load(partial(restore_tensors, f"{folder}/step"))
     return fresh, _groups(other), os.listdir(cache) if os.path.isdir(cache) else []
 
 
@@ -78,7 +77,10 @@ def _groups(engine: Any) -> list[tuple[str, float, float]]:
 def test_groups_are_the_plans_also_after_loading_and_nothing_is_compiled(stage: int, tmp_path: Path) -> None:
     """Its own restore at stage 3 gives every group the options of the first."""
     recipe = recipe_for(2, *ZERO[stage])
-    planned = [(group.name, group.lr, group.weight_decay) for group in make_plan(recipe).parameters.groups]
+    planned = [
+        (group.name, group.lr, group.weight_decay)
+        for group in make_plan(recipe, recipe.cluster.world_size).parameters.groups
+    ]
     assert len({lr for _, lr, _ in planned}) > 1, "else nothing could be mixed up"
     for fresh, loaded, compiled in run_ranks(2, _rates, recipe, str(tmp_path)):
         assert fresh == loaded == planned
@@ -120,7 +122,7 @@ def test_tied_weights_train_as_in_one_process(stage: int) -> None:
 
 def test_complex_parameters_are_refused_by_every_engine() -> None:
     recipe = recipe_for(1, *SINGLE)
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, recipe.cluster.world_size)
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64, device="meta"))
     with pytest.raises(
