@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from launcher.assemble import open_engine
 from launcher.clock import Clock
 from launcher.data.batches import Batches
 from launcher.data.dataset import Batch, Dataset
 from launcher.data.splits import open_splits
 from launcher.mup.init import init_parameters
 from launcher.optim.schedule import Schedule
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe

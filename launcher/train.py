@@ -7,11 +7,11 @@ is: then it asks the clock, whose phases are a closed set; or it is part of the 
 
 from dataclasses import dataclass
 
-from launcher.assemble import open_engine
 from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.clock import Clock
 from launcher.data.open_data import open_data
 from launcher.optim.schedule import Schedule
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import LocalMirror
@@ -41,9 +41,8 @@ def train(
     """
     with open_tracker(recipe, run_url, world, mirror=mirror, mlflow=mlflow) as tracker:
         plan = make_plan(recipe, world.size)
-        with open_data(
-            recipe, plan, world
-        ) as data:  # before the model: it may take long to build, and be unfit
+        # Before the model: it may take minutes to build, and the data be unfit for it.
+        with open_data(recipe, plan, world) as data:
             _, engine = open_engine(recipe, plan, world)
             schedule = Schedule(recipe.schedule, plan.steps)
             saver = Checkpointer(

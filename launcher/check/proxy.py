@@ -7,13 +7,13 @@ from typing import final
 import numpy as np
 from torch import nn
 
-from launcher.assemble import open_engine
 from launcher.check.probe import Recorder, Recording
 from launcher.data.config import DataConfig
 from launcher.data.dataset import Batch
 from launcher.data.splits import Splits, open_splits
 from launcher.parallel.engine import Engine
 from launcher.parallel.gradients import GradientNorms
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World, seed_step

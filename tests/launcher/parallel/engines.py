@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from launcher.assemble import open_engine
 from launcher.data.batches import Batches
 from launcher.data.dataset import Tokens, Windows
 from launcher.parallel.deepspeed import zero_config
 from launcher.parallel.engine import Engine
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World

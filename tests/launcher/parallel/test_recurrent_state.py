@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.assemble import open_engine
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import read_shapes, write_tensors
 from launcher.data.batches import Batches
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World

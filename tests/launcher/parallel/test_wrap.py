@@ -29,7 +29,7 @@ def train_rank(world: World, recipe: Recipe) -> tuple[float, dict[str, torch.Ten
             )
             for _ in range(plan.batch.num_micro)
         ]
-        loss, _ = engine.train_step(batches, 1.0)
+        loss = engine.train_step(batches, 1.0).loss
     return engine.average(loss), whole_state(engine)
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.errors import UserError
-from launcher.parallel.build_engine import build_engine
 from launcher.parallel.deepspeed.zero_config import zero_config
+from launcher.parallel.open_engine import _refuse_complex
 from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World, open_world
@@ -120,25 +120,13 @@ def test_tied_weights_train_as_in_one_process(stage: int) -> None:
     assert state.keys() == reference.keys()
 
 
-def test_complex_parameters_are_refused_by_every_engine() -> None:
-    recipe = recipe_for(1, *SINGLE)
-    plan = make_plan(recipe, recipe.cluster.world_size)
+def test_complex_parameters_are_refused_for_every_engine() -> None:
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64, device="meta"))
     with pytest.raises(
         ValueError, match=r"1 parameters are complex, such as \['weight'\]; keep real numbers"
     ):
-        build_engine(
-            model,
-            config=recipe.parallel,
-            optim=recipe.optim,
-            groups=(),
-            initialise=lambda model: None,
-            batch=plan.batch,
-            shard_size=1,
-            carries=False,
-            world=World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu")),
-        )
+        _refuse_complex(model)
 
 
 def test_a_missing_deepspeed_is_told_by_the_recipe_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
