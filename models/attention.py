@@ -50,13 +50,6 @@ class Attention(Mixer):
         seen_LK = torch.ones(length, past + length, dtype=torch.bool, device=x_BLH.device).tril(past)
         return self._attend(q, k, v, seen_LK, causal=False), (k, v)
 
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        out, state = self.advance(x_BH[:, None], state)
-        return out[:, 0], state
-
     def _project(self, x_BLH: torch.Tensor, *, first: int) -> tuple[torch.Tensor, ...]:
         """Queries, keys, values (B, A, L, K), rotated from position `first` on."""
         q, k, v = (

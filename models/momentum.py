@@ -46,13 +46,6 @@ class MomentumAttention(Mixer):
             out, state = self._chunks(self._project(x_BLH), state)
         return self.output(out.transpose(1, 2).flatten(2).to(x_BLH.dtype)), state
 
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        out, state = self.advance(x_BH[:, None], state)
-        return out[:, 0], state
-
     def _project(self, x_BLH: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """phi(queries), phi(keys), values (B, A, L, K), at least float32."""
         q, k, v = (

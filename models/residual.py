@@ -11,8 +11,7 @@ from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.inits import constant
 from models.layer_table import LAYERS
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
-from models.mixer import Mixer, State
-from models.ssm.system import Recurrence
+from models.mixer import Mixer, State, Step
 
 
 class Residual(nn.Module):
@@ -45,13 +44,16 @@ class Residual(nn.Module):
         branch_BLH, state = self.mixer.advance(inputs, state)
         return self._add(x_BLH, branch_BLH, mask_BL), state
 
-    def step(
-        self, x_BH: torch.Tensor, state: State, prepared: Recurrence | None
-    ) -> tuple[torch.Tensor, State]:
-        """One token."""
-        inputs = self.norm(x_BH) if self.prenorm else x_BH
-        branch_BH, state = self.mixer.step(inputs, state, prepared)
-        return self._add(x_BH, branch_BH, None), state
+    def stepper(self) -> Step:
+        """A function that takes one token through the layer; see Mixer.stepper."""
+        mix = self.mixer.stepper()
+
+        def step(x_BH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+            inputs = self.norm(x_BH) if self.prenorm else x_BH
+            branch_BH, state = mix(inputs, state)
+            return self._add(x_BH, branch_BH, None), state
+
+        return step
 
     def _add(self, x: torch.Tensor, branch: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
         kept = x if self.skip == 1.0 else self.skip * x

@@ -121,13 +121,6 @@ class SSD(Mixer):
             y_BLI = self.inner_norm(y_BLI * nn.functional.silu(gate_BLI.to(y_BLI.dtype)))
         return self.output(self.dropout(y_BLI.to(x_BLH.dtype))), (inputs, bcs, h_BANP)
 
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        out_BLH, state = self.advance(x_BH[:, None], state)
-        return out_BLH[:, 0], state
-
 
 def ssd_facts(config: SSDConfig) -> dict[str, ParamFacts]:
     """Facts by name. A uniform in [1, 16], dt log-uniform, D = 1, as in the paper's code."""

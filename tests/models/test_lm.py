@@ -99,9 +99,9 @@ def test_chunks_with_state_equal_the_whole(model) -> None:
 
 
 def test_steps_equal_the_whole(model) -> None:
-    x_BL, states, prepared, logits = tokens(30), model.initial_states(2, CPU), model.prepare(), []
+    x_BL, states, step, logits = tokens(30), model.initial_states(2, CPU), model.stepper(), []
     for x_B in x_BL.unbind(1):
-        more, states = model.step(x_B, states, prepared)
+        more, states = step(x_B, states)
         logits.append(more)
     torch.testing.assert_close(torch.stack(logits, dim=1), model(x_BL), atol=2e-5, rtol=1e-4)
 
