@@ -31,7 +31,7 @@ class Attention(Mixer):
 
     def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
         q, k, v = self._project(x_BLH, first=0)
-        # a causal position never sees the padding behind it
+        # padding comes last, so a causal position never sees it
         keys = None if self.causal or mask_BL is None else mask_BL[:, None, None]
         return self._attend(q, k, v, keys, causal=self.causal)
 

@@ -44,8 +44,7 @@ class MomentumConfig(Section):
 
 
 class SSDConfig(Section):
-    """Mamba-2's layer (SSD, arXiv 2405.21060): a state space whose step, input and output depend on the
-    input."""
+    """Mamba-2's layer (SSD, arXiv 2405.21060): its step, input and output depend on the input."""
 
     d_state: Count = 64
     """N, the numbers that a channel remembers, and the size of B and C."""

@@ -137,7 +137,7 @@ def norm_facts(kind: str, name: str) -> dict[str, ParamFacts]:
 
 
 class Dropout(nn.Module):
-    """Zero a share of the activations in training; tied, one mask a sequence for all positions.
+    """Zero a fraction of the activations in training; tied, one mask a sequence for all positions.
 
     Not nn.Dropout2d, whose meaning for three dimensions changed between versions (pytorch issue 77081).
     """

@@ -24,7 +24,7 @@ EPSILON = 1e-6
 
 @final
 class MomentumAttention(Mixer):
-    """The state is (sum phi(k) v^T, its decayed twin, sum phi(k)), all float32."""
+    """The state is (sum phi(k) v^T, the same sum decayed, sum phi(k)), all float32."""
 
     def __init__(self, config: MomentumConfig, d_model: int) -> None:
         super().__init__()

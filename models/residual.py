@@ -1,4 +1,4 @@
-"""Residual layers and the stack of them that every model shares."""
+"""Residual layers, and the stack of them that every model has."""
 
 from collections.abc import Sequence
 from typing import cast

@@ -1,8 +1,7 @@
 """The one table of scaling rules: (role, width, depth, kind of update) -> factors, each row with its source.
 
 Every factor is a product of powers of the growth of fan-in, fan-out and depth over the base: 1 at the base.
-Under
-`umup` the base is one, so that growth is the size itself.
+Under `umup` the base is one, so that growth is the size itself.
 """
 
 from collections.abc import Mapping
@@ -129,8 +128,7 @@ MUP_UPDATES: dict[Update, dict[Role, UpdateRow]] = {
         Role.MATRIX: UpdateRow(lr=Powers(fan_in=-1, fan_out=1), source="SGD rate fan_out/fan_in"),
         **dict.fromkeys(_ONE_WIDTH, _GROWING),
     },
-    # Matrix updates take hidden matrices only; every other parameter goes through AdamW, hence the rows of
-    # `adam`.
+    # Matrix updates take hidden matrices only; every other parameter goes through AdamW and its rows.
     "spectral": {Role.MATRIX: UpdateRow(source=f"the update has norm sqrt(fan_out/fan_in): {_SPECTRAL}")},
     "unit_rms": {
         Role.MATRIX: UpdateRow(

@@ -3,7 +3,7 @@
 unit-scaling keeps weights and gradients at variance one and multiplies layers by constants. Here each
 constant is absorbed into its weight, and nothing is done to gradients: multiplier a, initial value w and rate
 c become a w and a c (a^2 c for SGD), which is the same function and the same training. Only formats narrower
-than bfloat16 can tell.
+than bfloat16 show a difference.
 """
 
 import math
@@ -39,8 +39,7 @@ class _Unit:
     absorbed: float
     """Our value is this times theirs."""
     flow: float
-    """Their gradient is this times the true one, but for sqrt(N) V / sqrt(V - 1) of N targets and V
-    classes."""
+    """Their gradient is this times the true one, up to sqrt(N) V / sqrt(V - 1) for N targets, V classes."""
     rule: str
 
 
@@ -85,8 +84,8 @@ def _in_unit_terms(
 ) -> _Unit:
     role, shape = facts[name].role, shapes[name]
     num_classes, d_model = next(shapes[n] for n, fact in facts.items() if fact.role is Role.READOUT)
-    # their readout divides its gradient by sqrt(classes), not by the width; a branch's factor comes after
-    # its gradient
+    # their readout divides its gradient by sqrt(classes), not by the width, and a branch's factor comes
+    # after its gradient
     upstream = d_model / math.sqrt(num_classes) / place.branch
     layer = _layer_fan_in(name, shapes, facts)
     if role is Role.READOUT:
@@ -100,7 +99,7 @@ def _in_unit_terms(
         return _Unit(rate=multiplier, absorbed=place.gain * multiplier, flow=upstream / multiplier, rule=rule)
     if layer is not None:
         multiplier = layer**-0.5
-        rule = "a bias, rate x 1 behind its layer's multiplier fan_in^-1/2, absorbed"
+        rule = "a bias, rate x 1 after its layer's multiplier fan_in^-1/2, absorbed"
         return _Unit(rate=1.0, absorbed=multiplier, flow=upstream / multiplier, rule=rule)
     return _Unit(rate=1.0, absorbed=1.0, flow=upstream, rule="rate x 1")
 
@@ -116,8 +115,7 @@ def _layer_fan_in(
 
 
 def unit_gains(config: BackboneSection, seq_len: int) -> dict[str, float]:
-    """By name pattern, what gives a layer's input variance one again: fits of unit-scaling's
-    functional.py."""
+    """By name pattern, what gives a layer's input variance one again (unit-scaling's functional.py)."""
     return {
         "*.ffn.down.weight": _between(1 / (1 + 0.25), 2.0, math.sqrt(2 / (1 - 1 / math.pi))),
         "*.attention.output.weight": _attention_gain(config, seq_len),
@@ -159,7 +157,6 @@ def _between(alpha: float, lower: float, upper: float) -> float:
 
 
 def residual_factors(num_layers: int) -> tuple[tuple[float, float], ...]:
-    """(skip, branch) per layer, tau_i = (num_layers/2 + i)^-1/2: every branch adds the same variance
-    (appendix G)."""
+    """(skip, branch) per layer, tau_i = (num_layers/2 + i)^-1/2: branches add equal variances (appendix G)."""
     taus = [(num_layers / 2 + index) ** -0.5 for index in range(num_layers)]
     return tuple((1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)) for tau in taus)

@@ -37,7 +37,7 @@ def build_engine(
 
     `initialise` fills parameters that may be sharded. The order matters: shard, allocate, fill, wrap, then
     sort into groups, because optimizers hold the tensors that sharding made. `carries`: a language model's
-    states go on from step to step.
+    states continue from step to step.
     """
     _refuse_complex(model)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")

@@ -26,7 +26,7 @@ class Evaluation:
     loss: float
     """Mean per target."""
     accuracy: float
-    """Share of targets that the most likely symbol or class hits."""
+    """Fraction of targets that the most likely symbol or class hits."""
 
 
 class Engine(abc.ABC):
@@ -56,7 +56,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def load(self, fill: Callable[[EngineState], None]) -> None:
-        """Take on a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
+        """Take over a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
 
 
 def loss_sum(
@@ -104,7 +104,7 @@ def evaluate_model(
     model: nn.Module, micro_batches: Sequence[Batch], world: World, recurrent_state: RecurrentState | None
 ) -> Evaluation:
     """See Engine.evaluate. States of training are left alone."""
-    recurrent_state = recurrent_state.anew() if recurrent_state is not None else None
+    recurrent_state = recurrent_state.fresh() if recurrent_state is not None else None
     average_buffers(model, world)
     model.eval()
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)

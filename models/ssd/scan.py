@@ -58,7 +58,7 @@ def _scan_span(
 
 
 def _in_chunks(x: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, L, ...) -> (B, G, T, ...). Padded behind with zeros: a step of z = 0 and x = 0 changes nothing."""
+    """(B, L, ...) -> (B, G, T, ...). Zeros fill the last chunk: a step of z = 0 and x = 0 changes nothing."""
     pad = -x.shape[1] % size
     if pad:
         x = torch.cat((x, x.new_zeros(x.shape[0], pad, *x.shape[2:])), dim=1)

@@ -60,7 +60,7 @@ class DiagonalSystem(System):
 def diagonal_carry_flops(num_states: int, channels: int) -> float:
     """Training FLOPs per token and channel of a carried state of N real numbers.
 
-    What it adds to an output, 2 N (two per entry of a product) and twice that backward; the state behind the
+    What it adds to an output, 2 N (two per entry of a product) and twice that backward; the state after the
     window, 2 N, which has no backward.
     """
     return 6.0 * num_states * channels + 2.0 * num_states

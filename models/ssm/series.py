@@ -36,7 +36,7 @@ def series(
 
 
 def totals(z_re: torch.Tensor, z_im: torch.Tensor, v_KHL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """sum_l exp(z (L - 1 - l)) v[l], as real and imaginary parts (K, H, M): states behind a sequence."""
+    """sum_l exp(z (L - 1 - l)) v[l], as real and imaginary parts (K, H, M): states after a sequence."""
     parts = [_totals(z_re[part], z_im[part], v_KHL[:, part]) for part in _blocks(z_re, *v_KHL.shape[::2])]
     if len(parts) == 1:
         return parts[0]

@@ -53,8 +53,8 @@ class System(abc.ABC):
     def carry(
         self, u_BHL: torch.Tensor, x_BHN: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For inputs behind a state: the kernel (C, H, L), what the state adds to the outputs (B, C, H, L),
-        and the state after the inputs (B, H, N)."""
+        """For inputs that follow a state: the kernel (C, H, L), what the state adds to the outputs
+        (B, C, H, L), and the state after the inputs (B, H, N)."""
 
     @abc.abstractmethod
     def recurrence(self) -> Recurrence:

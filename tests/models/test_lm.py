@@ -106,7 +106,7 @@ def test_steps_equal_the_whole(model) -> None:
     torch.testing.assert_close(torch.stack(logits, dim=1), model(x_BL), atol=2e-5, rtol=1e-4)
 
 
-def test_generation_continues_with_the_likeliest_tokens_of_the_whole_forward(model) -> None:
+def test_generation_continues_with_the_most_likely_tokens_of_the_whole_forward(model) -> None:
     x_BL = tokens(5)
     for found_B in generate(model, x_BL, 6, temperature=0):
         assert torch.equal(found_B, model(x_BL)[:, -1].argmax(-1))

@@ -1,4 +1,4 @@
-"""The state of a ZeRO engine in the form that all engines share: by name, whole shapes, cut over all ranks.
+"""The state of a ZeRO engine in the form common to all engines: by name, whole shapes, cut over all ranks.
 
 One parameter at a time is gathered, so that neither saving nor loading ever needs a whole model in memory.
 """

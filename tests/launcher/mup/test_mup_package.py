@@ -152,7 +152,7 @@ def test_defect_a_tied_table_starts_larger_with_width() -> None:
 
 
 def test_defect_adamw_without_a_decay_trains_with_none() -> None:
-    """torch's AdamW decays by 0.01 unless told otherwise; a recipe's adamw decays by what it prints."""
+    """torch's AdamW decays by 0.01 by default; a recipe's adamw decays by what it prints."""
     optimizer = mup.MuAdamW(mup_net().parameters(), lr=LR)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
