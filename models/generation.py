@@ -33,7 +33,7 @@ def generate(
             logits_BV = logits_BV.masked_fill(suppressed_V, -torch.inf)
         tokens_B = sample(logits_BV, temperature=temperature, top_k=top_k, generator=generator)
         yield tokens_B
-        if index + 1 < num_tokens:
+        if index + 1 < num_tokens:  # of the last token nobody asks what comes next
             read = tokens_B if chars_VW is None else chars_VW[tokens_B]
             logits_BV, states = step(read, states)
 

@@ -44,6 +44,8 @@ class LM(nn.Module):
         self, tokens_BL: torch.Tensor, states: Sequence[State] | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, list[State]]:
         """Logits; with the states before (of `initial_states` or an earlier call), also the states after."""
+        # With and without states it must be this method: hooks of FSDP, DDP and DeepSpeed, which gather
+        # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
         x_BLH = self.embedding_dropout(self.embedding(tokens_BL))
         x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states)
         logits_BLV = self._read_out(x_BLH)

@@ -38,6 +38,8 @@ class Residual(nn.Module):
         self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, state: State | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, State]:
         """The layer's output; with a state before, also the state after."""
+        # One method for both, not an `advance` beside it: FSDP gathers this layer's parameters, and
+        # activation checkpointing and torch.compile wrap it, around `forward` alone.
         inputs = normalise(self.norm, x_BLH, mask_BL) if self.prenorm else x_BLH
         if state is None:
             return self._add(x_BLH, self.mixer(inputs, mask_BL), mask_BL)
@@ -56,13 +58,14 @@ class Residual(nn.Module):
         return step
 
     def _add(self, x: torch.Tensor, branch: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+        # only u-muP has another skip than 1: everyone else is spared a pass over the activations
         kept = x if self.skip == 1.0 else self.skip * x
         x = kept + self.factor * self.dropout(branch)
         return x if self.prenorm else normalise(self.norm, x, mask_BL)
 
 
 class LayerMix(nn.Module):
-    """sum_l sigmoid(a_l) h_l over the outputs of all layers (GTrans, arXiv 2207.14467)."""
+    """sum_l sigmoid(a_l) h_l over all layers' outputs, (..., H) each (GTrans, arXiv 2207.14467)."""
 
     def __init__(self, num_layers: int) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class LayerMix(nn.Module):
     def forward(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         weights = torch.sigmoid(self.gates).to(outputs[0].dtype).unbind(0)
         total = weights[0] * outputs[0]
+        # summed one by one: a stack of all outputs would be a second copy of every layer's activations
         for weight, output in zip(weights[1:], outputs[1:], strict=True):
             total = total + weight * output
         return total

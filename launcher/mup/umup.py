@@ -157,6 +157,6 @@ def _between(alpha: float, lower: float, upper: float) -> float:
 
 
 def residual_factors(num_layers: int) -> tuple[tuple[float, float], ...]:
-    """(skip, branch) per layer, tau_i = (num_layers/2 + i)^-1/2: branches add equal variances (appendix G)."""
+    """(skip, branch) of layer i, tau = (num_layers/2 + i)^-1/2: branches add equal variances (appendix G)."""
     taus = [(num_layers / 2 + index) ** -0.5 for index in range(num_layers)]
     return tuple((1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)) for tau in taus)

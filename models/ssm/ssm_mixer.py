@@ -58,6 +58,8 @@ class SSMMixer(Mixer):
         return step
 
     def _mix(self, y_BXL: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
+        # C=1, H=4, L=8: y (B, 4, 8) stays channels first, as the FFT gives it, up to the output matrix, which
+        # reads it transposed. Only the gate needs (B, L, X), for its product with a map of x.
         y_BXL, glu = y_BXL.to(x_BLH.dtype), self.final_act == "glu"
         if glu and self.gate is None and not self.dropout.acts:
             return self.output(y_BXL, gelu_linear_glu)
