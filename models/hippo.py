@@ -21,14 +21,17 @@ class NormalPlusLowRank:
 
 
 def legs_matrices(d_state: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """HiPPO-LegS, A (N, N) and B (N): A lower triangular, A_nk = -sqrt((2n+1)(2k+1)), A_nn = -(n+1), B_n = sqrt(2n+1)."""
+    """HiPPO-LegS, A (N, N) and B (N).
+
+    A is lower triangular, A_nk = -sqrt((2n+1)(2k+1)), A_nn = -(n+1); B_n = sqrt(2n+1).
+    """
     n = torch.arange(d_state, dtype=torch.float64)
     root = torch.sqrt(2 * n + 1)
     return -torch.tril(root[:, None] * root, diagonal=-1) - torch.diag(n + 1), root
 
 
 def legt_matrices(d_state: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """HiPPO-LegT, A (N, N) and B (N), of a window of length one: LegS below the diagonal, signs (-1)^(n-k) above."""
+    """HiPPO-LegT, A (N, N) and B (N), of a window of one: LegS below the diagonal, signs (-1)^(n-k) above."""
     n = torch.arange(d_state, dtype=torch.float64)
     root = torch.sqrt(2 * n + 1)
     signs = torch.where(n[:, None] < n, (-1.0) ** (n[:, None] - n), 1.0)

@@ -45,6 +45,8 @@ def find_base_shapes(base: Shapes, delta: Shapes) -> dict[str, tuple[int | None,
     ]
     if problems:
         raise UserError(*problems)
+    # d_model 32 and 64: layers.0.ffn.up.weight, (128, 32) and (256, 64), grows in both dimensions: (128, 32).
+    # readout.weight, (256, 32) and (256, 64), has 256 bytes at every width: (None, 32).
     return {
         name: tuple(b if b != d else None for b, d in zip(shape, delta[name], strict=True))
         for name, shape in base.items()
@@ -95,7 +97,8 @@ _FIT = "base shapes belong to one architecture; make new ones for this one"
 
 def _width(shape: tuple[int, ...], base: tuple[int | None, ...], fan_in_dim: int) -> WidthMultiplier:
     # torch keeps (out, in, ...). A single infinite dimension is its parameter's only width, on whichever
-    # side it is.
+    # side it is: both fan_in and fan_out mean it, so that a row of the rules may use either. At d_model 64,
+    # (256, 64) over (128, 32) is fan_in 2 and fan_out 2, and (256, 64) over (None, 32) is 2 as well.
     growth = [size / b if b is not None else None for size, b in zip(shape, base, strict=True)]
     ratios = [ratio for ratio in growth if ratio is not None]
     if len(ratios) < 2:
@@ -112,6 +115,7 @@ def _width(shape: tuple[int, ...], base: tuple[int | None, ...], fan_in_dim: int
 
 def hash_shapes(base_shapes: BaseShapes) -> str:
     """Identity of base shapes: sha256 of their canonical JSON, independent of order."""
+    # sorted and as JSON, not the file's text: comments, order and who wrote it must not change the identity
     canonical = json.dumps({name: list(dims) for name, dims in base_shapes.items()}, sort_keys=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

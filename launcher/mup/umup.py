@@ -60,6 +60,8 @@ def scale_umup(
     role, shape = facts[name].role, shapes[name]
     unit = _in_unit_terms(name, shapes, facts, place)
     stack = 1.0 if place.depth is None else place.depth**-0.5
+    # Adam's step has the size of its rate whatever the gradient: c in their weight is a c in ours, a times
+    # theirs. SGD's follows the gradient, and that of w = a w' is 1/a of theirs, hence a^2 c.
     sgd = update == "sgd"
     lr = stack * unit.rate * unit.absorbed * (unit.flow * unit.absorbed if sgd else 1.0)
     forward = 1 / shape[1] if role is Role.READOUT else 1.0
@@ -93,6 +95,8 @@ def _in_unit_terms(
     if role is Role.EMBEDDING:
         rule = "rate dim^-1/2, its deviation from muP for embeddings"
         return _Unit(rate=shape[-1] ** -0.5, absorbed=1.0, flow=d_model, rule=rule)
+    # (128, 32): their weight is drawn with variance 1 and multiplied by 32^-1/2 in the forward pass; ours is
+    # drawn with 32^-1/2 and not multiplied, and its rate has the factor twice, once as theirs, once absorbed.
     if role is Role.MATRIX:
         multiplier = shape[1] ** -0.5
         rule = "multiplier and rate fan_in^-1/2 each, absorbed"
@@ -143,6 +147,8 @@ def _attention_gain(config: BackboneSection, seq_len: int) -> float:
     attention = config.attention
     d_head = attention_head(attention, config.d_model)
     multiplier = 8.0 if attention.scale == "mup" else math.sqrt(d_head)  # of logits q k / d_head
+    # of L equal weights the mean of unit values has std L^-1/2; a causal one is over 1, 2, ... L positions,
+    # whose mean of 1/n is about ln(L) / L
     mean_std = math.sqrt((math.log(seq_len) if attention.causal else 1.0) / seq_len)
     return 1 / _between(1 / (1 + 4 * d_head / multiplier**2), mean_std, 1.0)
 
@@ -158,5 +164,7 @@ def _between(alpha: float, lower: float, upper: float) -> float:
 
 def residual_factors(num_layers: int) -> tuple[tuple[float, float], ...]:
     """(skip, branch) of layer i, tau = (num_layers/2 + i)^-1/2: branches add equal variances (appendix G)."""
+    # 2 layers: tau 1 and 2^-1/2. The first takes skip and branch alike (2^-1/2 each), the second 2/3 and 1/3
+    # of the variance: in the end the input and both branches have a third each.
     taus = [(num_layers / 2 + index) ** -0.5 for index in range(num_layers)]
     return tuple((1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)) for tau in taus)

@@ -59,6 +59,7 @@ def build_engine(
             recurrent_state=recurrent_state,
             world=world,
         )
+    # Sharded while on meta, so that a rank allocates no more than its part, whatever the model's size.
     mesh = build_mesh(config, world, shard_size)
     model = shard_model(model, mesh, config)
     model = model.to_empty(device="cpu" if config.cpu_offload else world.device)

@@ -107,6 +107,7 @@ def evaluate_model(
     recurrent_state = recurrent_state.fresh() if recurrent_state is not None else None
     average_buffers(model, world)
     model.eval()
+    # sums and counts over all ranks, then one division: a mean of means would weigh short batches more
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for position, batch in enumerate(micro_batches):
         logits_XK, y_X = _predict(model, batch, world.device, recurrent_state, position)
@@ -136,6 +137,7 @@ def make_moments(optimizer: torch.optim.Optimizer) -> None:
 
     One step of zero rate and zero gradients makes it and moves no parameter; that it was counted is undone.
     """
+    # zero gradients leave the moments at zero; a zero rate stops the decay too, which is lr x decay x weight
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

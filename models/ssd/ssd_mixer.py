@@ -67,13 +67,13 @@ class SelectiveSpace(nn.Module):
         b_BLX, c_BLX = bc_BLX.chunk(2, dim=-1)
         # Groups are so many more sequences to the scan, whose heads have one b and c in common. B=2, E=3 and
         # 12 heads: x (2, L, 12, P) becomes (6, L, 4, P), and b (2, L, 3 N) becomes (6, L, N).
-        x_FLAP, z_FLA = self._fold(x_BLAP * dt_BLA[..., None]), self._fold(-dt_BLA * rate_A)
+        x_FLAP, z_FLA = self._by_group(x_BLAP * dt_BLA[..., None]), self._by_group(-dt_BLA * rate_A)
         h_FANP = h_BANP.unflatten(1, (self.num_groups, -1)).flatten(0, 1)
-        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._fold(b_BLX), self._fold(c_BLX), h_FANP)
+        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._by_group(b_BLX), self._by_group(c_BLX), h_FANP)
         y_BLAP = y_FLAP.unflatten(0, (-1, self.num_groups)).transpose(1, 2).flatten(2, 3)
         return (y_BLAP + self.D.to(dtype)[:, None] * x_BLAP).flatten(2), h_FANP.reshape(h_BANP.shape)
 
-    def _fold(self, x_BLX: torch.Tensor) -> torch.Tensor:
+    def _by_group(self, x_BLX: torch.Tensor) -> torch.Tensor:
         """(B, L, E x, ...) -> (B E, L, x, ...)."""
         return x_BLX.unflatten(2, (self.num_groups, -1)).transpose(1, 2).flatten(0, 1)
 

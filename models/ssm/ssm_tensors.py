@@ -1,6 +1,6 @@
 """What the parametrisations share: safe transforms, discretisation in real pairs, facts.
 
-Letters: H channels, C kernels per channel. Of a system, A, z and g are pairs of (H, M) for M modes, dt (H, 1).
+Letters: H channels, C kernels per channel, M modes. A, z and g of a system are pairs of (H, M), dt is (H, 1).
 
 DT_RANGE and A_REAL_RANGE confine dt = exp(log_dt) and Re A = -exp(A_log_real). Far outside of everything that
 is initialised or learned, they keep a runaway step from making inf * 0 (state-spaces/s4 issue 138).

@@ -1,5 +1,4 @@
-"""Against mup 1.0.0: where it is right we agree number by number; its defects are written down here, one
-test each."""
+"""Against mup 1.0.0: where it is right we agree number by number; each of its defects has a test here."""
 
 from pathlib import Path
 
@@ -141,8 +140,7 @@ class Tied(nn.Module):
 
 
 def test_defect_a_tied_table_starts_larger_with_width() -> None:
-    """microsoft/mup issue 55: the readout's rescaling hits the embedding. Ours leaves it at the base's
-    scale."""
+    """microsoft/mup issue 55: the readout's rescaling hits the embedding. Ours leaves it as at the base."""
     net = Tied(TARGET)
     mup.set_base_shapes(net, Tied(BASE), delta=Tied(DELTA))
     # std of 131072 standard normal numbers: 0.2 % is one standard deviation
