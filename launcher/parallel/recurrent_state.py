@@ -56,8 +56,8 @@ class RecurrentState:
     def read(self) -> dict[str, torch.Tensor]:
         """Copies for a checkpoint, a row for each sequence of the global batch, cut over the ranks: so they
         fit any world size and micro batch. Keyed `carry/LAYER/PART`."""
-        # 8 sequences a step on 2 ranks with micro batches of 2: each rank has 2 states (2, H, N) a layer, which
-        # are 4 rows here and 8 in the file. On 4 ranks each reads 2 of them, one micro batch.
+        # 8 sequences a step on 2 ranks with micro batches of 2: each rank has 2 states (2, H, N) of a layer,
+        # which are 4 rows here and 8 in the file. On 4 ranks each reads 2 of them, one micro batch.
         return {
             f"carry/{name}/{part}": self._whole(torch.cat(micros))
             for name, layer in zip(self._layers, zip(*self._micros, strict=True), strict=True)
