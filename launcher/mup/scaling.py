@@ -62,7 +62,7 @@ ONE = Powers()
 # Where only one dimension grows, an Adam step of order 1 is right at every width. eps has the size of the
 # gradient that it is compared with, so that at any width it matters as much as at the base.
 # Example: d_model 32 -> 256 is growth 8. Adam's rate of a matrix is 1/8 of the recipe's and its eps too; the
-# readout's init is sqrt(8) of 1/sqrt(fan_in), its product is divided by 8, and its rate stays.
+# readout's init is sqrt(8) times 1/sqrt(fan_in), its product is divided by 8, and its rate stays.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
