@@ -47,7 +47,9 @@ def box(axes: Axes, x: float, y: float, w: float, h: float, title: str, text: st
     """A room or a phase."""
     style = "round,pad=0,rounding_size=0.12"
     axes.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=style, facecolor="white", edgecolor=colour, lw=1.6))
-    axes.text(x + w / 2, y + h - 0.12, title, ha="center", va="top", fontsize=9.5, weight="bold", color=colour)
+    axes.text(
+        x + w / 2, y + h - 0.12, title, ha="center", va="top", fontsize=9.5, weight="bold", color=colour
+    )
     axes.text(x + w / 2, y + h / 2 - 0.18, text, ha="center", va="center", fontsize=8.5, color="0.2")
 
 
@@ -79,7 +81,9 @@ def draw(picture: Path) -> None:
         box(axes, x, 0.55, width - 0.15, 1.2, name, text, colour)
         x += width
     arrow(axes, (14.85, 0.45), (0.1, 0.45), ORANGE)
-    axes.text(7.5, 0.2, "progress = progress.after_step()", ha="center", va="center", fontsize=8.5, color=ORANGE)
+    axes.text(
+        7.5, 0.2, "progress = progress.after_step()", ha="center", va="center", fontsize=8.5, color=ORANGE
+    )
     axes.set(xlim=(-0.4, 15.4), ylim=(0, 7.9))
     axes.axis("off")
     figure.savefig(picture, dpi=120)

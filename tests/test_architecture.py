@@ -103,6 +103,17 @@ def test_only_the_command_line_knows_the_cluster() -> None:
     assert not wrong, "a rank must not know what launched it:\n" + "\n".join(wrong)
 
 
+def test_kinds_of_layers_meet_only_in_the_layer_table() -> None:
+    wrong = [
+        f"{place(path)}:{line} imports {module}"
+        for path in sorted((ROOT / "models").glob("*.py"))
+        if place(path) not in ("models/layer_table.py", "models/config.py")
+        for module, line in imports(path)
+        if module.startswith(("models.ssm", "models.ssd"))
+    ]
+    assert not wrong, "models/ssm and models/ssd stand on the rest of models/:\n" + "\n".join(wrong)
+
+
 def test_environment_is_read_at_the_doors() -> None:
     wrong = [
         f"{place(path)}:{node.lineno}"

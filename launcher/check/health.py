@@ -156,7 +156,7 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
 
 def _moduli(mixer: SSMMixer) -> torch.Tensor:
     """Moduli of the eigenvalues of the recurrence matrix of every channel."""
-    return torch.linalg.eigvals(recurrence_matrix(mixer.prepare())).abs().flatten()
+    return torch.linalg.eigvals(recurrence_matrix(mixer.recurrence())).abs().flatten()
 
 
 def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:

@@ -26,7 +26,7 @@ class Evaluation:
     loss: float
     """Mean per target."""
     accuracy: float
-    """Share of targets that the most likely symbol or class hits."""
+    """Fraction of targets that the most likely symbol or class hits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def load(self, fill: Callable[[EngineState], None]) -> None:
-        """Take on a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
+        """Take over a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
 
 
 def loss_sum(
@@ -117,9 +117,10 @@ def evaluate_model(
     model: nn.Module, micro_batches: Sequence[Batch], world: World, recurrent_state: RecurrentState | None
 ) -> Evaluation:
     """See Engine.evaluate. States of training are left alone."""
-    recurrent_state = recurrent_state.anew() if recurrent_state is not None else None
+    recurrent_state = recurrent_state.fresh() if recurrent_state is not None else None
     average_buffers(model, world)
     model.eval()
+    # sums and counts over all ranks, then one division: a mean of means would weigh short batches more
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for position, batch in enumerate(micro_batches):
         logits_XK, y_X = _predict(model, batch, world.device, recurrent_state, position)
@@ -158,6 +159,7 @@ def make_moments(optimizer: torch.optim.Optimizer) -> None:
 
     One step of zero rate and zero gradients makes it and moves no parameter; that it was counted is undone.
     """
+    # zero gradients leave the moments at zero; a zero rate stops the decay too, which is lr x decay x weight
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

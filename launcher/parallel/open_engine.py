@@ -46,6 +46,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
             recurrent_state=recurrent_state,
             world=world,
         )
+    # Sharded while on meta, so that a rank allocates no more than its part, whatever the model's size.
     mesh = build_mesh(config, world, plan.shard_size)
     model = shard_model(model, mesh, config)
     _fill(model, recipe, plan, torch.device("cpu") if config.cpu_offload else world.device)

@@ -61,9 +61,9 @@ class TorchEngine(Engine):
     def train_step(
         self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
     ) -> StepResult:
-        """See Engine. Communication of gradients happens once, behind the last micro batch."""
+        """See Engine. Communication of gradients happens once, after the last micro batch."""
         self._model.train()
-        # Gradients are averaged over ranks, hence the factor: each loss is a share of the global mean.
+        # Gradients are averaged over ranks, hence the factor: each loss is a part of the global mean.
         share = self._world.size / count_targets(micro_batches, self._world)
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):

@@ -88,7 +88,7 @@ def test_the_recurrence_matrix_is_what_a_step_multiplies_by() -> None:
         mixer = residuals(layers)[0].mixer
         assert isinstance(mixer, SSMMixer)
         with torch.no_grad():
-            recurrence = mixer.prepare()
+            recurrence = mixer.recurrence()
             x_BHN = torch.randn(3, *recurrence.b.shape, generator=torch.Generator().manual_seed(0))
             _, stepped = recurrence.step(torch.zeros(3, 4), x_BHN)
             product = torch.einsum("hmn,bhn->bhm", health.recurrence_matrix(recurrence), x_BHN.double())

@@ -82,7 +82,7 @@ def test_a_classifier_trains_and_is_scored_beside_what_is_no_learning(tmp_path: 
     last = [line for line in lines if line["event"] == "validation"][-1]
     assert set(last["baselines"]) == {"most frequent value", "root operator alone"}
     hits = last["accuracy"] * 30
-    assert hits == pytest.approx(round(hits)), "accuracy is a share of the 30 validation expressions"
+    assert hits == pytest.approx(round(hits)), "accuracy is a fraction of the 30 validation expressions"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time: windows one behind the other are one sequence, on every engine."""
+"""Truncated backpropagation through time: windows one after the other are one sequence, on every engine."""
 
 import functools
 from functools import partial

@@ -1,4 +1,4 @@
-"""One checkpoint format: a run goes on under any engine and on any number of ranks."""
+"""One checkpoint format: a run continues under any engine and on any number of ranks."""
 
 import functools
 import shutil

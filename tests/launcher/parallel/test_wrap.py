@@ -1,4 +1,4 @@
-"""Recomputed layers leave behind what layers that ran once leave behind: running averages as well."""
+"""Recomputed layers leave what layers that ran once leave: running averages as well."""
 
 from functools import cache
 from typing import Any
