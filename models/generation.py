@@ -21,8 +21,8 @@ def generate(
 ) -> Iterator[torch.Tensor]:
     """Yield `num_tokens` tokens (B) that continue the prompts; temperature 0 takes the most likely one.
 
-    `suppressed_V` is true for tokens that are never to be generated. A model that reads words by their characters,
-    also in the prompt (B, L, W), needs those of every other one.
+    `suppressed_V` is true for tokens that are never to be generated. A model that reads words by their
+    characters, also in the prompt (B, L, W), needs those of every other one.
     """
     if prompt_BL.shape[1] == 0:
         raise ValueError("the prompt has no tokens; at least one is needed to continue from")
