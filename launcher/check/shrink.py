@@ -6,6 +6,8 @@ from pydantic import ValidationError
 
 from launcher.data.config import StreamSource
 from launcher.errors import Problem, UserError
+from launcher.optim.config import MatrixSection
+from launcher.optim.table import OPTIMIZERS
 from launcher.parallel.config import ParallelConfig
 from launcher.recipe.schema import Recipe
 from models.config import ModelConfig
@@ -17,8 +19,6 @@ _FIRST_WIDTHS = (128, 96, 160, 192, 112, 144, 256)
 """Below 128 effects of finite width pass for exponents: -0.13 for attention keys at 64 to 512, here -0.09."""
 _FIRST_WIDTHS_SSD = (256, 192, 320, 384)
 """The same for dt of `ssd`, one number a head: -0.13 at 128 to 1024, -0.07 to -0.09 here."""
-_RATE_CAPS = {"adam": 2**-6, "adamw": 2**-6, "smorms3": 2**-6, "adagrad": 2**-4, "muon": 2**-6, "lion": 2**-9}
-"""Peak rate above which a few steps saturate a small model, so that its changes no longer show the rate."""
 
 
 def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -56,8 +56,8 @@ def _why_not(model: ModelConfig, width: int) -> str | None:
 def choose_lr_amplification(recipe: Recipe) -> float:
     """Ten times the recipe's rates, less where that would saturate, never less than the recipe's own."""
     optim = recipe.optim
-    lr = optim.others.lr if optim.type == "muon" else optim.lr
-    cap = _RATE_CAPS.get(optim.type)
+    lr = optim.others.lr if isinstance(optim, MatrixSection) else optim.lr
+    cap = OPTIMIZERS[optim.type].check_lr_cap
     return 10.0 if cap is None else min(10.0, max(1.0, cap / lr))
 
 

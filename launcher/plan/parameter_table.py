@@ -8,6 +8,7 @@ import torch
 
 from launcher.mup.base_shapes import WidthMultiplier
 from launcher.optim.groups import Group
+from launcher.optim.table import OPTIMIZERS
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
 from models.config import branch_factor
@@ -99,12 +100,12 @@ def _initial_values(fact: ParamFacts, shape: tuple[int, ...], factor: float) -> 
 def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Group) -> Iterator[str]:
     """What the recipe adds to the rule."""
     if fact.ssm is not None:
-        rate = getattr(recipe.optim.ssm, fact.ssm)
+        rate = recipe.optim.ssm.of(fact.ssm)
         capped = rate.lr_cap is not None and group.lr == rate.lr_cap * group.mup_lr_multiplier
         yield f"optim.ssm.{fact.ssm}" + (f" caps the peak at {rate.lr_cap:g}" if capped else "")
     elif not fact.decay:
         yield "not decayed: an embedding, gain or bias"
-    if recipe.optim.type in ("muon", "shampoo", "soap"):
+    if OPTIMIZERS[recipe.optim.type].takes_matrices:
         yield "AdamW of optim.others" if group.update == "adam" else recipe.optim.type
     if recipe.mup.type == "mup" and width.num_infinite == 0:
         yield "does not grow with the width"
