@@ -9,8 +9,8 @@ from torch import nn
 
 from launcher.check.probe import Recorder, Recording
 from launcher.data.config import DataConfig
-from launcher.data.dataset import Batch
-from launcher.data.splits import Splits, open_splits
+from launcher.data.dataset import Batch, Splits
+from launcher.data.splits import open_splits
 from launcher.parallel.engine import Engine
 from launcher.parallel.gradients import GradientNorms
 from launcher.parallel.open_engine import open_engine

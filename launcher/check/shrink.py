@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from launcher.data.config import StreamSource
 from launcher.errors import Problem, UserError
 from launcher.optim.config import MatrixSection
 from launcher.optim.table import OPTIMIZERS
@@ -109,8 +108,7 @@ def shrunk_layers(recipe: Recipe) -> int:
 
 def shrunk_length(recipe: Recipe) -> int:
     """Sequences of text and tokens can be cut; those of a generated task cannot."""
-    cuttable = isinstance(recipe.data.source, StreamSource)
-    return min(recipe.data.seq_len, SEQ_LEN) if cuttable else recipe.data.seq_len
+    return min(recipe.data.seq_len, SEQ_LEN) if recipe.data.source.is_stream else recipe.data.seq_len
 
 
 def sharded_ranks(recipe: Recipe) -> int:

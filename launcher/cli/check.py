@@ -10,7 +10,7 @@ from launcher.check.gate import default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
 from launcher.cli.arguments import add_overrides, parse
 from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 

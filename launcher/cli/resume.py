@@ -7,7 +7,7 @@ from launcher import files
 from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse
 from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.hints import find_hints
 from launcher.run_folder import RECIPE, lock_run, require_run

@@ -8,7 +8,7 @@ from launcher import files
 from launcher.check.gate import require_passed
 from launcher.cli.arguments import add_overrides, add_shape, parse
 from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe

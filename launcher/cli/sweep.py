@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher.cli.arguments import parse, positive
 from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.data.source_table import check_sources
 from launcher.errors import Problem, UserError
 from launcher.recipe.schema import Recipe
 from launcher.sweep.grid import load_points, read_axes

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
-from launcher.data.config import DataConfig, LabelledSource, StdlibSource, TextSource, TokensSource
 from launcher.errors import Problem, UserError
 
 # What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
@@ -29,23 +28,6 @@ class SourceFile:
     url: str
 
 
-def find_source_files(source: TextSource) -> list[SourceFile]:
-    """Sorted files of a text source. Raises UserError where there are none."""
-    return _find_stdlib() if isinstance(source, StdlibSource) else _find_files(source.url)
-
-
-def check_sources(config: DataConfig) -> None:
-    """Raise UserError for files that are not there, before a job is queued."""
-    source = config.source
-    if isinstance(source, TokensSource):
-        require_files([source.train] + ([source.validation] if source.validation else []))
-    elif isinstance(source, LabelledSource):
-        folders = [source.train] + ([source.validation] if source.validation else [])
-        require_files([files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")])
-    elif isinstance(source, TextSource):
-        find_source_files(source)
-
-
 def require_files(urls: Sequence[str]) -> None:
     """Raise UserError, naming all that are missing."""
     missing = [url for url in urls if not _is_file(url)]
@@ -58,7 +40,8 @@ def _is_file(url: str) -> bool:
     return [_bare(found) for found in files.find(place)] == [_bare(place)]
 
 
-def _find_stdlib() -> list[SourceFile]:
+def find_stdlib() -> list[SourceFile]:
+    """Files of the standard library, sorted. Raises UserError where there are none."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[SourceFile] = []
     for folder, subfolders, names in os.walk(root):
@@ -74,7 +57,8 @@ def _find_stdlib() -> list[SourceFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def _find_files(url: str) -> list[SourceFile]:
+def find_files(url: str) -> list[SourceFile]:
+    """Files under a folder or glob, sorted, without hidden ones. Raises UserError where there are none."""
     place = files.absolute(url)
     root = _fixed_part(place)
     found = []

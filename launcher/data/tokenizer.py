@@ -8,7 +8,7 @@ import torch
 
 from launcher.checkpoint.catalog import Saved
 from launcher.checkpoint.restore import saved_recipe
-from launcher.data.config import DataConfig, TextSource
+from launcher.data.config import DataConfig, TextSection
 from launcher.data.splits import open_splits
 from launcher.data.words import Vocabulary, WordWindows, cut, join
 from launcher.errors import Problem, UserError
@@ -56,7 +56,7 @@ def open_tokenizer(saved: Saved) -> Tokenizer:
     if not isinstance(model, LMConfig):
         what = f"model.type is {model.type}, model.encoder.type {model.encoder.type}"
         raise UserError(Problem(recipe.name, what, "only a language model over tokens continues a prompt"))
-    if not isinstance(source, TextSource):
+    if not isinstance(source, TextSection):
         return Numbers(model.vocab_size, source.type)
     if source.unit == "bytes":
         return Bytes(model.vocab_size)

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from launcher import files
 from launcher.errors import Problem, UserError
 from launcher.recipe.loaded import LoadedRecipe, SourceText
 from launcher.recipe.overrides import apply_overrides, flag_node
@@ -51,6 +50,8 @@ def load_frozen(
     url: str, overrides: Sequence[str] = (), *, nodes: int | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
     """Read and check the recipe of a run folder, which an earlier version may have written."""
+    from launcher import files  # fsspec: not for the check of a recipe
+
     text = files.read_text(url)
     tree, problems = parse_tree(text, url)
     source = SourceText(url, text, tuple(overrides))

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from pydantic import BaseModel
 
-from launcher.data.config import TaskShape, TextSource, task_shape
+from launcher.data.config import TaskShape, TextSection
 from launcher.errors import Problem
 from launcher.optim.config import TensorRate
 from launcher.recipe.loaded import LoadedRecipe
@@ -213,13 +213,13 @@ _ENCODERS = {
 
 def _model_takes_the_data(loaded: LoadedRecipe) -> Iterator[Problem]:
     """What the source gives is what the model reads and says, and there is room for all of it."""
-    model, task = loaded.recipe.model, task_shape(loaded.recipe.data.source)
+    model, task = loaded.recipe.model, loaded.recipe.data.source.shape()
     source = loaded.cite("data", "source", "type")
     if model.inputs not in task.inputs:
         encoder = loaded.cite("model", "encoder", "type")
         message = f"{encoder} reads {model.inputs}, but {source} gives {' or '.join(task.inputs)}"
         remedy = "use " + " or ".join(_ENCODERS[kind] for kind in task.inputs)
-        if model.inputs == "words" and isinstance(loaded.recipe.data.source, TextSource):
+        if model.inputs == "words" and isinstance(loaded.recipe.data.source, TextSection):
             remedy += ", or data.source.unit=words"
         yield Problem(loaded.place("model", "encoder", "type"), message, remedy)
     elif isinstance(model.encoder, CharCNNEncoder) and model.encoder.num_chars < (task.num_chars or 0):

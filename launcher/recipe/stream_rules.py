@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from launcher.data.config import StreamSource
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe
 
@@ -12,7 +11,7 @@ OFF = "or turn train.truncated_bptt off"
 def data_goes_on(loaded: LoadedRecipe) -> Iterator[Problem]:
     """Only what is cut from one long stream goes on from window to window."""
     source = loaded.recipe.data.source
-    if loaded.recipe.train.truncated_bptt and not isinstance(source, StreamSource):
+    if loaded.recipe.train.truncated_bptt and not source.is_stream:
         message = (
             f"{loaded.cite('train', 'truncated_bptt')} carries states from window to window, but the "
             f"sequences of {loaded.cite('data', 'source', 'type')} stand alone"
