@@ -1,6 +1,5 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch for the plan."""
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from cluster.kinds import choose_cluster, sbatch_available
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
+from launcher.json_text import load_json
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import Plan, make_plan
 from launcher.plan.plan_record import plan_record
@@ -68,7 +68,7 @@ def _first_launch(run_url: str) -> dict[str, object]:
     url = files.join(run_url, run_folder.ENVIRONMENT)
     if not files.exists(url):
         return {}
-    launch = json.loads(files.read_text(url)).get("launch", {})
+    launch = load_json(files.read_bytes(url)).get("launch", {})
     return launch if isinstance(launch, dict) else {}
 
 

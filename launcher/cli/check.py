@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.check.gate import default_folder, hash_identity, write_record
+from launcher.check.gate import check_record, default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
 from launcher.cli.arguments import add_overrides, parse
 from launcher.cli.hints import tell_hints
@@ -43,7 +43,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
     tell_hints(find_hints(loaded))
     print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
 
-    from launcher.check.check_text import check_record, check_text
+    from launcher.check.check_text import check_text
     from launcher.check.run_check import run_check
 
     start = time.monotonic()

@@ -1,12 +1,12 @@
 """`launch explain RECIPE` and `launch shapes RECIPE`."""
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from launcher import files
 from launcher.cli.arguments import add_overrides, parse
 from launcher.errors import Problem, UserError
+from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe
 
 
@@ -25,7 +25,7 @@ def explain_recipe(arguments: Sequence[str]) -> int:
 
     parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     if options.json:
-        print(json.dumps(explain_record(recipe, parameters), indent=1))
+        print(dump_json(explain_record(recipe, parameters), indent=1))
     else:
         print(explain_text(recipe, parameters))
     return 0
@@ -55,7 +55,7 @@ def write_shapes(arguments: Sequence[str]) -> int:
     text = dump_base_shapes(parameters.base_shapes)
     if options.json:
         shapes = {name: list(dims) for name, dims in parameters.base_shapes.items()}
-        text = json.dumps({"hash": parameters.base_shapes_hash, "base_shapes": shapes}, indent=1) + "\n"
+        text = dump_json({"hash": parameters.base_shapes_hash, "base_shapes": shapes}, indent=1) + "\n"
     if options.output is None:
         print(text, end="")
     else:

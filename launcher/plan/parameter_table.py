@@ -10,6 +10,7 @@ from launcher.mup.base_shapes import WidthMultiplier
 from launcher.optim.groups import Group
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
+from launcher.table import table_lines
 from models.config import branch_factor
 from models.facts import ParamFacts
 
@@ -116,10 +117,8 @@ def explain_text(recipe: Recipe, parameters: Parameters) -> str:
     reasons = list(dict.fromkeys(entry.why for entry in entries))
     head = ("parameter", "shape", "role", "width x", "init", "forward x", "peak lr", "decay", "eps", "why")
     rows = [head, *(_row(entry, 1 + reasons.index(entry.why)) for entry in entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    table = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
-    return "\n".join([*_heading(recipe, parameters), "", *table, "", *notes])
+    return "\n".join([*_heading(recipe, parameters), "", *table_lines(rows), "", *notes])
 
 
 def _heading(recipe: Recipe, parameters: Parameters) -> Iterator[str]:

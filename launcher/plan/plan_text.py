@@ -1,9 +1,10 @@
 """The plan as people read it."""
 
-from collections.abc import Sequence
+import math
 
 from launcher.plan.plan import Plan
 from launcher.recipe.schema import Recipe
+from launcher.table import table_lines
 
 
 def plan_text(recipe: Recipe, plan: Plan) -> str:
@@ -91,7 +92,7 @@ def _groups(plan: Plan) -> list[str]:
     shapes = plan.parameters.shapes
     rows = [("group", "peak lr", "decay", "tensors", "parameters", "such as")]
     for group in plan.parameters.groups:
-        count = sum(_numel(shapes[name]) for name in group.parameters)
+        count = sum(math.prod(shapes[name]) for name in group.parameters)
         rows.append(
             (
                 group.name,
@@ -102,7 +103,7 @@ def _groups(plan: Plan) -> list[str]:
                 group.parameters[0],
             )
         )
-    return _table(rows)
+    return table_lines(rows)
 
 
 def _widths(plan: Plan, recipe: Recipe) -> list[str]:
@@ -122,18 +123,4 @@ def _widths(plan: Plan, recipe: Recipe) -> list[str]:
         )
         if row not in rows:
             rows.append(row)
-    return _table(rows)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return table_lines(rows)

@@ -1,6 +1,5 @@
 """A sweep on the tracking server: one parent run with its verdicts, under it a run for every point."""
 
-import json
 import math
 import time
 import uuid
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from launcher import files
+from launcher.json_text import dump_json, load_json
 from launcher.sweep.transfer import Transfer
 from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
 from launcher.track.points import Point
@@ -54,10 +54,10 @@ def open_parent(
     if target is None:
         return SweepRun(None, None, say)
     path = out / STATE
-    saved = json.loads(path.read_text()) if path.exists() else {}
+    saved = load_json(path.read_bytes()) if path.exists() else {}
     key = saved.get("run_key", uuid.uuid4().hex)
     files.make_folder(str(out))
-    files.write_text(str(path), json.dumps({"run_key": key, "run_id": saved.get("run_id")}))
+    files.write_text(str(path), dump_json({"run_key": key, "run_id": saved.get("run_id")}))
     try:
         run = open_run(
             target,
@@ -74,7 +74,7 @@ def open_parent(
         say(f"mlflow: no run for the sweep itself: {mask_secrets(str(error)).splitlines()[0]}")
         return SweepRun(None, target, say)
     state = {"run_key": key, "run_id": run.run_id, "attempt": attempt}
-    files.write_text(str(path), json.dumps(state))
+    files.write_text(str(path), dump_json(state))
     return SweepRun(run, target, say)
 
 

@@ -1,6 +1,5 @@
 """The feed: a background thread that sends the journal to MLflow, slow or dead as that may be."""
 
-import json
 import math
 import threading
 import uuid
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from launcher import files
+from launcher.json_text import dump_json, load_json
 from launcher.track.journal import iterate_lines, whole_bytes
 from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
 from launcher.track.points import Point, line_points, superseded_points
@@ -217,7 +217,7 @@ class MlflowSync:
 
     def _save(self, offset: int) -> None:
         self._state.offset = offset
-        files.write_text(str(self._state_path), json.dumps(asdict(self._state), indent=2) + "\n")
+        files.write_text(str(self._state_path), dump_json(asdict(self._state), indent=2) + "\n")
 
 
 def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None]) -> SyncStatus:
@@ -236,7 +236,7 @@ def saved_tracking_uri(folder: Path) -> str | None:
 def _read_state(path: Path) -> _State | None:
     """The saved state; None where there is none that can be read."""
     try:
-        return _State(**json.loads(path.read_text()))
+        return _State(**load_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

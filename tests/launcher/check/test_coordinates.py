@@ -57,7 +57,7 @@ def break_rules(
     def describe(model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int) -> Parameters:
         right = describe_parameters(model, mup, optim, seq_len=seq_len)
         scalings = {
-            name: change(fact.role, right.widths[name].fan_in, right.scalings[name])
+            name: change(fact.role, right.width_multipliers[name].fan_in, right.scalings[name])
             for name, fact in right.facts.items()
         }
         groups = make_groups(right.facts, right.shapes, scalings, optim)
