@@ -8,8 +8,10 @@ own    the change on the very same inputs, which its own parameters alone made: 
 """
 
 import math
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Literal, final
 
@@ -18,13 +20,16 @@ import torch
 from launcher.check.probe import Recording, changes, mean_abs, own_changes, state_magnitudes
 from launcher.check.proxy import ProxyModel, build_proxy, first_batch
 from launcher.check.shrink import shrink_recipe
+from launcher.processes import forkserver, run_group
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, close_world, join_local_world
 
 Measure = Literal["init", "total", "own", "state"]
 
 BOUND = 0.1
 """Largest |slope| of log2 magnitude over log2 width; the true exponent of a wrong rule is 1/2 or 1."""
+TIMEOUT_S = 300.0
+"""For all of a sharded check."""
 FIRST_STEP, NUM_STEPS = 2, 4
 """A zero readout lets nothing else move in the first step, hence from the second on."""
 
@@ -70,7 +75,7 @@ class Setting:
 
 
 def measure_coordinates(setting: Setting, world: World) -> list[Value]:
-    """Train every small twin for a few steps on one batch and measure it; all ranks together."""
+    """Train every proxy model for a few steps on one batch and measure it; all ranks together."""
     values: list[Value] = []
     for d_model in setting.widths:
         for seed in setting.seeds:
@@ -81,6 +86,26 @@ def measure_coordinates(setting: Setting, world: World) -> list[Value]:
                 for key, value in measure_proxy(proxy, setting.lr_amplification)
             ]
             proxy.close()
+    return values
+
+
+def measure_sharded(setting: Setting) -> list[Value]:
+    """measure_coordinates on `setting.ranks` processes of this machine's CPU: the values of rank 0.
+
+    Raises GroupError where a rank fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="check-") as folder:
+        tasks = [(setting, Path(folder) / "rendezvous")] * setting.ranks
+        context = forkserver("launcher.check.coordinates")
+        return run_group(_measure_rank, tasks, timeout_s=TIMEOUT_S, context=context)[0]
+
+
+def _measure_rank(task: tuple[Setting, Path], rank: int) -> list[Value]:
+    setting, rendezvous = task
+    torch.set_num_threads(1)
+    world = join_local_world(rank, setting.ranks, rendezvous, TIMEOUT_S)
+    values = measure_coordinates(setting, world)
+    close_world(world)
     return values
 
 

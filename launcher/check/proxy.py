@@ -1,10 +1,13 @@
 """A small model of a recipe, trained for a few steps on one batch: the same path as a run's, only smaller."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from torch import nn
 
 from launcher.assemble import open_engine
@@ -52,6 +55,22 @@ class ProxyModel:
     def close(self) -> None:
         """Take the hooks off, which keep the model alive."""
         self.recorder.remove()
+
+
+def cpu_world() -> World:
+    """This process alone, on the CPU: the check is small, and the same on every machine."""
+    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Small models gain nothing from a second thread, and lose tenfold where another process has its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:

@@ -18,6 +18,7 @@ from launcher.check.coordinates import (
     is_judged,
     largest_difference,
     measure_coordinates,
+    measure_sharded,
 )
 from launcher.check.health import (
     Finding,
@@ -27,8 +28,9 @@ from launcher.check.health import (
     check_states,
     check_unit_variance,
 )
-from launcher.check.ranks import cpu_world, measure_sharded, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.shrink import choose_lr_amplification, sharded_ranks
+from launcher.processes import GroupError
 from launcher.recipe.schema import Recipe
 
 NUM_SEEDS = 3
@@ -109,8 +111,8 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
     )
     try:
         values = measure_sharded(sharded)
-    except RuntimeError as error:
-        return [], [Finding(name, False, "did not run", "runs", str(error).strip().splitlines()[-1])]
+    except GroupError as failure:
+        return [], [Finding(name, False, "did not run", "runs", failure.first.strip().splitlines()[-1])]
     slopes = fit_slopes(values, setting.recipe.mup.type)
     judged = judge_slopes(name, slopes)
     if setting.recipe.model.norm == "batch":

@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 import launcher.check.run_check as run_module
-from launcher.check.coordinates import Setting, Slope, largest_difference, measure_coordinates
+from launcher.check.coordinates import (
+    Setting,
+    Slope,
+    largest_difference,
+    measure_coordinates,
+    measure_sharded,
+)
 from launcher.check.gate import hash_identity, require_passed
 from launcher.check.health import Finding
-from launcher.check.ranks import cpu_world, measure_sharded, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.run_check import judge_slopes
 from launcher.check.shrink import choose_lr_amplification, choose_widths, sharded_ranks, shrink_recipe
 from launcher.cli.main import main
 from launcher.errors import UserError
+from launcher.processes import GroupError
 from launcher.recipe.compile import compile_recipe, load_recipe
 from launcher.recipe.schema import Recipe
 from tests.test_tasks import PAIRS, write_pairs
@@ -129,7 +136,7 @@ def test_a_model_of_words_is_checked_from_its_characters_on() -> None:
 
 def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) -> None:
     train = write_pairs(tmp_path / "train", 16, seed=0)
-    text = PAIRS.replace("TRAIN", str(train)).replace("HELD_OUT", str(train))
+    text = PAIRS.replace("TRAIN", str(train)).replace("VALID", str(train))
     setting = Setting(
         recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_amplification=1.0
     )
@@ -152,7 +159,7 @@ def test_batch_norm_is_not_expected_to_be_the_same_on_more_ranks(
 
 def test_a_failing_rank_is_told() -> None:
     subject = recipe("data.source={type: files, url: /no/such/folder}")
-    with pytest.raises(RuntimeError, match="no/such/folder"):
+    with pytest.raises(GroupError, match="no/such/folder"):
         measure_sharded(Setting(recipe=subject, widths=(16,), seeds=(1,), lr_amplification=1.0, ranks=2))
 
 

@@ -17,7 +17,7 @@ from launcher.check.coordinates import (
     largest_difference,
     measure_coordinates,
 )
-from launcher.check.ranks import cpu_world, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.errors import UserError
 from launcher.mup.config import MupConfig
 from launcher.mup.scaling import Scaling
