@@ -1,7 +1,8 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch for the plan."""
 
-import os
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from launcher.plan.plan import Plan, make_plan
 from launcher.plan.plan_record import plan_record
 from launcher.recipe.compile import dump_recipe
 from launcher.recipe.schema import Recipe
-from launcher.track.mlflow import MLFLOW_ENVIRONMENT
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -33,19 +33,22 @@ class Prepared:
     script: str
 
 
-def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepared:
-    """Plan a run and render its script. `only_show`: for another machine, whatever this host has."""
+def prepare(recipe: Recipe, run_url: str, *, env: Mapping[str, str], only_show: bool = False) -> Prepared:
+    """Plan a run and render its script; `env` is for its processes.
+
+    `only_show`: for another machine, whatever this host has.
+    """
     plan = make_plan(recipe)
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
-        job = _make_job(recipe, run_url, cluster)
+        job = _make_job(recipe, run_url, cluster, env)
         script = cluster.render(job)
     except ValueError as error:
         raise UserError(Problem("cluster", str(error))) from None
     return Prepared(recipe=recipe, run_url=run_url, plan=plan, cluster=cluster, job=job, script=script)
 
 
-def _make_job(recipe: Recipe, run_url: str, cluster: Cluster) -> Job:
+def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str]) -> Job:
     shape = recipe.cluster
     before = _first_launch(run_url)
     # Sums depend on the number of threads, relative paths on the folder: both stay the first attempt's.
@@ -59,7 +62,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster) -> Job:
         nproc_per_node=shape.nproc_per_node,
         python=sys.executable,
         command=("-m", "launcher.cli.rank", "--run-dir", run_url),
-        env={name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ},
+        env=env,
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
 
@@ -96,7 +99,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
         job_id = prepared.cluster.submit(_local_script(script_url, prepared.script))
     except SubmitError as error:
         raise UserError(
-            Problem("sbatch", str(error), f"mend it, then: launch resume {prepared.run_url}")
+            Problem("sbatch", str(error), f"fix that, then: launch resume {prepared.run_url}")
         ) from None
     print(f"job: {job_id}\nlog: {prepared.run_url}/logs/slurm-{job_id}.log")
     print(f"submit again to resume: sbatch {script_url}")
@@ -108,8 +111,6 @@ def _local_script(script_url: str, text: str) -> Path:
     local = files.local_path(script_url)
     if local is not None:
         return local
-    import tempfile
-
     path = Path(tempfile.mkdtemp(prefix="launch-")) / run_folder.SCRIPT
     path.write_text(text)
     return path

@@ -53,5 +53,5 @@ def sample(
     if top_k is not None and top_k < logits_BV.shape[-1]:
         least_B1 = logits_BV.topk(top_k).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
-    chances_BV = torch.softmax(logits_BV / temperature, dim=-1)
-    return torch.multinomial(chances_BV, 1, generator=generator)[:, 0]
+    probabilities_BV = torch.softmax(logits_BV / temperature, dim=-1)
+    return torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]

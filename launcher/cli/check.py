@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher.check.gate import check_record, default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
-from launcher.cli.arguments import add_overrides, parse
-from launcher.cli.hints import tell_hints
+from launcher.cli.arguments import add_overrides, parse, show_hints
 from launcher.data.sources import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -40,7 +39,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
     check_sources(recipe.data)
     widths = choose_widths(recipe, options.widths)
     folder = (options.out or default_folder(recipe)).absolute()
-    tell_hints(find_hints(loaded))
+    show_hints(find_hints(loaded))
     print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
 
     from launcher.check.check_text import check_text

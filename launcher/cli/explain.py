@@ -1,4 +1,4 @@
-"""`launch explain RECIPE` and `launch shapes RECIPE`."""
+"""`launch explain RECIPE`, `launch shapes RECIPE` and `launch schema`: what a recipe means, and may hold."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from launcher import files
 from launcher.cli.arguments import add_overrides, parse
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
-from launcher.recipe.compile import load_recipe
+from launcher.recipe.compile import load_recipe, recipe_schema
 
 
 def explain_recipe(arguments: Sequence[str]) -> int:
@@ -61,4 +61,13 @@ def write_shapes(arguments: Sequence[str]) -> int:
     else:
         files.write_text(files.absolute(options.output), text)
         print(f"{options.output}: {len(parameters.base_shapes)} parameters, {parameters.base_shapes_hash}")
+    return 0
+
+
+def print_schema(arguments: Sequence[str]) -> int:
+    """Print the JSON Schema of recipes."""
+    argparse.ArgumentParser(prog="launch schema", description="Print the JSON Schema of recipes.").parse_args(
+        arguments
+    )
+    print(dump_json(recipe_schema(), indent=2))
     return 0

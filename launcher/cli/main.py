@@ -53,11 +53,11 @@ def _find_verb(name: str) -> Verb:
         case "generate":
             from launcher.cli.generate import generate_text as verb
         case "replay":
-            from launcher.cli.replay import replay_run as verb
+            from launcher.cli.tracking import replay_run as verb
         case "schema":
-            from launcher.cli.schema import print_schema as verb
+            from launcher.cli.explain import print_schema as verb
         case "ui":
-            from launcher.cli.ui import open_ui as verb
+            from launcher.cli.tracking import open_ui as verb
         case _:
             raise ValueError(f"{name} is no verb; verbs are {', '.join(VERBS)}")
     return verb
@@ -121,3 +121,7 @@ def print_problems(error: UserError) -> None:
     """One screen on stderr."""
     for problem in error.problems:
         print(f"launch: {problem}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
