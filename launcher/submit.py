@@ -52,6 +52,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
     shape = recipe.cluster
     before = _first_launch(run_url)
     # Sums depend on the number of threads, relative paths on the folder: both stay the first attempt's.
+    # Another number of processes per node shares the cores differently, and changes sums in any case.
     same_shape = before.get("nproc_per_node") == shape.nproc_per_node
     threads = before.get("threads") if same_shape else None
     return Job(
@@ -76,7 +77,7 @@ def _first_launch(run_url: str) -> dict[str, object]:
 
 
 def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
-    """Write the run folder, then run it here (and never return) or hand it to the queue."""
+    """Write the run folder, then train here (and never return) or submit the script to the queue."""
     job = prepared.job
     launch = {
         "cwd": job.cwd,

@@ -17,7 +17,7 @@ _COLUMNS: tuple[tuple[Measure, int, str], ...] = (
 
 
 def check_text(result: CheckResult) -> str:
-    """The table of slopes, then one line a finding."""
+    """The table of slopes, then one line per finding."""
     setting = result.setting
     lines = [
         "",

@@ -66,7 +66,7 @@ def check_record(result: "CheckResult", identity: str) -> dict[str, Any]:
 
 
 def require_passed(recipe: Recipe, path: str) -> None:
-    """Raise UserError where the recipe asks for a passed check and there is none for its identity."""
+    """Raise UserError where the recipe asks for a passed check and none is recorded for its identity."""
     if not recipe.check.gate:
         return
     record = default_folder(recipe) / RECORD

@@ -50,7 +50,7 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether everything did."""
+        """Whether every finding is a pass."""
         return all(finding.passed for finding in self.findings)
 
 
@@ -118,6 +118,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
     if setting.recipe.model.norm == "batch":
         detail = f"{judged.detail}; not compared with the whole: batch norm sees a rank's own sequences only"
         return slopes, [dataclasses.replace(judged, detail=detail)]
+    # Slopes alone would miss an error that is the same at every width, such as a gradient summed twice.
     worst, place = largest_difference(whole, values)
     return slopes, [
         judged,
@@ -134,6 +135,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
 def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
     """One verdict over all measures, modules and steps."""
     judged = [slope for slope in slopes if is_judged(slope)]
+    # Every failing module is named: one wrong rate often shows in all the layers above it.
     failing = [slope for slope in judged if fails(slope)]
     worst = max(judged, key=_distance)
     modules = dict.fromkeys(f"{slope.module} ({slope.measure} {slope.slope:+.2f})" for slope in failing)
@@ -151,5 +153,5 @@ def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
 
 
 def _distance(slope: Slope) -> float:
-    """From where it should be; infinite where there is no slope to be had."""
+    """From where the slope should be; infinite where there is none."""
     return math.inf if math.isnan(slope.slope) else abs(slope.slope - slope.expected)

@@ -21,7 +21,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
     """Check a recipe's parametrisation and model at small widths; 0 where all passes, else 1."""
     parser = argparse.ArgumentParser(
         prog="launch check",
-        description="Train small twins of a recipe for a few steps, here on the CPU, and test that nothing "
+        description="Train proxy models of a recipe for a few steps, here on the CPU, and test that nothing "
         "depends on width that should not: whole, and sharded as the recipe is.",
     )
     parser.add_argument("recipe", help="recipe file")

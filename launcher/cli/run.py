@@ -15,13 +15,13 @@ from launcher.run_folder import require_new
 
 
 def run_recipe(arguments: Sequence[str]) -> int:
-    """Start a new run: freeze it in its folder, then run it here or submit it."""
+    """Start a new run: freeze it in its folder, then train it here or submit it."""
     parser = argparse.ArgumentParser(prog="launch", description="Start a new run of a recipe.")
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)
     parser.add_argument("--run-dir", metavar="URL", help="folder of the run; default runs/NAME-TIME")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and the script, start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     options = parse(parser, arguments)
     loaded = _load(options)
     run_url = files.absolute(options.run_dir or f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")

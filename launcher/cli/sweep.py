@@ -17,7 +17,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     """Train a grid of a recipe's values here; 0 where every point has a result."""
     parser = argparse.ArgumentParser(
         prog="launch sweep",
-        description="Train a recipe at every point of a grid, one process a point. The same command again "
+        description="Train a recipe at every point of a grid, one process per point. The same command again "
         "trains only what is missing; other values with the same --out add to the table.",
     )
     parser.add_argument("recipe", help="recipe file")

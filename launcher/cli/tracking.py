@@ -34,12 +34,13 @@ def mlflow_environment() -> dict[str, str]:
 
 
 def replay_run(arguments: Sequence[str]) -> int:
-    """Send MLflow what it lacks of a run that nobody trains; a second time sends nothing."""
+    """Send MLflow what it has not received of a run that is over; a second time sends nothing."""
     parser = argparse.ArgumentParser(
         prog="launch replay",
-        description="Send MLflow what it has not had of a run that is over: its tracking server was away, or "
-        "tracking was off. A run that is being trained sends all by itself, and so does a resume. The store "
-        "is the recipe's, else MLFLOW_TRACKING_URI, else the one fed before, else mlflow.db here.",
+        description="Send MLflow what it has not received of a run that is over: its tracking server was "
+        "down, or tracking was off. A run that is being trained sends everything by itself, and so does a "
+        "resume. The store is the recipe's, else MLFLOW_TRACKING_URI, else that of the last attempt, else "
+        "mlflow.db here.",
     )
     parser.add_argument("run", help="folder of the run")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from models.facts import ParamFacts
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _MOST_ROWS = 256
-"""Rows of a tensor that are drawn to tell its initial values; enough for three digits."""
+"""Rows of a tensor that are drawn to estimate its initial values; enough for three digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Gr
 
 
 def explain_text(recipe: Recipe, parameters: Parameters) -> str:
-    """The table as people read it; reasons are numbered below it."""
+    """The table as people read it; the reasons below it are numbered."""
     entries = explain_parameters(recipe, parameters)
     reasons = list(dict.fromkeys(entry.why for entry in entries))
     head = ("parameter", "shape", "role", "width x", "init", "forward x", "peak lr", "decay", "eps", "why")

@@ -88,7 +88,7 @@ def _size(num_bytes: float) -> str:
 
 
 def _groups(plan: Plan) -> list[str]:
-    """One row a group: peak rate, decay, how much is in it."""
+    """One row per group: peak rate, decay, how much is in it."""
     shapes = plan.parameters.shapes
     rows = [("group", "peak lr", "decay", "tensors", "parameters", "such as")]
     for group in plan.parameters.groups:
@@ -107,18 +107,18 @@ def _groups(plan: Plan) -> list[str]:
 
 
 def _widths(plan: Plan, recipe: Recipe) -> list[str]:
-    """One row per distinct (role, width, factors), with the rule behind it."""
+    """One row per distinct (role, width multiplier, multipliers), with the rule for it."""
     parameters = plan.parameters
     rows: list[tuple[str, ...]] = [
         ("role", "width x", "init x", "forward x", "lr x", "decay x", f"rule ({recipe.mup.type})")
     ]
     for name in parameters.shapes:
         scaling = parameters.scalings[name]
-        factors = (scaling.init, scaling.forward, scaling.lr, scaling.weight_decay)
+        multipliers = (scaling.init, scaling.forward, scaling.lr, scaling.weight_decay)
         row = (
             str(parameters.facts[name].role),
             f"{parameters.width_multipliers[name].fan_in:g}",
-            *(f"{factor:g}" for factor in factors),
+            *(f"{multiplier:g}" for multiplier in multipliers),
             scaling.source,
         )
         if row not in rows:

@@ -1,4 +1,4 @@
-"""Run a sweep: what is done is skipped, what fails is reported, and every result is kept as it comes."""
+"""Run a sweep: what is done is skipped, what fails is reported, every result is kept as it comes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -73,7 +73,7 @@ def _check_same_recipes(points: Sequence[SweepPoint], folders: dict[str, Path]) 
     for point in points:
         path = folders[point.name] / run_folder.RECIPE
         if path.exists() and path.read_text() != dump_recipe(point.recipe):
-            message = "was trained from another recipe than this one"
+            message = "was trained from a recipe that differs from this one"
             problems.append(Problem(str(path), message, "choose another --out, or delete that folder"))
     if problems:
         raise UserError(*problems[:5])

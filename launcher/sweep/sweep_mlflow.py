@@ -20,7 +20,7 @@ STATE = "mlflow.json"
 
 @final
 class SweepRun:
-    """The parent run; a server that cannot be reached costs a line, not the sweep."""
+    """The parent run. A server that cannot be reached costs a line on the screen, not the sweep."""
 
     def __init__(
         self, run: MlflowRun | None, target: MlflowTarget | None, say: Callable[[str], None]
@@ -34,14 +34,14 @@ class SweepRun:
         if self._run is None:
             return
         now_ms = round(time.time() * 1000)
-        points = [Point(key, value, now_ms, 0) for key, value in verdicts(transfers).items()]
+        points = [Point(key, value, now_ms, 0) for key, value in verdict_metrics(transfers).items()]
         try:
             self._run.send(points)
             for path in artifacts:
                 if path.exists():
                     self._run.send_artifact(path)
             self._run.end_attempt("FINISHED", now_ms)
-        except Exception as error:  # as in the feed: whatever a tracking client raises
+        except Exception as error:  # whatever a tracking client raises must not end a sweep
             self._say(
                 f"mlflow: the sweep's own run is incomplete: {mask_secrets(str(error)).splitlines()[0]}"
             )
@@ -55,6 +55,7 @@ def open_parent(
         return SweepRun(None, None, say)
     path = out / STATE
     saved = load_json(path.read_bytes()) if path.exists() else {}
+    # On disk before the run is created: after a crash in between, the next sweep finds the run by its key.
     key = saved.get("run_key", uuid.uuid4().hex)
     files.make_folder(str(out))
     files.write_text(str(path), dump_json({"run_key": key, "run_id": saved.get("run_id")}))
@@ -78,7 +79,7 @@ def open_parent(
     return SweepRun(run, target, say)
 
 
-def verdicts(transfers: Sequence[Transfer]) -> dict[str, float]:
+def verdict_metrics(transfers: Sequence[Transfer]) -> dict[str, float]:
     """The numbers of a sweep as metrics, finite ones only."""
     found: dict[str, float] = {}
     for transfer in transfers:
@@ -91,6 +92,7 @@ def verdicts(transfers: Sequence[Transfer]) -> dict[str, float]:
             found[f"{prefix}best_loss/{optimum.d_model}"] = optimum.loss.value
             found[f"{prefix}best_lr_log2/{optimum.d_model}"] = optimum.lr_log2.value
     return {
+        # MLflow refuses a key with any other letter, and a series is named after the user's own values.
         "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key): value
         for key, value in found.items()
         if math.isfinite(value)

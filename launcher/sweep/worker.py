@@ -84,6 +84,7 @@ def train_point(task: Task, world: "World") -> None:
             environment={},
             diff="",
         )
+    # Two sweeps of the same folder at once, or a resume of a point, must not both write its journal.
     lock = run_folder.lock_run(run_url)
     try:
         with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log):

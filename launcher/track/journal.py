@@ -1,4 +1,4 @@
-"""The journal: one JSON object a line, appended as a run happens. All else is fed from it."""
+"""The journal: one JSON object a line, appended as a run happens. Everything else is made from it."""
 
 import os
 import time

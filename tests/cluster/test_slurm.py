@@ -143,5 +143,5 @@ def test_a_script_moved_to_another_folder_is_not_submitted(
     moved = tmp_path / "elsewhere" / "launch.sh"
     moved.parent.mkdir()
     script.rename(moved)
-    with pytest.raises(ValueError, match="not rendered for the run folder it lies in"):
+    with pytest.raises(ValueError, match="not rendered for the run folder it is in"):
         SlurmCluster(ClusterConfig()).submit(moved)

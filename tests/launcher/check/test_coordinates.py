@@ -98,7 +98,7 @@ def test_state_space_tensors_sent_through_the_matrix_rule_fail(monkeypatch: pyte
 
     break_rules(monkeypatch, change)
     slopes = slopes_of(recipe())
-    # Adam's change is the rate: exponent -1. In the whole change it hides behind what comes from below.
+    # Adam's change is the rate: exponent -1. In the whole change what comes from below hides it.
     assert worst(slopes, "layers.1.s4d.ssm", "own") < -0.8
     assert abs(worst(slopes, "layers.1.s4d.ssm", "total")) < 0.3
 

@@ -1,4 +1,4 @@
-"""A sweep in real worker processes: what is done is kept, what fails is told and fails alone."""
+"""A sweep in real worker processes: what is done is kept, what fails is reported and fails alone."""
 
 import json
 import math
