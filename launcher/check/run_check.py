@@ -118,7 +118,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
     if setting.recipe.model.norm == "batch":
         detail = f"{judged.detail}; not compared with the whole: batch norm sees a rank's own sequences only"
         return slopes, [dataclasses.replace(judged, detail=detail)]
-    # Slopes alone would miss an error that is the same at every width, such as a gradient summed twice.
+    # Slopes alone would miss an error that is the same at every width.
     worst, place = largest_difference(whole, values)
     return slopes, [
         judged,
