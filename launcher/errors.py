@@ -17,7 +17,7 @@ class Problem:
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints it without a traceback and exits with 2."""
+    """Something the user can fix. The command line prints it without a traceback and exits with 2."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))

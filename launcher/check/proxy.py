@@ -1,10 +1,13 @@
-"""A small model of a recipe, trained for a few steps on one batch: the same path as a run's, only smaller."""
+"""The proxy model of a recipe: small, and trained for a few steps on one batch by the same path as a run."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from torch import nn
 
 from launcher.check.probe import Recorder, Recording
@@ -38,7 +41,7 @@ class ProxyModel:
     def train_step(self, lr_amplification: float) -> GradientNorms:
         """One update on the batch, spread over the ranks, every peak rate times `lr_amplification`."""
         seed_step(self.recipe.seed, self.step, self.world.rank)
-        taken = self.engine.train_step([rank_share(self.batch, self.world)], lr_amplification)
+        taken = self.engine.train_step([rank_batch(self.batch, self.world)], lr_amplification)
         self.step += 1
         return taken.norms
 
@@ -50,8 +53,25 @@ class ProxyModel:
         return recording, loss
 
     def close(self) -> None:
-        """Take the hooks off, which keep the model alive."""
+        """Remove the hooks, which keep the model alive."""
         self.recorder.remove()
+
+
+def cpu_world() -> World:
+    """This process alone, on the CPU: the check is small, and the same on every machine."""
+    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: proxy models gain nothing from a second one, and lose tenfold where its core is
+    another process's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:
@@ -72,7 +92,7 @@ def first_batch(recipe: Recipe) -> Batch:
     return splits.train.batch(np.arange(recipe.train.global_batch_size))
 
 
-def rank_share(batch: Batch, world: World) -> Batch:
+def rank_batch(batch: Batch, world: World) -> Batch:
     """This rank's sequences."""
     part = slice(world.rank, None, world.size)
     lengths = None if batch.lengths is None else batch.lengths[part]

@@ -1,4 +1,4 @@
-"""A recipe's small twins for the check: other widths, short sequences, few layers, one batch. Torch-free."""
+"""A recipe's proxy models for the check: other widths, short sequences, few layers, one batch. Torch-free."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ NUM_WIDTHS = 4
 SEQ_LEN, NUM_SEQUENCES, NUM_LAYERS = 32, 4, 2
 
 _FIRST_WIDTHS = (128, 96, 160, 192, 112, 144, 256)
-"""Below 128 effects of finite width pass for exponents: -0.13 for attention keys at 64 to 512, here -0.09."""
+"""Below 128, finite width looks like an exponent: -0.13 for attention keys at 64 to 512, here -0.09."""
 _FIRST_WIDTHS_SSD = (256, 192, 320, 384)
 """The same for dt of `ssd`, one number a head: -0.13 at 128 to 1024, -0.07 to -0.09 here."""
 
@@ -61,7 +61,7 @@ def choose_lr_amplification(recipe: Recipe) -> float:
 
 
 def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) -> Recipe:
-    """The twin of one width, for one process or sharded over `ranks` as the recipe is."""
+    """The proxy model's recipe at one width, for one process or sharded over `ranks` as the recipe is."""
     model = recipe.model
     changes: dict[str, object] = {"d_model": d_model, "dropout": 0.0}
     changes |= {"embedding_dropout": 0.0, "readout_dropout": 0.0, "num_layers": shrunk_layers(recipe)}

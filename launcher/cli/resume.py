@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
-from launcher.cli.arguments import add_overrides, add_shape, parse
-from launcher.cli.hints import tell_hints
+from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.hints import find_hints
@@ -41,10 +40,11 @@ def resume_run(arguments: Sequence[str]) -> int:
         describe_data,
     )
     from launcher.checkpoint.restore import saved_recipe
+    from launcher.cli.tracking import mlflow_environment
     from launcher.plan.parameters import meta_shapes
     from launcher.submit import freeze_and_submit, prepare
 
-    prepared = prepare(loaded.recipe, run_url)
+    prepared = prepare(loaded.recipe, run_url, env=mlflow_environment())
     saved, rejected = find_newest(run_url, verify=False)
     for bad in rejected:
         print(f"passing over {bad.url}: {bad.reason}")
@@ -63,5 +63,5 @@ def resume_run(arguments: Sequence[str]) -> int:
             print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")
             return 0
         print(f"resuming from step {saved.step} of {loaded.recipe.train.steps}")
-    tell_hints(find_hints(loaded))
+    show_hints(find_hints(loaded))
     return freeze_and_submit(prepared, source=None)

@@ -11,12 +11,13 @@ from launcher.optim.groups import Group
 from launcher.optim.table import OPTIMIZERS
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
+from launcher.table import table_lines
 from models.config import branch_factor
 from models.facts import ParamFacts
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _MOST_ROWS = 256
-"""Rows of a tensor that are drawn to tell its initial values; enough for three digits."""
+"""Rows of a tensor that are drawn to estimate its initial values; enough for three digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +113,13 @@ def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Gr
 
 
 def explain_text(recipe: Recipe, parameters: Parameters) -> str:
-    """The table as people read it; reasons are numbered below it."""
+    """The table as people read it; the reasons below it are numbered."""
     entries = explain_parameters(recipe, parameters)
     reasons = list(dict.fromkeys(entry.why for entry in entries))
     head = ("parameter", "shape", "role", "width x", "init", "forward x", "peak lr", "decay", "eps", "why")
     rows = [head, *(_row(entry, 1 + reasons.index(entry.why)) for entry in entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    table = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
-    return "\n".join([*_heading(recipe, parameters), "", *table, "", *notes])
+    return "\n".join([*_heading(recipe, parameters), "", *table_lines(rows), "", *notes])
 
 
 def _heading(recipe: Recipe, parameters: Parameters) -> Iterator[str]:

@@ -17,7 +17,7 @@ from launcher.check.coordinates import (
     largest_difference,
     measure_coordinates,
 )
-from launcher.check.ranks import cpu_world, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.errors import UserError
 from launcher.mup.config import MupConfig
 from launcher.mup.scaling import Scaling
@@ -98,7 +98,7 @@ def test_state_space_tensors_sent_through_the_matrix_rule_fail(monkeypatch: pyte
 
     break_rules(monkeypatch, change)
     slopes = slopes_of(recipe())
-    # Adam's change is the rate: exponent -1. In the whole change it hides behind what comes from below.
+    # Adam's change is the rate: exponent -1. In the whole change what comes from below hides it.
     assert worst(slopes, "layers.1.s4d.ssm", "own") < -0.8
     assert abs(worst(slopes, "layers.1.s4d.ssm", "total")) < 0.3
 

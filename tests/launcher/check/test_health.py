@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import launcher.check.health as health
-from launcher.check.ranks import cpu_world, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from models.ssm.ssm_mixer import SSMMixer

@@ -53,7 +53,7 @@ def stored_history(target: MlflowTarget, key: str) -> list[tuple[int, float]]:
 
 
 def forget_cursor(folder: Path) -> None:
-    """What a crash between sending and saving the cursor leaves behind."""
+    """The state after a crash between sending and saving the cursor."""
     state = json.loads((folder / "mlflow.json").read_text())
     (folder / "mlflow.json").write_text(json.dumps({**state, "offset": 0}))
 
@@ -152,7 +152,7 @@ def test_a_closed_port_is_told_once_and_all_can_be_sent_later(tmp_path: Path, ga
     assert [feed.send_all(), feed.send_all()] == [False, False]
     (notice,) = notices
     assert gate.url in notice
-    assert "training goes on" in notice
+    assert "training continues" in notice
     assert feed.status().pending_bytes == journal.stat().st_size
     tracker.close("FAILED")
 
@@ -174,7 +174,7 @@ def test_a_server_that_fails_for_a_while_gets_every_point_once(tmp_path: Path, g
     assert not feed.send_all()
     gate.mode = "pass"
     assert feed.send_all()
-    assert [("training goes on" in notice, "answers again" in notice) for notice in notices] == [
+    assert [("training continues" in notice, "answers again" in notice) for notice in notices] == [
         (True, False),
         (False, True),
     ]
