@@ -50,12 +50,12 @@ def time_per_token(model: LM, position: int) -> float:
     """Seconds for one token behind `position` tokens."""
     tokens_BL = torch.randint(0, 256, (1, position), generator=torch.Generator().manual_seed(1))
     _, states = model(tokens_BL, model.initial_states(1, tokens_BL.device))
-    prepared, token_B = model.prepare(), tokens_BL[:, 0]
+    step, token_B = model.stepper(), tokens_BL[:, 0]
 
     def speak() -> None:
         after = states
         for _ in range(TOKENS):
-            _, after = model.step(token_B, after, prepared)
+            _, after = step(token_B, after)
 
     return cpu_s(speak, TRIES) / TOKENS
 

@@ -21,13 +21,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from launcher.assemble import open_engine
+from launcher.clock import Clock
 from launcher.data.batches import Batches
 from launcher.data.dataset import Batch, Dataset
 from launcher.data.splits import open_splits
 from launcher.mup.init import init_parameters
 from launcher.optim.schedule import Schedule
-from launcher.plan.plan import Plan, group_rates, make_plan
+from launcher.parallel.open_engine import open_engine
+from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.track.step_metrics import StepMetrics
@@ -78,20 +79,26 @@ def our_loop(recipe: Recipe, plan: Plan, samples: Dataset) -> Iterator[Loop]:
     _, engine = open_engine(recipe, plan, WORLD)
     batches = make_batches(recipe, plan, samples, prefetch=recipe.data.prefetch)
     schedule = Schedule(recipe.schedule, plan.steps)
-    meter = StepMetrics(plan.batch.tokens_per_step, {g.name: g.parameters for g in plan.parameters.groups})
+    metrics = StepMetrics(1e-3, plan.batch.tokens_per_step, plan.parameters.groups, Clock())
     with tempfile.TemporaryDirectory() as folder:
-        tracker = Tracker(Path(folder), rank=0, attempt=1, total_steps=plan.steps, mlflow=None, stream=None)
+        tracker = Tracker(
+            Path(folder),
+            rank=0,
+            attempt=1,
+            total_steps=plan.steps,
+            log_every=STEPS,
+            mlflow=None,
+            stream=None,
+        )
 
         def take(step: int) -> None:
             factor = schedule.lr_multiplier(step)
             seed_step(recipe.seed, step, WORLD.rank)
             log = (step + 1) % STEPS == 0
-            loss, norms = engine.train_step(batches.at(step), factor, measure=log)
-            meter.add(norms, batches.wait_s)
+            taken = engine.train_step(batches.at(step), factor, measure=log)
+            metrics.add(taken)
             if log:
-                rates = group_rates(plan, factor)
-                value = engine.average(loss)
-                tracker.log_step(meter.record(step, loss=value, lr=1e-3, lr_group=rates, norms=norms))
+                tracker.log_step(metrics.record(step, taken, engine.average(taken.loss)))
 
         yield take
         batches.close()
@@ -159,7 +166,7 @@ def main() -> None:
     torch.set_num_threads(1)
     alone = ("cluster.nproc_per_node=1", "parallel.strategy=single")
     recipe = load_recipe(options.recipe, (*alone, *options.overrides)).recipe
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, recipe.cluster.world_size)
     samples = open_splits(recipe.data, recipe.model.vocab_size).train
     ready = make_batches(recipe, plan, samples, prefetch=0)
     batches = [ready.at(step) for step in range(STEPS)]

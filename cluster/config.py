@@ -83,5 +83,5 @@ class ClusterConfig(BaseModel):
 
     @property
     def world_size(self) -> int:
-        """Processes over all nodes: the number of ranks."""
+        """Processes on all nodes together."""
         return self.nodes * self.nproc_per_node

@@ -25,7 +25,7 @@ class Job:
 
     name: str
     run_dir: str
-    """The run's folder or URL. The script lies in it."""
+    """The run's folder or URL. The script is in it."""
     cwd: str
     """Absolute folder that the program starts in: a recipe's relative paths mean the same every time."""
     nodes: int
@@ -76,4 +76,4 @@ class Cluster(ABC):
 
     @abstractmethod
     def submit(self, script: Path) -> str:
-        """Start a script that lies in its run's folder; return the job's id. Again, it resumes the run."""
+        """Start a script that is in its run's folder; return the job's id. A second time resumes the run."""

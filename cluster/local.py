@@ -44,7 +44,7 @@ class LocalCluster(Cluster):
         )
 
     def submit(self, script: Path) -> NoReturn:
-        """Become the script: this process is replaced, and its exit status is the run's."""
+        """Become the script: it replaces this process, and its exit status is the run's."""
         sys.stdout.flush()
         sys.stderr.flush()
         os.execvp("bash", ["bash", os.path.abspath(script)])

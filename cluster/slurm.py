@@ -51,8 +51,8 @@ class SlurmCluster(Cluster):
         """Hand the script to sbatch. Raises SubmitError with sbatch's words."""
         path = Path(os.path.abspath(script))
         if f"#SBATCH {_output_option(str(path.parent))}" not in path.read_text().splitlines():
-            raise ValueError(f"{path} was not rendered for the run folder it lies in; render it again")
-        # A job whose log cannot be opened fails without a word.
+            raise ValueError(f"{path} was not rendered for the run folder it is in; render it again")
+        # Slurm does not make the log's folder, and a job whose log cannot be opened fails without a word.
         (path.parent / "logs").mkdir(exist_ok=True)
         try:
             done = subprocess.run(
@@ -68,13 +68,13 @@ class SlurmCluster(Cluster):
             raise SubmitError("sbatch is not on PATH; submit from a host of a Slurm cluster") from None
         except subprocess.TimeoutExpired:
             raise SubmitError(
-                f"sbatch gave no answer within {SUBMIT_TIMEOUT_S} s; `squeue --me` tells if the job is there"
+                f"sbatch gave no answer within {SUBMIT_TIMEOUT_S} s; `squeue --me` shows if it has the job"
             ) from None
         if done.returncode != 0:
             raise SubmitError(done.stderr.strip() or f"sbatch ended with {done.returncode} and said nothing")
         job_id = done.stdout.strip().split(";")[0]  # "ID;CLUSTER" where several clusters are known
         if not job_id.isdigit():
-            raise SubmitError(f"sbatch answered {done.stdout!r} where a job id was expected")
+            raise SubmitError(f"sbatch answered {done.stdout!r}, which is not a job id")
         return job_id
 
     def _options(self, job: Job) -> list[str]:
@@ -127,7 +127,7 @@ class SlurmCluster(Cluster):
         )
 
     def _cpus(self, job: Job) -> int:
-        # Slurm gives a task one CPU unless it is told otherwise.
+        # Slurm gives a task one CPU unless it is asked for more.
         return self.config.cpus_per_node or job.nproc_per_node
 
 
@@ -136,6 +136,7 @@ def _output_option(run_dir: str) -> str:
         raise JobError(f"run_dir is {run_dir!r}; for Slurm it must be an absolute path that all nodes share")
     if "\\" in run_dir:
         raise JobError(f"run_dir is {run_dir!r}; sbatch cannot write a log to a path with a backslash")
+    # In this option %j is the job's id; any other % is the folder's own.
     folder = os.path.normpath(run_dir).replace("%", "%%")
     return _sbatch_word(f"--output={folder}/logs/slurm-%j.log")
 
@@ -143,9 +144,9 @@ def _output_option(run_dir: str) -> str:
 def _sbatch_word(word: str) -> str:
     """One argument as sbatch's own reader of #SBATCH lines takes it.
 
-    It knows both quotes, and a backslash inside either; # starts a comment outside of them; the words
-    "hetjob" and "packjob" it blanks wherever they stand, unless a backslash splits them
-    (src/sbatch/opt.c, _get_argument).
+    It knows both quotes, and a backslash inside either; # starts a comment outside of them. It blanks the
+    words "hetjob" and "packjob" wherever they are, unless a backslash splits them (src/sbatch/opt.c,
+    _get_argument): --comment=my "hetjob" #1 becomes "--comment=my \\"het\\job\\" #1".
     """
     if re.fullmatch(r"[A-Za-z0-9_@%+=:,./\[\]-]*", word) and not re.search("(?i)hetjob|packjob", word):
         return word
@@ -155,6 +156,7 @@ def _sbatch_word(word: str) -> str:
 
 def _environment_for_sbatch() -> dict[str, str]:
     """This process's environment, without the shape of a Slurm allocation that it may run in itself."""
+    # sbatch reads SLURM_* as options of the new job; only these say which cluster to ask, and as whom.
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
     return {
         name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in kept

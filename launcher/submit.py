@@ -1,8 +1,8 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch for the plan."""
 
-import json
-import os
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from cluster.kinds import choose_cluster, sbatch_available
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
+from launcher.json_text import load_json
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import Plan, make_plan
 from launcher.plan.plan_record import plan_record
 from launcher.recipe.compile import dump_recipe
 from launcher.recipe.schema import Recipe
-from launcher.track.mlflow import MLFLOW_ENVIRONMENT
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -33,22 +33,26 @@ class Prepared:
     script: str
 
 
-def prepare(recipe: Recipe, run_url: str, *, only_show: bool = False) -> Prepared:
-    """Plan a run and render its script. `only_show`: for another machine, whatever this host has."""
-    plan = make_plan(recipe)
+def prepare(recipe: Recipe, run_url: str, *, env: Mapping[str, str], only_show: bool = False) -> Prepared:
+    """Plan a run and render its script; `env` is for its processes.
+
+    `only_show`: for another machine, whatever this host has.
+    """
+    plan = make_plan(recipe, recipe.cluster.world_size)
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
-        job = _make_job(recipe, run_url, cluster)
+        job = _make_job(recipe, run_url, cluster, env)
         script = cluster.render(job)
     except JobError as error:
         raise UserError(Problem(error.key or "job", str(error), key=error.key)) from None
     return Prepared(recipe=recipe, run_url=run_url, plan=plan, cluster=cluster, job=job, script=script)
 
 
-def _make_job(recipe: Recipe, run_url: str, cluster: Cluster) -> Job:
+def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str]) -> Job:
     shape = recipe.cluster
     before = _first_launch(run_url)
     # Sums depend on the number of threads, relative paths on the folder: both stay the first attempt's.
+    # Another number of processes per node shares the cores differently, and changes sums in any case.
     same_shape = before.get("nproc_per_node") == shape.nproc_per_node
     threads = before.get("threads") if same_shape else None
     return Job(
@@ -59,7 +63,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster) -> Job:
         nproc_per_node=shape.nproc_per_node,
         python=sys.executable,
         command=("-m", "launcher.cli.rank", "--run-dir", run_url),
-        env={name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ},
+        env=env,
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
 
@@ -68,12 +72,12 @@ def _first_launch(run_url: str) -> dict[str, object]:
     url = files.join(run_url, run_folder.ENVIRONMENT)
     if not files.exists(url):
         return {}
-    launch = json.loads(files.read_text(url)).get("launch", {})
+    launch = load_json(files.read_bytes(url)).get("launch", {})
     return launch if isinstance(launch, dict) else {}
 
 
 def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
-    """Write the run folder, then run it here (and never return) or hand it to the queue."""
+    """Write the run folder, then train here (and never return) or submit the script to the queue."""
     job = prepared.job
     launch = {
         "cwd": job.cwd,
@@ -96,7 +100,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
         job_id = prepared.cluster.submit(_local_script(script_url, prepared.script))
     except SubmitError as error:
         raise UserError(
-            Problem("sbatch", str(error), f"fix it, then: launch resume {prepared.run_url}")
+            Problem("sbatch", str(error), f"fix that, then: launch resume {prepared.run_url}")
         ) from None
     print(f"job: {job_id}\nlog: {prepared.run_url}/logs/slurm-{job_id}.log")
     print(f"submit again to resume: sbatch {script_url}")
@@ -108,8 +112,6 @@ def _local_script(script_url: str, text: str) -> Path:
     local = files.local_path(script_url)
     if local is not None:
         return local
-    import tempfile
-
     path = Path(tempfile.mkdtemp(prefix="launch-")) / run_folder.SCRIPT
     path.write_text(text)
     return path

@@ -1,35 +1,25 @@
-"""The loop. Everything that happens to a model in training happens on this page."""
+"""The loop. Everything that happens to a model in training happens on this page.
 
-import sys
-import time
+Set-up of nouns, then a `while`; no hooks. The rule for what comes next: a feature adds one noun to the set-up
+and at most two lines to the loop. If it seems to need a third, it either only wants to know where the loop
+is: then it asks the clock, whose phases are a closed set; or it is part of the step, in Engine.train_step.
+"""
+
 from dataclasses import dataclass
-from functools import partial
 
-from launcher.assemble import open_engine
-from launcher.checkpoint.manifest import step_folder
-from launcher.checkpoint.restore import (
-    check_data,
-    check_identity,
-    check_same_data,
-    choose_checkpoint,
-    restore_tensors,
-    saved_schedule,
-)
-from launcher.checkpoint.save import delete_old, save_checkpoint
-from launcher.data.batches import Batches, validation_batches, validation_windows
-from launcher.data.splits import open_splits
+from launcher.checkpoint.checkpointer import Checkpointer
+from launcher.clock import Clock
+from launcher.data.open_data import open_data
 from launcher.optim.schedule import Schedule
-from launcher.plan.plan import group_rates, make_plan
-from launcher.plan.plan_record import checkpoint_record, data_record, scaling_records
+from launcher.parallel.open_engine import open_engine
+from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import ARTIFACTS, LocalMirror, next_attempt
+from launcher.run_folder import LocalMirror
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import SyncStatus
-from launcher.track.records import AttemptRecord, ValidationRecord
-from launcher.track.step_metrics import StepMetrics
-from launcher.track.tracker import Tracker
+from launcher.track.open_tracker import open_tracker
+from launcher.track.step_metrics import StepMetrics, validation_record
 from launcher.world import World, seed_step
-from models.config import max_chars
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,140 +36,59 @@ def train(
 ) -> Result:
     """Train a run from its newest good checkpoint, or from the start, to its last step.
 
-    All resumable state is in `engine`, `schedule` and `step`: batches and random numbers are pure functions
-    of (seed, step).
+    All resumable state is in `engine`, `schedule` and `progress`: batches and random numbers are pure
+    functions of (seed, data_step).
     """
-    plan = make_plan(recipe)
-    parameters = plan.parameters
-    _, engine = open_engine(recipe, plan, world)
-    splits = open_splits(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
-    check_same_data(world.gather(splits.fingerprint))
-    streams = recipe.train.truncated_bptt
-    batches = Batches(
-        splits.train,
-        global_batch_size=plan.batch.global_batch_size,
-        micro_batch_size=plan.batch.micro_batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        seed=recipe.seed,
-        prefetch=recipe.data.prefetch,
-        streams=streams,
-    )
-    windows = validation_windows(
-        splits.validation,
-        recipe.train.validation_sequences,
-        plan.batch.global_batch_size if streams else None,
-    )
-    validation = list(
-        validation_batches(
-            splits.validation,
-            windows,
-            micro_batch_size=plan.batch.micro_batch_size,
-            rank=world.rank,
-            world_size=world.size,
-            streams=streams,
-        )
-    )
+    with open_tracker(recipe, run_url, world, mirror=mirror, mlflow=mlflow) as tracker:
+        plan = make_plan(recipe, world.size)
+        # Before the model: it may take minutes to build, and the data be unfit for it.
+        with open_data(recipe, plan, world) as data:
+            _, engine = open_engine(recipe, plan, world)
+            schedule = Schedule(recipe.schedule, plan.steps)
+            saver = Checkpointer(
+                recipe,
+                plan,
+                fingerprint=data.fingerprint,
+                attempt=tracker.attempt,
+                run_url=run_url,
+                mirror=mirror,
+                world=world,
+            )
+            restored = saver.restore(engine, schedule)
+            progress, newest_url = restored.progress, restored.url
+            tracker.say(f"data: {data.description}")
+            tracker.begin(progress, restored.url, restored.rejected)
 
-    # Drawing samples anew takes time: only for the rank that tells.
-    baselines = splits.validation.baselines(windows.ravel()) if world.is_main else {}
+            clock = Clock()
+            metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
+            while progress.step < plan.steps:
+                log = tracker.due(progress.step + 1)
+                with clock.phase("data"):
+                    micro_batches = data.batches.at(progress.data_step)
+                with clock.phase("step"):
+                    seed_step(recipe.seed, progress.data_step, world.rank)
+                    lr_multiplier = schedule.lr_multiplier(progress.step)
+                    taken = engine.train_step(micro_batches, lr_multiplier, measure=log)
+                metrics.add(taken)
+                progress = progress.after_step()
+                ending = progress.step == plan.steps
 
-    schedule = Schedule(recipe.schedule, plan.steps)
-    step = 0
-    saved, rejected = choose_checkpoint(run_url, world)
-    if saved is not None:
-        check_identity(
-            saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
-        )
-        check_data(saved, data_record(recipe, plan, splits.fingerprint))
-        engine.load(partial(restore_tensors, saved))
-        schedule.restore(saved_schedule(saved))
-        step = saved.step
-
-    attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0)
-    tracker = Tracker(
-        mirror.folder,
-        rank=world.rank,
-        attempt=attempt,
-        total_steps=plan.steps,
-        mlflow=mlflow,
-        stream=sys.stdout,
-    )
-    tracker.start(
-        AttemptRecord(
-            from_step=step,
-            run_name=recipe.name,
-            run_dir=run_url,
-            world_size=world.size,
-            recipe=recipe.model_dump(mode="json"),
-            artifacts=ARTIFACTS,
-        )
-    )
-    for bad in rejected:
-        tracker.event("checkpoint_rejected", {"url": bad.url, "reason": bad.reason, "damaged": bad.damaged})
-        tracker.say(f"passed over {bad.url}: {bad.reason}")
-    tracker.say(f"data: {splits.description}")
-    tracker.say(f"attempt {attempt} starts " + (f"from {saved.url}" if saved else "from step 0"))
-
-    meter = StepMetrics(plan.batch.tokens_per_step, {g.name: g.parameters for g in parameters.groups})
-    with tracker:
-        while step < plan.steps:
-            factor = schedule.lr_multiplier(step)
-            seed_step(recipe.seed, step, world.rank)
-            log = (step + 1) % recipe.track.log_every == 0 or step + 1 == plan.steps
-            loss, norms = engine.train_step(batches.at(step), factor, measure=log)
-            meter.add(norms, batches.wait_s)
-            step += 1
-            last = step == plan.steps
-
-            if log:
-                rates = group_rates(plan, factor)
-                lr = recipe.optim.lr * factor
-                tracker.log_step(
-                    meter.record(step, loss=engine.average(loss), lr=lr, lr_group=rates, norms=norms)
-                )
-            if validation and (
-                last or (recipe.train.validate_every and step % recipe.train.validate_every == 0)
-            ):
-                start = time.perf_counter()
-                found = engine.evaluate(validation)
-                seconds = time.perf_counter() - start
-                if not last and schedule.observe(found.loss):
-                    tracker.say(
-                        f"step {step}: validation loss has not improved; rates are now x "
-                        f"{schedule.lr_multiplier(step):.4g}"
-                    )
-                tracker.log_validation(
-                    ValidationRecord(
-                        step=step,
-                        loss=found.loss,
-                        accuracy=found.accuracy,
-                        baselines=baselines,
-                        sequences=windows.size,
-                        seconds=seconds,
-                    )
-                )
-                meter.exclude(seconds)
-            if step % recipe.checkpoint.every == 0 or last:
-                start = time.perf_counter()
-                tracker.sync()
-                record = checkpoint_record(
-                    recipe,
-                    plan,
-                    step=step,
-                    attempt=attempt,
-                    fingerprint=splits.fingerprint,
-                    schedule_state=schedule.state(),
-                )
-                url = save_checkpoint(run_url, step=step, tensors=engine.state(), record=record, world=world)
-                if world.is_main:
-                    delete_old(run_url, recipe.checkpoint.keep)
-                    mirror.publish()
-                seconds = time.perf_counter() - start
-                tracker.checkpoint_saved(step, seconds, url)
-                meter.exclude(seconds)
-
-    batches.close()
-    if world.is_main:
-        mirror.publish()
-    return Result(step, step_folder(run_url, step), tracker.status)
+                if log:
+                    with clock.phase("log"):
+                        loss = engine.average(taken.loss)
+                        tracker.log_step(metrics.record(progress.step, taken, loss))
+                validate = data.validation.due(progress.step)
+                if validate or (ending and data.validation.batches):
+                    with clock.phase("validation") as blocked:
+                        found = engine.evaluate(data.validation.batches)
+                    if validate and schedule.observe(found.loss):
+                        tracker.lr_reduced(progress.step, schedule.lr_multiplier(progress.step))
+                    record = validation_record(progress.step, found, data.validation, blocked.seconds)
+                    tracker.log_validation(record)
+                if saver.due(progress.step) or ending:
+                    with clock.phase("checkpoint") as blocked:
+                        tracker.sync()
+                        newest_url = saver.save(progress, engine.state(), schedule.state())
+                    tracker.checkpoint_saved(progress.step, blocked.seconds, newest_url)
+    assert newest_url is not None, "a run ends with a checkpoint of its last step"
+    return Result(progress.step, newest_url, tracker.status)

@@ -31,7 +31,7 @@ class Attention(Mixer):
 
     def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
         q, k, v = self._project(x_BLH, first=0)
-        # a causal position never sees the padding behind it
+        # padding comes last, so a causal position never sees it
         keys = None if self.causal or mask_BL is None else mask_BL[:, None, None]
         return self._attend(q, k, v, keys, causal=self.causal)
 
@@ -47,15 +47,9 @@ class Attention(Mixer):
         past, length = old_k.shape[2], x_BLH.shape[1]
         q, k, v = self._project(x_BLH, first=past)
         k, v = torch.cat((old_k.to(k.dtype), k), dim=2), torch.cat((old_v.to(v.dtype), v), dim=2)
+        # 3 tokens in the cache and 2 new ones: (2, 5), where the first sees 4 keys and the second all 5
         seen_LK = torch.ones(length, past + length, dtype=torch.bool, device=x_BLH.device).tril(past)
         return self._attend(q, k, v, seen_LK, causal=False), (k, v)
-
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        out, state = self.advance(x_BH[:, None], state)
-        return out[:, 0], state
 
     def _project(self, x_BLH: torch.Tensor, *, first: int) -> tuple[torch.Tensor, ...]:
         """Queries, keys, values (B, A, L, K), rotated from position `first` on."""
@@ -77,6 +71,8 @@ class Attention(Mixer):
 
 def rotate(x_BALK: torch.Tensor, first: int) -> torch.Tensor:
     """Turn pairs (k, k + K/2) of each position by position * base^(-2k/K); angles in float32."""
+    # Position p turns pair k by p * 10000^(-2k/K), so q_i k_j depends on i - j alone. In bfloat16 position
+    # 1001 would be 1000: angles are made in float32 and only their cosines rounded.
     length, half = x_BALK.shape[-2], x_BALK.shape[-1] // 2
     rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float32, device=x_BALK.device) / half)
     positions = torch.arange(first, first + length, dtype=torch.float32, device=x_BALK.device)

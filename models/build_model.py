@@ -32,7 +32,7 @@ def reset_buffers(model: nn.Module) -> None:
 def flops_per_token(config: LMConfig | ClassifierConfig, seq_len: int, *, carries: bool = False) -> float:
     """Training FLOPs per position: backward costs twice the forward pass (arXiv 2001.08361, section 2.1).
 
-    `carries`: states go on from window to window.
+    `carries`: states continue from window to window.
     """
     forward = lm_flops(config, seq_len) if isinstance(config, LMConfig) else classifier_flops(config, seq_len)
     return 3.0 * forward + (layers_carry_flops(config, seq_len) if carries else 0.0)

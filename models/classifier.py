@@ -98,8 +98,8 @@ def classifier_facts(config: ClassifierConfig) -> dict[str, ParamFacts]:
 
 
 def classifier_flops(config: ClassifierConfig, seq_len: int) -> float:
-    """Forward FLOPs per position of every sequence: encoder, layers, and once a label two per weight of the
-    readout, behind that of the comparison of a pair."""
+    """Forward FLOPs per position of every sequence: encoder and layers; once per label, two per weight of the
+    comparison of a pair and of the readout."""
     compare = 4 * config.d_model**2 if config.num_sequences == 2 else 0
     head = 2.0 * (compare + config.d_model * config.num_classes)
     return encoder_flops(config) + layers_flops(config, seq_len) + head / (config.num_sequences * seq_len)

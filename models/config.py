@@ -44,8 +44,7 @@ class MomentumConfig(Section):
 
 
 class SSDConfig(Section):
-    """Mamba-2's layer (SSD, arXiv 2405.21060): a state space whose step, input and output depend on the
-    input."""
+    """Mamba-2's layer (SSD, arXiv 2405.21060): a state space that depends on the input."""
 
     d_state: Count = 64
     """N, the numbers that a channel remembers, and the size of B and C."""
@@ -233,7 +232,7 @@ class LMConfig(BackboneSection):
 
     @property
     def targets(self) -> Literal["tokens", "label"]:
-        """What it says: a token at each position, or one label for the sequence."""
+        """What it predicts: a token at each position, or one label for the sequence."""
         return "tokens"
 
 
@@ -267,7 +266,7 @@ class ClassifierConfig(BackboneSection):
 
     @property
     def targets(self) -> Literal["tokens", "label"]:
-        """What it says: a token at each position, or one label for the sequence."""
+        """What it predicts: a token at each position, or one label for the sequence."""
         return "label"
 
 
@@ -294,7 +293,7 @@ def max_chars(config: LMConfig | ClassifierConfig) -> int | None:
 
 
 def sequences_per_sample(config: LMConfig | ClassifierConfig) -> int:
-    """Sequences that go into each of its answers: 2 of a classifier of pairs."""
+    """Sequences that each of its predictions is made from: 2 in a classifier of pairs."""
     return config.num_sequences if isinstance(config, ClassifierConfig) else 1
 
 

@@ -16,6 +16,8 @@ _BLOCK_BYTES = 1 << 20  # of padded signals: about one core's second-level cache
 
 def fft_length(length: int) -> int:
     """Smallest even 2^a 3^b 5^c that is at least `length`."""
+    # 2049 -> 2160, where the next power of two is 4096. Even, because a real transform of n works as a
+    # complex one of n / 2.
     best = 1 << max(length - 1, 1).bit_length()
     power5 = 1
     while power5 < best:
@@ -29,11 +31,14 @@ def fft_length(length: int) -> int:
 
 def causal_convolution(u_BLH: torch.Tensor, k_CHL: torch.Tensor) -> torch.Tensor:
     """y[l] = sum_j k[j] u[l-j], of shape (B, C, H, L), in the dtype of the inputs (float32 or float64)."""
+    # B=2, L=8, H=4, C=1: 16 >= 2 L - 1 places, so that the end of u does not wrap into the start of y.
+    # Spectra have 9 frequencies F: u (2, 1, 4, 9) times k (1, 4, 9) is (2, 1, 4, 9), and y (2, 1, 4, 8).
     return circular_convolution(u_BLH, k_CHL, fft_length(2 * u_BLH.shape[1] - 1))
 
 
 def two_sided_convolution(u_BLH: torch.Tensor, k_CHL: torch.Tensor, ahead_CHL: torch.Tensor) -> torch.Tensor:
-    """y[l] = sum_j k[j] u[l-j] + sum_j ahead[j] u[l+1+j]: each input counts once."""
+    """y[l] = sum_j k[j] u[l-j] + sum_j ahead[j] u[l+1+j]: each input counts once. (B, C, H, L)."""
+    # On a ring, place -1 - j is j + 1 steps ahead. L=3, 6 places: [k0 k1 k2 | ahead2 ahead1 ahead0].
     size = fft_length(2 * u_BLH.shape[1])
     gap = k_CHL.new_zeros(*k_CHL.shape[:2], size - 2 * u_BLH.shape[1])
     return circular_convolution(u_BLH, torch.cat((k_CHL, gap, ahead_CHL.flip(-1)), dim=-1), size)
@@ -85,6 +90,7 @@ class _Convolution(torch.autograd.Function):
             x.movedim(dim, 0) if dim is not None else x.expand(info.batch_size, *x.shape)
             for x, dim in zip(inputs[:2], in_dims[:2], strict=True)
         )
+        # one by one: each of them is cut into blocks that fill the cache already
         return torch.stack([circular_convolution(*pair, inputs[2]) for pair in zip(u, k, strict=True)]), 0
 
 
@@ -92,6 +98,8 @@ def _adjoint(
     u_BLH: torch.Tensor, k_CHT: torch.Tensor, grad_BCHL: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients by u and k: correlations with the other one."""
+    # A correlation is a product with the conjugate spectrum. k serves every sequence of the batch and u every
+    # kernel: the sums over C and B of their gradients are taken in frequency, before the transform back.
     L, T = u_BLH.shape[1], k_CHT.shape[-1]
     u_BHL = channels_first(u_BLH)
     du_BHL, dk_CHT = torch.empty_like(u_BHL), torch.empty_like(k_CHT)
@@ -121,6 +129,7 @@ def _blocks(u_BLH: torch.Tensor, size: int) -> list[slice]:
     num_channels = u_BLH.shape[2]
     step = num_channels
     if u_BLH.device.type == "cpu":
+        # B=8, 2000 places of float32: 64 kB a channel, hence 16 channels a block and thread
         most = _BLOCK_BYTES * torch.get_num_threads() // (u_BLH.shape[0] * size * u_BLH.element_size())
         step = max(1, most)
     return [slice(start, start + step) for start in range(0, num_channels, step)]

@@ -28,10 +28,13 @@ class CharCNN(nn.Module):
         self.output = Linear(len(config.widths) * d_model, d_model)
 
     def forward(self, chars_BLW: torch.Tensor) -> torch.Tensor:
+        # B=2, L=5, W=16, d_char 15, d_model 64: X = 10 words, x (10, 16, 15); each width finds (10, 64, 16),
+        # of which the maximum over W is (10, 64); six widths side by side are (10, 384) before the output.
         words = chars_BLW.flatten(0, -2)
         there = words > 0
         x_XWD = self.embedding(words) * there[..., None]
-        # every word has a first position, even one without characters
+        # A convolution may start at each character, not at padding. Every word has a first position, even one
+        # without characters, so that no maximum is over nothing. tanh is never below -1: the mask cannot win.
         starts = torch.cat((torch.ones_like(there[:, :1]), there[:, 1:]), dim=1)[:, None]
         found = [filters(x_XWD.transpose(1, 2)).masked_fill(~starts, -1).amax(-1) for filters in self.filters]
         return self.output(torch.cat(found, dim=-1)).unflatten(0, chars_BLW.shape[:-1])

@@ -50,6 +50,8 @@ def match_facts(names: Iterable[str], patterns: Mapping[str, ParamFacts]) -> dic
     Raises ValueError naming each parameter with no or several patterns, and each pattern without a parameter.
     """
     names = list(names)
+    # Exactly once and no pattern unused: what a renamed or forgotten parameter would otherwise change
+    # silently is its rate, its decay and its scaling.
     hits = {name: [p for p in patterns if fnmatchcase(name, p)] for name in names}
     wrong = [f"{name}: {found or 'no pattern'}" for name, found in hits.items() if len(found) != 1]
     used = {p for found in hits.values() for p in found}

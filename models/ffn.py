@@ -30,12 +30,6 @@ class FFN(Mixer):
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         return self(x_BLH), state
 
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        return self(x_BH[:, None])[:, 0], state
-
 
 def ffn_facts() -> dict[str, ParamFacts]:
     """Facts by name."""

@@ -21,21 +21,21 @@ def generate(
 ) -> Iterator[torch.Tensor]:
     """Yield `num_tokens` tokens (B) that continue the prompts; temperature 0 takes the most likely one.
 
-    `suppressed_V` is true for tokens that are never to be said. A model that reads words by their characters,
-    also in the prompt (B, L, W), needs those of every other one.
+    `suppressed_V` is true for tokens that are never to be generated. A model that reads words by their
+    characters, also in the prompt (B, L, W), needs those of every other one.
     """
     if prompt_BL.shape[1] == 0:
         raise ValueError("the prompt has no tokens; at least one is needed to continue from")
     logits_BLV, states = model(prompt_BL, model.initial_states(prompt_BL.shape[0], prompt_BL.device))
-    logits_BV, prepared = logits_BLV[:, -1], model.prepare()
+    logits_BV, step = logits_BLV[:, -1], model.stepper()
     for index in range(num_tokens):
         if suppressed_V is not None:
             logits_BV = logits_BV.masked_fill(suppressed_V, -torch.inf)
         tokens_B = sample(logits_BV, temperature=temperature, top_k=top_k, generator=generator)
         yield tokens_B
-        if index + 1 < num_tokens:
+        if index + 1 < num_tokens:  # of the last token nobody asks what comes next
             read = tokens_B if chars_VW is None else chars_VW[tokens_B]
-            logits_BV, states = model.step(read, states, prepared)
+            logits_BV, states = step(read, states)
 
 
 def sample(
@@ -53,5 +53,5 @@ def sample(
     if top_k is not None and top_k < logits_BV.shape[-1]:
         least_B1 = logits_BV.topk(top_k).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
-    chances_BV = torch.softmax(logits_BV / temperature, dim=-1)
-    return torch.multinomial(chances_BV, 1, generator=generator)[:, 0]
+    probabilities_BV = torch.softmax(logits_BV / temperature, dim=-1)
+    return torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]

@@ -1,4 +1,7 @@
-"""Initial state matrices, float64: HiPPO (arXiv 2008.07669, 2206.12037) and diagonal ones (2206.11893)."""
+"""Initial state matrices, float64: HiPPO (arXiv 2008.07669, 2206.12037) and diagonal ones (2206.11893).
+
+Letters: N d_state, M = N/2 conjugate pairs, R rank.
+"""
 
 import math
 from dataclasses import dataclass
@@ -18,14 +21,17 @@ class NormalPlusLowRank:
 
 
 def legs_matrices(d_state: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """HiPPO-LegS (A, B): A lower triangular, A_nk = -sqrt((2n+1)(2k+1)), A_nn = -(n+1), B_n = sqrt(2n+1)."""
+    """HiPPO-LegS, A (N, N) and B (N).
+
+    A is lower triangular, A_nk = -sqrt((2n+1)(2k+1)), A_nn = -(n+1); B_n = sqrt(2n+1).
+    """
     n = torch.arange(d_state, dtype=torch.float64)
     root = torch.sqrt(2 * n + 1)
     return -torch.tril(root[:, None] * root, diagonal=-1) - torch.diag(n + 1), root
 
 
 def legt_matrices(d_state: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """HiPPO-LegT (A, B) of a window of length one: LegS below the diagonal, signs (-1)^(n-k) above."""
+    """HiPPO-LegT, A (N, N) and B (N), of a window of one: LegS below the diagonal, signs (-1)^(n-k) above."""
     n = torch.arange(d_state, dtype=torch.float64)
     root = torch.sqrt(2 * n + 1)
     signs = torch.where(n[:, None] < n, (-1.0) ** (n[:, None] - n), 1.0)
@@ -54,6 +60,8 @@ def fout(d_state: int) -> NormalPlusLowRank:
 
 def _diagonalise(A: torch.Tensor, B: torch.Tensor, P: torch.Tensor) -> NormalPlusLowRank:
     """Eigenvectors are free up to a phase, fixed here by making the first row of P real and positive."""
+    # N=4: normal is (4, 4), -1/2 (LegS) or 0 (LegT) times the identity plus a skew matrix, which times
+    # -i is Hermitian: eigh gives orthonormal vectors. Two of the four are kept; the others are conjugates.
     half = A.shape[0] // 2
     normal = A + P.T @ P
     real = normal.diagonal().mean()
@@ -68,18 +76,18 @@ def _diagonalise(A: torch.Tensor, B: torch.Tensor, P: torch.Tensor) -> NormalPlu
 
 
 def lin(d_state: int) -> torch.Tensor:
-    """S4D-Lin: -1/2 + i pi n (arXiv 2206.11893, eq. 9)."""
+    """S4D-Lin (M): -1/2 + i pi n (arXiv 2206.11893, eq. 9)."""
     n = torch.arange(d_state // 2, dtype=torch.float64)
     return torch.complex(torch.full_like(n, -0.5), math.pi * n)
 
 
 def inv(d_state: int) -> torch.Tensor:
-    """S4D-Inv: -1/2 + i (N/pi) (N/(2n+1) - 1) (arXiv 2206.11893, eq. 8)."""
+    """S4D-Inv (M): -1/2 + i (N/pi) (N/(2n+1) - 1) (arXiv 2206.11893, eq. 8)."""
     n = torch.arange(d_state // 2, dtype=torch.float64)
     return torch.complex(torch.full_like(n, -0.5), d_state / math.pi * (d_state / (2 * n + 1) - 1))
 
 
 def real(d_state: int) -> torch.Tensor:
-    """S4D-Real: -(n + 1) (arXiv 2206.11893, section 4.2)."""
+    """S4D-Real (M): -(n + 1) (arXiv 2206.11893, section 4.2)."""
     n = torch.arange(d_state // 2, dtype=torch.float64)
     return torch.complex(-(n + 1), 0 * n)

@@ -42,8 +42,9 @@ def softplus_log_uniform(low: float, high: float) -> Init:
     """Values whose softplus has a logarithm that is uniform between those of `low` and `high`."""
 
     def fill(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        # log(1 + e^x) = t has x = log(e^t - 1) = t + log(1 - e^-t), which keeps its digits for small t
         target = torch.exp(log_uniform(low, high)(shape, generator))
-        return target + torch.log(-torch.expm1(-target))  # the inverse of log(1 + exp(x))
+        return target + torch.log(-torch.expm1(-target))
 
     return fill
 

@@ -20,12 +20,14 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
 
     def forward(self, x: torch.Tensor, through: Product = nn.functional.linear) -> torch.Tensor:
-        """Pass x through the map, or through a product of (x, weight, bias) that does more at once."""
+        """(..., d_in) -> (..., d_out); or what another product of (x, weight, bias) makes of x."""
+        # The product comes to the weights and not the weights to the product: FSDP (where each Linear is a
+        # unit of its own) and ZeRO 3 have them gathered only during this call.
         return through(x, self.weight, self.bias)
 
 
 class Embedding(nn.Module):
-    """A row of the table per token."""
+    """A row of the table per token: (...) int64 -> (..., d_model)."""
 
     def __init__(self, num_rows: int, d_model: int) -> None:
         super().__init__()
@@ -35,12 +37,12 @@ class Embedding(nn.Module):
         return nn.functional.embedding(tokens, self.weight)
 
     def read_out(self, x: torch.Tensor) -> torch.Tensor:
-        """The product with every row: logits of a tied readout."""
+        """(..., d_model) -> (..., num_rows), the product with every row: logits of a tied readout."""
         return nn.functional.linear(x, self.weight)
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last dimension, gain and bias."""
+    """Layer normalisation over the last dimension (..., d_model), gain and bias."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last dimension, gain only (arXiv 1910.07467)."""
+    """Root-mean-square normalisation over the last dimension (..., d_model), gain only (arXiv 1910.07467)."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class RMSNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Normalise each channel over all valid positions of the batch; running averages of them in evaluation.
+    """Normalise each channel of (B, L, H) over the valid positions of the batch; in evaluation by averages.
 
     The averages are buffers of each process: valid after construction on a real device, else `reset_buffers`.
     """
@@ -88,16 +90,18 @@ class BatchNorm(nn.Module):
         mean, var = self.running_mean, self.running_var
         if self.training:
             mean, var, count = self._moments(x.float(), mask_BL)
+            # the average keeps the unbiased variance, as torch's does; the batch is normalised by its own
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.MOMENTUM)
                 self.running_var.lerp_(var * (count / (count - 1).clamp(min=1)), self.MOMENTUM)
+        # one scale and one shift a channel, so that x itself never becomes float32
         scale = self.weight * torch.rsqrt(var + 1e-5)
         return x * scale.to(x.dtype) + (self.bias - mean * scale).to(x.dtype)
 
     def _moments(
         self, x: torch.Tensor, mask_BL: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean and biased variance per channel, and the number of positions."""
+        """Mean and biased variance (H) of each channel, and the number of positions ()."""
         flat = x.flatten(0, -2)
         valid = flat.new_ones(flat.shape[0], 1) if mask_BL is None else mask_BL.reshape(-1, 1).to(flat.dtype)
         count = valid.sum()
@@ -137,7 +141,7 @@ def norm_facts(kind: str, name: str) -> dict[str, ParamFacts]:
 
 
 class Dropout(nn.Module):
-    """Zero a share of the activations in training; tied, one mask a sequence for all positions.
+    """Zero a fraction of activations (B, L, H) in training; tied, one mask a sequence for all positions.
 
     Not nn.Dropout2d, whose meaning for three dimensions changed between versions (pytorch issue 77081).
     """
@@ -156,5 +160,6 @@ class Dropout(nn.Module):
             return x
         if not self.tied:
             return nn.functional.dropout(x, self.rate)
+        # x (B, L, H) and a mask (B, 1, H); channels first it is (B, H, 1), hence length_dim
         shape = [1 if dim == length_dim else size for dim, size in enumerate(x.shape)]
         return x * nn.functional.dropout(x.new_ones(shape), self.rate)

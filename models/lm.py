@@ -1,6 +1,6 @@
 """Language model: encoder, residual layers, readout at every position."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -20,7 +20,9 @@ from models.residual import (
     residuals,
     run_layers,
 )
-from models.ssm.system import Recurrence
+
+Step = Callable[[torch.Tensor, Sequence[State]], tuple[torch.Tensor, list[State]]]
+"""One token: ids (B), or characters (B, W), and the states before -> logits (B, V) and the states after."""
 
 
 class LM(nn.Module):
@@ -42,6 +44,8 @@ class LM(nn.Module):
         self, tokens_BL: torch.Tensor, states: Sequence[State] | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, list[State]]:
         """Logits; with the states before (of `initial_states` or an earlier call), also the states after."""
+        # With and without states it must be this method: hooks of FSDP, DDP and DeepSpeed, which gather
+        # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
         x_BLH = self.embedding_dropout(self.embedding(tokens_BL))
         x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states)
         logits_BLV = self._read_out(x_BLH)
@@ -51,20 +55,19 @@ class LM(nn.Module):
         """The state of each layer before the first token."""
         return [layer.mixer.initial_state(batch_size, device) for layer in residuals(self.layers)]
 
-    def prepare(self) -> list[Recurrence | None]:
-        """What `step` needs of each layer's parameters, computed once."""
-        return [layer.mixer.prepare() for layer in residuals(self.layers)]
+    def stepper(self) -> Step:
+        """A function that reads one token. It holds what can be computed from the parameters once."""
+        layers = [layer.stepper() for layer in residuals(self.layers)]
 
-    def step(
-        self, tokens_B: torch.Tensor, states: Sequence[State], prepared: Sequence[Recurrence | None]
-    ) -> tuple[torch.Tensor, list[State]]:
-        """One token: logits (B, V) and the states after."""
-        x_BH, after, outputs = self.embedding(tokens_B), [], []
-        for layer, state, recurrence in zip(residuals(self.layers), states, prepared, strict=True):
-            x_BH, state = layer.step(x_BH, state, recurrence)
-            after.append(state)
-            outputs.append(x_BH)
-        return self._read_out(x_BH if self.mix is None else self.mix(outputs)), after
+        def step(tokens_B: torch.Tensor, states: Sequence[State]) -> tuple[torch.Tensor, list[State]]:
+            x_BH, after, outputs = self.embedding(tokens_B), [], []
+            for layer, state in zip(layers, states, strict=True):
+                x_BH, state = layer(x_BH, state)
+                after.append(state)
+                outputs.append(x_BH)
+            return self._read_out(x_BH if self.mix is None else self.mix(outputs)), after
+
+        return step
 
     def _read_out(self, x: torch.Tensor) -> torch.Tensor:
         x = self.readout_dropout(self.norm(x)) * self.readout_multiplier

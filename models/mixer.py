@@ -5,13 +5,14 @@ mixer's own affair.
 """
 
 import abc
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from models.ssm.system import Recurrence
-
 State = tuple[torch.Tensor, ...]
+Step = Callable[[torch.Tensor, State], tuple[torch.Tensor, State]]
+"""One token: x (B, H) and the state before it -> the output (B, H) and the state after it."""
 
 
 class Mixer(nn.Module, abc.ABC):
@@ -29,12 +30,11 @@ class Mixer(nn.Module, abc.ABC):
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Mix the next chunk of sequences, of any length: (output, state after it)."""
 
-    @abc.abstractmethod
-    def prepare(self) -> Recurrence | None:
-        """What `step` needs of the parameters, computed once."""
+    def stepper(self) -> Step:
+        """A function that mixes one token. It holds what can be computed from the parameters once."""
 
-    @abc.abstractmethod
-    def step(
-        self, x_BH: torch.Tensor, state: State, prepared: Recurrence | None
-    ) -> tuple[torch.Tensor, State]:
-        """Mix the next token: (output, state after it)."""
+        def step(x_BH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+            out_B1H, state = self.advance(x_BH[:, None], state)
+            return out_B1H[:, 0], state
+
+        return step

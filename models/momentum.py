@@ -24,7 +24,7 @@ EPSILON = 1e-6
 
 @final
 class MomentumAttention(Mixer):
-    """The state is (sum phi(k) v^T, its decayed twin, sum phi(k)), all float32."""
+    """The state is (sum phi(k) v^T, the same sum decayed, sum phi(k)), all float32."""
 
     def __init__(self, config: MomentumConfig, d_model: int) -> None:
         super().__init__()
@@ -46,13 +46,6 @@ class MomentumAttention(Mixer):
             out, state = self._chunks(self._project(x_BLH), state)
         return self.output(out.transpose(1, 2).flatten(2).to(x_BLH.dtype)), state
 
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        out, state = self.advance(x_BH[:, None], state)
-        return out[:, 0], state
-
     def _project(self, x_BLH: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """phi(queries), phi(keys), values (B, A, L, K), at least float32."""
         q, k, v = (
@@ -68,17 +61,21 @@ class MomentumAttention(Mixer):
         length, beta = q.shape[2], self.momentum
         size = min(CHUNK, length)
         pad = -length % size
-        # padding in front, of zero keys: it adds nothing, and the decayed sum ends on the last position
+        # B=2, A=3, L=70, K=4: T=64, G=2, so 58 positions of padding; q (2, 3, 2, 64, 4), plain and decayed
+        # (2, 3, 3, 4, 4), one more than chunks. The outputs of the padding are cut off at the end.
+        # Padding in front, of zero keys: it adds nothing, and the decayed sum ends on the last position
         q, k, v = (nn.functional.pad(x, (0, 0, pad, 0)).unflatten(2, (-1, size)) for x in (q, k, v))
         place_T = torch.arange(size, dtype=q.dtype, device=q.device)
         plain, decayed, keys = _before_chunks(k, v, state, beta, pad)
         apart_TT = place_T[:, None] - place_T
         weights_TT = torch.where(apart_TT >= 0, 1 - beta ** (apart_TT.clamp(min=0) + 1), 0)
+        # one matrix of weights for all chunks, since it depends on the distance alone
         inside = (q @ k.transpose(-1, -2) * weights_TT) @ v
         # from the sums before a chunk, d + 1 = place + 2; the first chunk begins after the padding
         place_GT = torch.cat(((place_T - pad).clamp(min=0)[None], place_T.expand(q.shape[2] - 1, -1)))
         fades_GT1 = beta ** (place_GT[..., None] + 2)
         out = inside + q @ plain[:, :, :-1] - fades_GT1 * (q @ decayed[:, :, :-1])
+        # phi is positive: only in the padding, where every key is zero, is this zero without epsilon
         normaliser = (q * (keys[:, :, :-1, None] + k.cumsum(3))).sum(-1, keepdim=True)
         out = self.step_size / (1 - beta) * out / (normaliser + EPSILON)
         return out.flatten(2, 3)[:, :, pad:], (plain[:, :, -1], decayed[:, :, -1], keys[:, :, -1])
@@ -94,6 +91,7 @@ def _before_chunks(
     faded = (k * beta**ages_T1).transpose(-1, -2) @ v
     plain = torch.cat((state[0][:, :, None], added), dim=2).cumsum(2)
     keys = torch.cat((state[2][:, :, None], k.sum(3)), dim=2).cumsum(2)
+    # A scan over chunks as one product: G is small (L / 64), and a loop would launch G kernels one by one.
     # decayed[g] = beta^(size g - pad) state + sum_{h < g} beta^(size (g - 1 - h)) faded[h]
     chunk_G = torch.arange(num_chunks + 1, dtype=k.dtype, device=k.device)
     apart_GG = chunk_G[:, None] - 1 - chunk_G[:-1]

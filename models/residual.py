@@ -1,4 +1,4 @@
-"""Residual layers and the stack of them that every model shares."""
+"""Residual layers, and the stack of them that every model has."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -11,8 +11,7 @@ from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.inits import constant
 from models.layer_table import LAYERS
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
-from models.mixer import Mixer, State
-from models.ssm.system import Recurrence
+from models.mixer import Mixer, State, Step
 
 
 class Residual(nn.Module):
@@ -39,28 +38,34 @@ class Residual(nn.Module):
         self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, state: State | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, State]:
         """The layer's output; with a state before, also the state after."""
+        # One method for both, not an `advance` beside it: FSDP gathers this layer's parameters, and
+        # activation checkpointing and torch.compile wrap it, around `forward` alone.
         inputs = normalise(self.norm, x_BLH, mask_BL) if self.prenorm else x_BLH
         if state is None:
             return self._add(x_BLH, self.mixer(inputs, mask_BL), mask_BL)
         branch_BLH, state = self.mixer.advance(inputs, state)
         return self._add(x_BLH, branch_BLH, mask_BL), state
 
-    def step(
-        self, x_BH: torch.Tensor, state: State, prepared: Recurrence | None
-    ) -> tuple[torch.Tensor, State]:
-        """One token."""
-        inputs = self.norm(x_BH) if self.prenorm else x_BH
-        branch_BH, state = self.mixer.step(inputs, state, prepared)
-        return self._add(x_BH, branch_BH, None), state
+    def stepper(self) -> Step:
+        """A function that takes one token through the layer; see Mixer.stepper."""
+        mix = self.mixer.stepper()
+
+        def step(x_BH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+            inputs = self.norm(x_BH) if self.prenorm else x_BH
+            branch_BH, state = mix(inputs, state)
+            return self._add(x_BH, branch_BH, None), state
+
+        return step
 
     def _add(self, x: torch.Tensor, branch: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+        # only u-muP has another skip than 1: everyone else is spared a pass over the activations
         kept = x if self.skip == 1.0 else self.skip * x
         x = kept + self.factor * self.dropout(branch)
         return x if self.prenorm else normalise(self.norm, x, mask_BL)
 
 
 class LayerMix(nn.Module):
-    """sum_l sigmoid(a_l) h_l over the outputs of all layers (GTrans, arXiv 2207.14467)."""
+    """sum_l sigmoid(a_l) h_l over all layers' outputs, (..., H) each (GTrans, arXiv 2207.14467)."""
 
     def __init__(self, num_layers: int) -> None:
         super().__init__()
@@ -69,6 +74,7 @@ class LayerMix(nn.Module):
     def forward(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         weights = torch.sigmoid(self.gates).to(outputs[0].dtype).unbind(0)
         total = weights[0] * outputs[0]
+        # summed one by one: a stack of all outputs would be a second copy of every layer's activations
         for weight, output in zip(weights[1:], outputs[1:], strict=True):
             total = total + weight * output
         return total

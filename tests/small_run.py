@@ -46,7 +46,7 @@ def small_recipe(*overrides: str) -> Recipe:
 
 def make_run(folder: Path, recipe: Recipe) -> str:
     """A run folder as `launch` leaves it before the ranks start."""
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, recipe.cluster.world_size)
     run_folder.freeze(
         str(folder),
         recipe=dump_recipe(recipe),

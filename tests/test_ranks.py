@@ -46,7 +46,7 @@ def test_a_failure_in_one_rank_shows_its_traceback() -> None:
 
 
 def test_a_rank_that_dies_is_named() -> None:
-    with pytest.raises(AssertionError, match="rank 0: died without a word"):
+    with pytest.raises(AssertionError, match="rank 0: the process ended with exit code 3, without a word"):
         run_ranks(2, lambda world: os._exit(3) if world.rank == 0 else time.sleep(30))
 
 

@@ -16,7 +16,7 @@ RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
 def test_every_recipe_loads_plans_and_renders(name: str, tmp_path: Path) -> None:
     loaded = load_recipe(str(ROOT / "recipes" / name))
     assert loaded.recipe.name == name.removesuffix(".yaml")
-    prepared = prepare(loaded.recipe, str(tmp_path / "run"), only_show=True)
+    prepared = prepare(loaded.recipe, str(tmp_path / "run"), env={}, only_show=True)
     assert prepared.plan.parameters.num_parameters > 0
     assert sum(len(group.parameters) for group in prepared.plan.parameters.groups) == len(
         prepared.plan.parameters.shapes
@@ -33,6 +33,6 @@ def test_every_recipe_survives_being_frozen(name: str) -> None:
 
 def test_the_1b_recipe_has_a_billion_parameters() -> None:
     recipe = load_recipe(str(ROOT / "recipes/s4-lm-1b.yaml"), nodes=8).recipe
-    plan = prepare(recipe, "/runs/x", only_show=True).plan
+    plan = prepare(recipe, "/runs/x", env={}, only_show=True).plan
     assert 0.9e9 <= plan.parameters.num_parameters <= 1.1e9
     assert plan.batch.world_size == 64

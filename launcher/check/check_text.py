@@ -1,13 +1,12 @@
-"""A check as people read it, and as JSON."""
+"""A check as people read it."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from launcher.check.coordinates import BOUND, NUM_STEPS, Measure, Slope, fails
 from launcher.check.run_check import CheckResult, sharding_name
 from launcher.check.shrink import describe_shrinking
+from launcher.table import table_lines
 
 _COLUMNS: tuple[tuple[Measure, int, str], ...] = (
     ("init", 0, "initial"),
@@ -18,7 +17,7 @@ _COLUMNS: tuple[tuple[Measure, int, str], ...] = (
 
 
 def check_text(result: CheckResult) -> str:
-    """The table of slopes, then one line a finding."""
+    """The table of slopes, then one line per finding."""
     setting = result.setting
     lines = [
         "",
@@ -48,14 +47,7 @@ def _slope_table(result: CheckResult) -> list[str]:
         if result.sharded:
             cells.append(_cell(result.sharded, "total", NUM_STEPS, module))
         rows.append((module, *cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return table_lines(rows, right_align=True)
 
 
 def _cell(slopes: Sequence[Slope], measure: Measure, step: int, module: str) -> str:
@@ -64,21 +56,3 @@ def _cell(slopes: Sequence[Slope], measure: Measure, step: int, module: str) -> 
     if not shown or math.isnan(shown[0]):
         return "-"
     return f"{shown[0]:+.3f}" + ("!" if any(fails(slope) for slope in of_module) else " ")
-
-
-def check_record(result: CheckResult, identity: str) -> dict[str, Any]:
-    """check.json."""
-    setting = result.setting
-    return {
-        "recipe": setting.recipe.name,
-        "identity": identity,
-        "passed": result.passed,
-        "bound": BOUND,
-        "widths": list(setting.widths),
-        "seeds": list(setting.seeds),
-        "lr_amplification": setting.lr_amplification,
-        "shrunk": describe_shrinking(setting.recipe, setting.widths),
-        "findings": [asdict(finding) for finding in result.findings],
-        "slopes": [asdict(slope) for slope in result.slopes],
-        "slopes_sharded": [asdict(slope) for slope in result.sharded],
-    }

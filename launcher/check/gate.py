@@ -2,14 +2,19 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher import files
+from launcher.check.shrink import describe_shrinking
 from launcher.errors import Problem, UserError
+from launcher.json_text import dump_json, load_json
 from launcher.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from launcher.check.run_check import CheckResult
 
 RECORD = "check.json"
 FOLDER = Path("runs") / "checks"
@@ -34,31 +39,41 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Write check.json; numbers that are not finite become words."""
+    """Write check.json."""
     path = folder / RECORD
-    files.write_text(str(path), json.dumps(_plain(record), indent=1) + "\n")
+    files.write_text(str(path), dump_json(record, indent=1) + "\n")
     return path
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def check_record(result: "CheckResult", identity: str) -> dict[str, Any]:
+    """What check.json holds."""
+    from launcher.check.coordinates import BOUND  # torch, which is loaded where there is a result
+
+    setting = result.setting
+    return {
+        "recipe": setting.recipe.name,
+        "identity": identity,
+        "passed": result.passed,
+        "bound": BOUND,
+        "widths": list(setting.widths),
+        "seeds": list(setting.seeds),
+        "lr_amplification": setting.lr_amplification,
+        "shrunk": describe_shrinking(setting.recipe, setting.widths),
+        "findings": [asdict(finding) for finding in result.findings],
+        "slopes": [asdict(slope) for slope in result.slopes],
+        "slopes_sharded": [asdict(slope) for slope in result.sharded],
+    }
 
 
 def require_passed(recipe: Recipe, path: str) -> None:
-    """Raise UserError where the recipe asks for a passed check and there is none for its identity."""
+    """Raise UserError where the recipe asks for a passed check and none is recorded for its identity."""
     if not recipe.check.gate:
         return
     record = default_folder(recipe) / RECORD
     problem = None
     if not record.exists():
         problem = "asks for a passed check, and none is recorded for this model and its rates"
-    elif not json.loads(record.read_text())["passed"]:
+    elif not load_json(record.read_bytes())["passed"]:
         problem = f"asks for a passed check; the recorded one failed: {record}"
     if problem is not None:
         remedy = f"run: launch check {path}, with the same overrides"

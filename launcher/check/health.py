@@ -19,8 +19,8 @@ from models.ssm.ssm_mixer import SSMMixer
 from models.ssm.system import Recurrence
 
 INITIAL_LOSS_TOLERANCE = 0.02
-OVERFIT_SHARE, OVERFIT_STEPS = 0.1, 200
-"""The loss on one tiny batch must fall below this share of the first within so many steps."""
+OVERFIT_FRACTION, OVERFIT_STEPS = 0.1, 200
+"""The loss on one tiny batch must fall below this fraction of the first within so many steps."""
 GRADIENT_RATIO = 1e3
 """Most by which the same parameter's gradient may differ between two layers of the stack."""
 RADIUS = 1.0 + 1e-5
@@ -60,11 +60,11 @@ def check_initial_loss(recipe: Recipe, width: int, world: World) -> Finding:
 
 
 def check_overfit(recipe: Recipe, width: int, world: World) -> Finding:
-    """A model that cannot learn two short sequences by heart cannot learn."""
+    """Two short sequences can be learned by heart: a model that fails at that cannot learn."""
     proxy = _proxy(recipe, width, world)
     proxy.batch = _cut(proxy.batch, num_sequences=2, length=32)
     _, first = proxy.record()
-    target, loss = OVERFIT_SHARE * first, first
+    target, loss = OVERFIT_FRACTION * first, first
     for step in range(1, OVERFIT_STEPS + 1):
         proxy.train_step(1.0)
         if step % 10 == 0:
@@ -90,14 +90,14 @@ def _cut(batch: Batch, *, num_sequences: int, length: int) -> Batch:
 
 
 def check_gradient_flow(recipe: Recipe, width: int, world: World) -> Finding:
-    """Every parameter gets a gradient, finite and of like size in every layer, at the recipe's full depth."""
+    """At full depth every parameter gets a gradient, finite and of similar size in every layer."""
     shrunk = shrink_recipe(recipe, d_model=width, seed=recipe.seed)
     deep = shrunk.model_copy(
         update={"model": shrunk.model.model_copy(update={"num_layers": recipe.model.num_layers})}
     )
     proxy = build_proxy(deep, first_batch(deep), world)
     norms = proxy.train_step(1.0)
-    for _ in range(2):  # behind a zero readout nothing moves in the first step
+    for _ in range(2):  # a zero readout stops all gradients below it in the first step
         norms = proxy.train_step(1.0)
     proxy.close()
     sizes = dict(zip(norms.names, norms.per_parameter.tolist(), strict=True))
@@ -139,7 +139,8 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
         if isinstance(layer.mixer, SSMMixer):
             moduli = _moduli(layer.mixer)
             radius = float(moduli.max())
-            memory = -1.0 / moduli.clamp(max=1 - 1e-12).log()  # steps until a mode has fallen to 1/e
+            # A mode of modulus m has fallen to 1/e after -1 / ln m steps: 99.5 steps for 0.99.
+            memory = -1.0 / moduli.clamp(max=1 - 1e-12).log()
             low, middle, high = (float(torch.quantile(memory, q)) for q in (0.05, 0.5, 0.95))
             findings.append(
                 Finding(
@@ -156,7 +157,7 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
 
 def _moduli(mixer: SSMMixer) -> torch.Tensor:
     """Moduli of the eigenvalues of the recurrence matrix of every channel."""
-    return torch.linalg.eigvals(recurrence_matrix(mixer.prepare())).abs().flatten()
+    return torch.linalg.eigvals(recurrence_matrix(mixer.recurrence())).abs().flatten()
 
 
 def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What every module of a model puts out in one forward pass, and what its own parameters have changed."""
+"""What every module of a model returns in one forward pass, and what its own parameters have changed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Recorder:
         ]
 
     def start(self) -> Recording:
-        """Note the passes from here on, until stop, in a new recording."""
+        """Note all passes until stop in a new recording."""
         self.recording = Recording()
         return self.recording
 
@@ -45,7 +45,7 @@ class Recorder:
         self.recording = None
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -56,10 +56,12 @@ class Recorder:
                 return
             if any(_is_same(tensor, arg) for arg in args):
                 return  # dropout in evaluation, no norm: nothing of its own to show
+            # A module that is used twice has two outputs; a change must be compared with the same use.
             key, use = name, 1
             while key in self.recording.outputs:
                 use += 1
                 key = f"{name}#{use}"
+            # A copy, because residual sums and optimizers may write over the tensor later.
             self.recording.outputs[key] = tensor.detach().float().clone()
             self.recording.inputs[key] = (args, named)
 
@@ -67,7 +69,7 @@ class Recorder:
 
 
 def _is_same(output: torch.Tensor, given: object) -> bool:
-    """Whether a module handed on what it was given; by storage, for ZeRO-3's hooks wrap it anew."""
+    """Whether a module returned what it was given; by storage, because ZeRO-3's hooks wrap it again."""
     return (
         isinstance(given, torch.Tensor)
         and output.shape == given.shape
@@ -91,7 +93,7 @@ def own_changes(model: nn.Module, before: Recording) -> dict[str, float]:
     Modules that hold no parameters, and the model as a whole, are left out.
     """
     modules: Mapping[str, nn.Module] = dict(model.named_modules())
-    model.eval()
+    model.eval()  # dropout would be a change that no parameter made
     found = {}
     for name, (args, named) in before.inputs.items():
         module = modules[name.partition("#")[0]]

@@ -1,19 +1,22 @@
-"""A small model of a recipe, trained for a few steps on one batch: the same path as a run's, only smaller."""
+"""The proxy model of a recipe: small, and trained for a few steps on one batch by the same path as a run."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from torch import nn
 
-from launcher.assemble import open_engine
 from launcher.check.probe import Recorder, Recording
 from launcher.data.config import DataConfig
-from launcher.data.dataset import Batch
-from launcher.data.splits import Splits, open_splits
+from launcher.data.dataset import Batch, Splits
+from launcher.data.splits import open_splits
 from launcher.parallel.engine import Engine
 from launcher.parallel.gradients import GradientNorms
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World, seed_step
@@ -38,9 +41,9 @@ class ProxyModel:
     def train_step(self, lr_amplification: float) -> GradientNorms:
         """One update on the batch, spread over the ranks, every peak rate times `lr_amplification`."""
         seed_step(self.recipe.seed, self.step, self.world.rank)
-        _, norms = self.engine.train_step([rank_share(self.batch, self.world)], lr_amplification)
+        taken = self.engine.train_step([rank_batch(self.batch, self.world)], lr_amplification)
         self.step += 1
-        return norms
+        return taken.norms
 
     def record(self) -> tuple[Recording, float]:
         """Every module's output on the whole batch without dropout, and the mean loss."""
@@ -50,13 +53,30 @@ class ProxyModel:
         return recording, loss
 
     def close(self) -> None:
-        """Take the hooks off, which keep the model alive."""
+        """Remove the hooks, which keep the model alive."""
         self.recorder.remove()
+
+
+def cpu_world() -> World:
+    """This process alone, on the CPU: the check is small, and the same on every machine."""
+    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: proxy models gain nothing from a second one, and lose tenfold where its core is
+    another process's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:
     """Initialise a recipe's model as a run does, on this rank's part of the world."""
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, world.size)
     model, engine = open_engine(recipe, plan, world)
     return ProxyModel(recipe, plan, model, engine, Recorder(model), batch, world)
 
@@ -72,7 +92,7 @@ def first_batch(recipe: Recipe) -> Batch:
     return splits.train.batch(np.arange(recipe.train.global_batch_size))
 
 
-def rank_share(batch: Batch, world: World) -> Batch:
+def rank_batch(batch: Batch, world: World) -> Batch:
     """This rank's sequences."""
     part = slice(world.rank, None, world.size)
     lengths = None if batch.lengths is None else batch.lengths[part]

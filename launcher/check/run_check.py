@@ -18,6 +18,7 @@ from launcher.check.coordinates import (
     is_judged,
     largest_difference,
     measure_coordinates,
+    measure_sharded,
 )
 from launcher.check.health import (
     Finding,
@@ -27,8 +28,9 @@ from launcher.check.health import (
     check_states,
     check_unit_variance,
 )
-from launcher.check.ranks import cpu_world, measure_sharded, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.shrink import choose_lr_amplification, sharded_ranks
+from launcher.processes import GroupError
 from launcher.recipe.schema import Recipe
 
 NUM_SEEDS = 3
@@ -48,7 +50,7 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether everything did."""
+        """Whether every finding is a pass."""
         return all(finding.passed for finding in self.findings)
 
 
@@ -109,13 +111,14 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
     )
     try:
         values = measure_sharded(sharded)
-    except RuntimeError as error:
-        return [], [Finding(name, False, "did not run", "runs", str(error).strip().splitlines()[-1])]
+    except GroupError as failure:
+        return [], [Finding(name, False, "did not run", "runs", failure.first.strip().splitlines()[-1])]
     slopes = fit_slopes(values, setting.recipe.mup.type)
     judged = judge_slopes(name, slopes)
     if setting.recipe.model.norm == "batch":
         detail = f"{judged.detail}; not compared with the whole: batch norm sees a rank's own sequences only"
         return slopes, [dataclasses.replace(judged, detail=detail)]
+    # Slopes alone would miss an error that is the same at every width.
     worst, place = largest_difference(whole, values)
     return slopes, [
         judged,
@@ -132,6 +135,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
 def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
     """One verdict over all measures, modules and steps."""
     judged = [slope for slope in slopes if is_judged(slope)]
+    # Every failing module is named: one wrong rate often shows in all the layers above it.
     failing = [slope for slope in judged if fails(slope)]
     worst = max(judged, key=_distance)
     modules = dict.fromkeys(f"{slope.module} ({slope.measure} {slope.slope:+.2f})" for slope in failing)
@@ -149,5 +153,5 @@ def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
 
 
 def _distance(slope: Slope) -> float:
-    """From where it should be; infinite where there is no slope to be had."""
+    """From where the slope should be; infinite where there is none."""
     return math.inf if math.isnan(slope.slope) else abs(slope.slope - slope.expected)

@@ -1,9 +1,10 @@
-"""A recipe's small twins for the check: other widths, short sequences, few layers, one batch. Torch-free."""
+"""A recipe's proxy models for the check: other widths, short sequences, few layers, one batch. Torch-free."""
 
 from collections.abc import Sequence
 
-from launcher.data.config import StreamSource
 from launcher.errors import Problem, UserError
+from launcher.optim.config import MatrixSection
+from launcher.optim.table import OPTIMIZERS
 from launcher.parallel.config import ParallelConfig
 from launcher.recipe.schema import Recipe
 from models.config import why_not_width
@@ -12,11 +13,9 @@ NUM_WIDTHS = 4
 SEQ_LEN, NUM_SEQUENCES, NUM_LAYERS = 32, 4, 2
 
 _FIRST_WIDTHS = (128, 96, 160, 192, 112, 144, 256)
-"""Below 128 effects of finite width pass for exponents: -0.13 for attention keys at 64 to 512, here -0.09."""
+"""Below 128, finite width looks like an exponent: -0.13 for attention keys at 64 to 512, here -0.09."""
 _FIRST_WIDTHS_SSD = (256, 192, 320, 384)
 """The same for dt of `ssd`, one number a head: -0.13 at 128 to 1024, -0.07 to -0.09 here."""
-_RATE_CAPS = {"adam": 2**-6, "adamw": 2**-6, "smorms3": 2**-6, "adagrad": 2**-4, "muon": 2**-6, "lion": 2**-9}
-"""Peak rate above which a few steps saturate a small model, so that its changes no longer show the rate."""
 
 
 def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -45,13 +44,13 @@ def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[i
 def choose_lr_amplification(recipe: Recipe) -> float:
     """Ten times the recipe's rates, less where that would saturate, never less than the recipe's own."""
     optim = recipe.optim
-    lr = optim.others.lr if optim.type == "muon" else optim.lr
-    cap = _RATE_CAPS.get(optim.type)
+    lr = optim.others.lr if isinstance(optim, MatrixSection) else optim.lr
+    cap = OPTIMIZERS[optim.type].check_lr_cap
     return 10.0 if cap is None else min(10.0, max(1.0, cap / lr))
 
 
 def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) -> Recipe:
-    """The twin of one width, for one process or sharded over `ranks` as the recipe is."""
+    """The proxy model's recipe at one width, for one process or sharded over `ranks` as the recipe is."""
     model = recipe.model
     changes: dict[str, object] = {"d_model": d_model, "dropout": 0.0}
     changes |= {"embedding_dropout": 0.0, "readout_dropout": 0.0, "num_layers": shrunk_layers(recipe)}
@@ -98,8 +97,7 @@ def shrunk_layers(recipe: Recipe) -> int:
 
 def shrunk_length(recipe: Recipe) -> int:
     """Sequences of text and tokens can be cut; those of a generated task cannot."""
-    cuttable = isinstance(recipe.data.source, StreamSource)
-    return min(recipe.data.seq_len, SEQ_LEN) if cuttable else recipe.data.seq_len
+    return min(recipe.data.seq_len, SEQ_LEN) if recipe.data.source.is_stream else recipe.data.seq_len
 
 
 def sharded_ranks(recipe: Recipe) -> int:

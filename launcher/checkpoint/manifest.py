@@ -1,114 +1,160 @@
 """The manifest: what a checkpoint is, and the mark that it is complete. Torch-free.
 
-A folder without a valid manifest is no checkpoint. The manifest is written last and published whole.
+Written last and published whole. Writer and reader share the types below, and it ends with a digest of
+itself: a manifest with a missing, unknown or changed value is damaged, whatever else may be right about it.
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any, Literal
 
-from launcher import files
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-FORMAT = 1
+from launcher.errors import Problem, UserError
+
+FORMAT = 2
 MANIFEST = "manifest.json"
-_STEP_FOLDER = re.compile(r"step-(\d{10})")
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """One checkpoint: its step, its folder and its manifest."""
+class Entry(BaseModel):
+    """A typed part of a manifest: no unknown keys, and none left out."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Entry):
+    """One file of the checkpoint's folder."""
+
+    bytes: int
+    sha256: str
+
+
+class ParameterEntry(Entry):
+    """What a parameter is to μP, and the multipliers that follow. Format 1 did not keep the first two."""
+
+    role: str | None
+    ssm: str | None
+    """Which tensor of a state-space layer it is; None for any other parameter."""
+    init: float
+    forward: float
+    gradient: float
+    lr: float
+    weight_decay: float
+    eps: float
+
+
+class DataEntry(Entry):
+    """What the samples and their order depend on, besides the data step."""
+
+    fingerprint: str
+    seed: int
+    global_batch_size: int
+    seq_len: int
+    truncated_bptt: bool = False
+    max_chars: int | None = None
+
+
+class RandomEntry(Entry):
+    """Random numbers are drawn in each step from (seed, data_step, rank): this is their whole state."""
+
+    seed: int
+    data_step: int
+
+
+class ScheduleEntry(Entry):
+    """The schedule's section, the run's length, and what the schedule has seen of validation."""
+
+    config: dict[str, Any]
+    total_steps: int
+    state: dict[str, float | int | None]
+
+
+class Manifest(Entry):
+    """All that a resume needs or checks, and who wrote it."""
+
+    format: Literal[2] = 2
+    written_by: str
     step: int
-    url: str
-    manifest: Mapping[str, object]
+    data_step: int
+    tokens: int
+    attempt: int
+    engine: str
+    strategy: str | None
+    zero_stage: int | None
+    world_size: int
+    random: RandomEntry
+    schedule: ScheduleEntry
+    data: DataEntry
+    recipe: str
+    """Its text, resolved."""
+    files: dict[str, FileEntry]
+    base_shapes_hash: str
+    base_shapes: dict[str, tuple[int | None, ...]]
+    parameters: dict[str, ParameterEntry]
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A step folder that is no good checkpoint, and why. `damaged`: its manifest vouches for more."""
-
-    url: str
-    reason: str
-    damaged: bool
+def manifest_text(manifest: Manifest) -> str:
+    """The manifest as a file, with its digest at the end."""
+    content = manifest.model_dump(mode="json")
+    return json.dumps(content | {"digest": _digest(content)}, indent=1) + "\n"
 
 
-def step_folder(run_url: str, step: int) -> str:
-    """Where the checkpoint of a step lives."""
-    return files.join(run_url, "checkpoints", f"step-{step:010d}")
+def parse_manifest(text: str, place: str) -> Manifest:
+    """Inverse of manifest_text; reads format 1 as well.
 
-
-def list_steps(run_url: str) -> list[int]:
-    """Steps with a checkpoint folder, complete or not, oldest first."""
-    names = files.list_names(files.join(run_url, "checkpoints"))
-    return sorted(int(match[1]) for name in names if (match := _STEP_FOLDER.fullmatch(name)))
-
-
-def read_manifest(url: str) -> Saved | Rejected:
-    """Read a step folder's manifest and check that every file is there at its size; digests are not read."""
-    path = files.join(url, MANIFEST)
-    if not files.exists(path):
-        return Rejected(url, "no manifest: the save never finished", damaged=False)
+    Raises ValueError saying what is damaged, and UserError for a format that only a newer version reads: that
+    one is no damage, and must not be treated as such.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict) or not isinstance(found := content.get("format"), int):
+        raise ValueError("it has no format")
+    if found > FORMAT:
+        writer = content.get("written_by", "a newer version")
+        message = f"has manifest format {found}, written by {writer}; this version reads up to {FORMAT}"
+        raise UserError(Problem(place, message, "continue with the version that wrote it, or a newer one"))
+    if found == 1:
+        content = _from_format_1(content)
+    elif content.pop("digest", None) != _digest(content):
+        raise ValueError("its digest is not that of its content")
     try:
-        manifest = json.loads(files.read_text(path))
-        step, entries, found_format = manifest["step"], manifest["files"], manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        return Rejected(url, f"the manifest cannot be read ({error!r})", damaged=True)
-    if found_format != FORMAT:
-        return Rejected(url, f"manifest format {found_format}; this program reads {FORMAT}", damaged=False)
-    for name, entry in entries.items():
-        file_url = files.join(url, name)
-        if not files.exists(file_url):
-            return Rejected(url, f"{name} is missing", damaged=True)
-        if (size := files.size(file_url)) != entry["bytes"]:
-            return Rejected(url, f"{name} has {size} bytes instead of {entry['bytes']}", damaged=True)
-    return Saved(step, url, manifest)
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def verify_digests(saved: Saved) -> Rejected | None:
-    """Read every file and compare its digest with the manifest's; None when all agree."""
-    entries = saved.manifest["files"]
-    assert isinstance(entries, dict), "read_manifest has checked it"
-    for name, entry in entries.items():
-        if (digest := digest_file(files.join(saved.url, name))) != entry["sha256"]:
-            return Rejected(
-                saved.url, f"{name} has digest {digest[:12]}..., not the manifest's", damaged=True
-            )
-    return None
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 of the content, whatever its spacing and the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def find_newest(run_url: str, *, verify: bool) -> tuple[Saved | None, list[Rejected]]:
-    """The newest good checkpoint of a run, and the newer folders that were passed over."""
-    rejected: list[Rejected] = []
-    for step in reversed(list_steps(run_url)):
-        found = read_manifest(step_folder(run_url, step))
-        if isinstance(found, Saved):
-            bad = verify_digests(found) if verify else None
-            if bad is None:
-                return found, rejected
-            found = bad
-        rejected.append(found)
-    return None, rejected
+def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same checkpoint as today's format has it. Data and optimizer steps were one number then.
+
+    Raises ValueError for a missing key.
+    """
+    try:
+        step, data, schedule = content["step"], dict(content["data"]), dict(content["schedule"])
+        data.pop("position")
+        kept = {key: content[key] for key in _SINCE_FORMAT_1}
+        state, total_steps = schedule.pop("state"), schedule.pop("total_steps")
+        return kept | {
+            "written_by": "mulaunch 0.1.0",
+            "data_step": step,
+            "random": {"seed": content["rng"]["seed"], "data_step": step},
+            "schedule": {"config": schedule, "total_steps": total_steps, "state": state},
+            "data": data,
+            "parameters": {
+                name: {"role": None, "ssm": None, **scaling} for name, scaling in content["scalings"].items()
+            },
+        }
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}: Field required") from None
 
 
-def digest_file(url: str) -> str:
-    """sha256 of one file, read in pieces."""
-    digest = hashlib.sha256()
-    with files.open_binary(url) as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def describe_files(url: str, names: list[str]) -> dict[str, dict[str, object]]:
-    """Size and digest of some files of a folder, as the manifest keeps them."""
-    return {
-        name: {"bytes": files.size(files.join(url, name)), "sha256": digest_file(files.join(url, name))}
-        for name in names
-    }
-
-
-def publish_manifest(url: str, manifest: Mapping[str, object]) -> None:
-    """Write the manifest: from here on the folder is a checkpoint."""
-    files.write_text(files.join(url, MANIFEST), json.dumps(manifest, indent=1))
+_SINCE_FORMAT_1 = (
+    *("step", "tokens", "attempt", "engine", "strategy", "zero_stage", "world_size"),
+    *("recipe", "files", "base_shapes_hash", "base_shapes"),
+)

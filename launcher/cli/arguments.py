@@ -1,11 +1,13 @@
-"""Arguments that several verbs share."""
+"""What several verbs share: their arguments, and the hints they print."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from launcher.errors import Problem
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """key=value words behind the recipe or run."""
+    """key=value words after the recipe or run."""
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -26,7 +28,7 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse with flags allowed between and behind the key=value words."""
+    """Parse with flags allowed between and after the key=value words."""
     return parser.parse_intermixed_args(list(arguments))
 
 
@@ -36,3 +38,9 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
+
+
+def show_hints(hints: Iterable[Problem]) -> None:
+    """Print each hint once, on stdout: they belong to what is about to start, and are not errors."""
+    for hint in dict.fromkeys(hints):
+        print(f"hint: {hint}", flush=True)

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.check.gate import default_folder, hash_identity, write_record
+from launcher.check.gate import check_record, default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
-from launcher.cli.arguments import add_overrides, parse
-from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.cli.arguments import add_overrides, parse, show_hints
+from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 
@@ -22,7 +21,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
     """Check a recipe's parametrisation and model at small widths; 0 where all passes, else 1."""
     parser = argparse.ArgumentParser(
         prog="launch check",
-        description="Train small twins of a recipe for a few steps, here on the CPU, and test that nothing "
+        description="Train proxy models of a recipe for a few steps, here on the CPU, and test that nothing "
         "depends on width that should not: whole, and sharded as the recipe is.",
     )
     parser.add_argument("recipe", help="recipe file")
@@ -41,10 +40,10 @@ def check_recipe(arguments: Sequence[str]) -> int:
         check_sources(recipe.data)
         widths = choose_widths(recipe, options.widths)
     folder = (options.out or default_folder(recipe)).absolute()
-    tell_hints(find_hints(loaded))
+    show_hints(find_hints(loaded))
     print(f"{recipe.name}: {describe_shrinking(recipe, widths)}", flush=True)
 
-    from launcher.check.check_text import check_record, check_text
+    from launcher.check.check_text import check_text
     from launcher.check.run_check import run_check
 
     start = time.monotonic()

@@ -1,13 +1,13 @@
-"""`launch explain RECIPE` and `launch shapes RECIPE`."""
+"""`launch explain RECIPE`, `launch shapes RECIPE` and `launch schema`: what a recipe means, and may hold."""
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from launcher import files
 from launcher.cli.arguments import add_overrides, parse
 from launcher.errors import Problem, UserError
-from launcher.recipe.compile import load_recipe
+from launcher.json_text import dump_json
+from launcher.recipe.compile import load_recipe, recipe_schema
 
 
 def explain_recipe(arguments: Sequence[str]) -> int:
@@ -27,7 +27,7 @@ def explain_recipe(arguments: Sequence[str]) -> int:
     with loaded.locating():
         parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     if options.json:
-        print(json.dumps(explain_record(recipe, parameters), indent=1))
+        print(dump_json(explain_record(recipe, parameters), indent=1))
     else:
         print(explain_text(recipe, parameters))
     return 0
@@ -58,10 +58,19 @@ def write_shapes(arguments: Sequence[str]) -> int:
     text = dump_base_shapes(parameters.base_shapes)
     if options.json:
         shapes = {name: list(dims) for name, dims in parameters.base_shapes.items()}
-        text = json.dumps({"hash": parameters.base_shapes_hash, "base_shapes": shapes}, indent=1) + "\n"
+        text = dump_json({"hash": parameters.base_shapes_hash, "base_shapes": shapes}, indent=1) + "\n"
     if options.output is None:
         print(text, end="")
     else:
         files.write_text(files.absolute(options.output), text)
         print(f"{options.output}: {len(parameters.base_shapes)} parameters, {parameters.base_shapes_hash}")
+    return 0
+
+
+def print_schema(arguments: Sequence[str]) -> int:
+    """Print the JSON Schema of recipes."""
+    argparse.ArgumentParser(prog="launch schema", description="Print the JSON Schema of recipes.").parse_args(
+        arguments
+    )
+    print(dump_json(recipe_schema(), indent=2))
     return 0

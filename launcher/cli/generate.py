@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from launcher import files
-from launcher.checkpoint.manifest import find_newest
+from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import positive
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import read_frozen
@@ -18,7 +18,7 @@ def generate_text(arguments: Sequence[str]) -> int:
         prog="launch generate",
         description="Continue a prompt with the language model of a run's newest good checkpoint, on this "
         "machine alone. State-space layers need the same time and memory for every token; attention keeps "
-        "all tokens before.",
+        "all earlier tokens.",
     )
     parser.add_argument("run", help="folder of the run")
     parser.add_argument(
@@ -33,7 +33,7 @@ def generate_text(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not 0 <= options.temperature < float("inf"):
         given = f"--temperature {options.temperature:g}"
-        raise UserError(Problem(given, "is no temperature", "give 0 or more, such as 0.8"))
+        raise UserError(Problem(given, "is not a temperature", "give 0 or more, such as 0.8"))
     run_url = files.absolute(options.run)
     require_run(run_url)
     saved, rejected = find_newest(run_url, verify=True)
@@ -45,7 +45,7 @@ def generate_text(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from launcher.checkpoint.model import load_model
+    from launcher.checkpoint.restore import load_model
     from launcher.data.tokenizer import open_tokenizer
     from models.generation import generate
     from models.lm import LM
@@ -54,7 +54,7 @@ def generate_text(arguments: Sequence[str]) -> int:
     recipe_url = files.join(run_url, RECIPE)
     with read_frozen(files.read_text(recipe_url), recipe_url).locating():
         tokenizer = open_tokenizer(saved)
-        prompt = tokenizer.read(options.prompt)
+        prompt = tokenizer.encode(options.prompt)
         model = load_model(saved, device)
     assert isinstance(model, LM), "open_tokenizer has refused every other kind"
     continuation = generate(
@@ -67,8 +67,8 @@ def generate_text(arguments: Sequence[str]) -> int:
         suppressed_V=None if tokenizer.suppressed is None else tokenizer.suppressed.to(device),
         chars_VW=None if tokenizer.chars is None else tokenizer.chars.to(device),
     )
-    tokenizer.write_prompt(options.prompt)
+    print(tokenizer.echo(options.prompt), end="", flush=True)
     for token_B in continuation:
-        tokenizer.write(int(token_B))
-    tokenizer.close()
+        print(tokenizer.decode(int(token_B)), end="", flush=True)
+    print(tokenizer.finish(), flush=True)
     return 0

@@ -17,18 +17,18 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch resume RUN    continue a run from its newest good checkpoint
   launch plan RECIPE   print every derived number, the parameter groups and the exact command; start nothing
   launch explain RECIPE
-                       print every parameter's role, width, init, rate and decay, and the rule behind them
+                       print every parameter's role, width, init, rate and decay, and the rules for them
   launch shapes RECIPE -o FILE
                        write the base shapes that rates scale from (the mup package's .bsh)
   launch check RECIPE  test that nothing depends on width, whole and sharded; overfit, gradients, states
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
-  launch replay RUN    send MLflow what it lacks of a run that is over
+  launch replay RUN    send MLflow what it has not received of a run that is over
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
 
-`launch VERB --help` tells more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
+`launch VERB --help` says more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
 """
 VERBS = ("resume", "plan", "explain", "shapes", "check", "sweep", "generate", "replay", "schema", "ui")
 
@@ -53,18 +53,18 @@ def _find_verb(name: str) -> Verb:
         case "generate":
             from launcher.cli.generate import generate_text as verb
         case "replay":
-            from launcher.cli.replay import replay_run as verb
+            from launcher.cli.tracking import replay_run as verb
         case "schema":
-            from launcher.cli.schema import print_schema as verb
+            from launcher.cli.explain import print_schema as verb
         case "ui":
-            from launcher.cli.ui import open_ui as verb
+            from launcher.cli.tracking import open_ui as verb
         case _:
-            raise ValueError(f"{name} is no verb; verbs are {', '.join(VERBS)}")
+            raise ValueError(f"{name} is not a verb; verbs are {', '.join(VERBS)}")
     return verb
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 2 for what the user can mend, 130 for ctrl-C."""
+    """Run the command line; returns the exit code: 2 for what the user can fix, 130 for ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # pydantic searches all installed packages for plugins, which takes longer than checking a recipe.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads stdout any more, as behind `launch plan RECIPE | head`.
+    """Whether stdout has no reader any more, as in `launch plan RECIPE | head`.
 
-    If so, what is left goes nowhere, so that Python's exit does not stumble over it.
+    If so, what is left is dropped, so that Python's exit does not fail at it.
     """
     asked = select.poll()
     asked.register(sys.stdout, 0)
@@ -121,3 +121,7 @@ def print_problems(error: UserError) -> None:
     """One screen on stderr."""
     for problem in error.problems:
         print(f"launch: {problem}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

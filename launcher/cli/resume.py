@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from launcher import files
-from launcher.checkpoint.manifest import find_newest
-from launcher.cli.arguments import add_overrides, add_shape, parse
-from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.checkpoint.catalog import find_newest
+from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
+from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.hints import find_hints
 from launcher.run_folder import RECIPE, lock_run, require_run
@@ -34,20 +33,20 @@ def resume_run(arguments: Sequence[str]) -> int:
         lock.close()
     with loaded.locating():
         check_sources(loaded.recipe.data)
-    from launcher.checkpoint.model import saved_recipe
-    from launcher.checkpoint.restore import (
+    from launcher.checkpoint.identity import (
         check_data,
         check_identity,
         check_model,
         check_source,
-        saved_fingerprint,
+        describe_data,
     )
+    from launcher.checkpoint.restore import saved_recipe
+    from launcher.cli.tracking import mlflow_environment
     from launcher.plan.parameters import meta_shapes
-    from launcher.plan.plan_record import data_record, scaling_records
     from launcher.submit import freeze_and_submit, prepare
 
     with loaded.locating():
-        prepared = prepare(loaded.recipe, run_url)
+        prepared = prepare(loaded.recipe, run_url, env=mlflow_environment())
     saved, rejected = find_newest(run_url, verify=False)
     for bad in rejected:
         print(f"passing over {bad.url}: {bad.reason}")
@@ -55,18 +54,16 @@ def resume_run(arguments: Sequence[str]) -> int:
         print("no checkpoint yet: starting from step 0")
     else:
         parameters = prepared.plan.parameters
-        check_identity(
-            saved, parameters.base_shapes, parameters.base_shapes_hash, scaling_records(parameters)
-        )
+        check_identity(saved, parameters)
         before = saved_recipe(saved)
         check_model(saved, meta_shapes(before.model), parameters.shapes)
         check_source(saved, before.data, loaded.recipe.data)
         # The content of the data is compared by the ranks, which read it.
-        check_data(saved, data_record(loaded.recipe, prepared.plan, saved_fingerprint(saved)))
+        check_data(saved, describe_data(loaded.recipe, saved.manifest.data.fingerprint))
         if saved.step >= loaded.recipe.train.steps:
             print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")
             print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")
             return 0
         print(f"resuming from step {saved.step} of {loaded.recipe.train.steps}")
-    tell_hints(find_hints(loaded))
+    show_hints(find_hints(loaded))
     return freeze_and_submit(prepared, source=None)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from launcher import files
 from launcher.check.gate import require_passed
-from launcher.cli.arguments import add_overrides, add_shape, parse
-from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
+from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
@@ -16,13 +15,13 @@ from launcher.run_folder import require_new
 
 
 def run_recipe(arguments: Sequence[str]) -> int:
-    """Start a new run: freeze it in its folder, then run it here or submit it."""
+    """Start a new run: freeze it in its folder, then train it here or submit it."""
     parser = argparse.ArgumentParser(prog="launch", description="Start a new run of a recipe.")
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)
     parser.add_argument("--run-dir", metavar="URL", help="folder of the run; default runs/NAME-TIME")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and the script, start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     options = parse(parser, arguments)
     loaded = _load(options)
     run_url = files.absolute(options.run_dir or f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -31,11 +30,12 @@ def run_recipe(arguments: Sequence[str]) -> int:
     require_new(run_url)
     with loaded.locating():
         check_sources(loaded.recipe.data)
-        tell_hints(find_hints(loaded))
+        show_hints(find_hints(loaded))
         require_passed(loaded.recipe, options.recipe)
+        from launcher.cli.tracking import mlflow_environment
         from launcher.submit import freeze_and_submit, prepare
 
-        prepared = prepare(loaded.recipe, run_url)
+        prepared = prepare(loaded.recipe, run_url, env=mlflow_environment())
     files.check_writable(run_url)
     return freeze_and_submit(prepared, source=_source_text(loaded))
 
@@ -60,13 +60,14 @@ def _load(options: argparse.Namespace) -> LoadedRecipe:
 
 
 def _show(loaded: LoadedRecipe, run_url: str) -> int:
+    from launcher.cli.tracking import mlflow_environment
     from launcher.plan.plan_text import plan_text
     from launcher.submit import prepare
 
     with loaded.locating():
-        prepared = prepare(loaded.recipe, run_url, only_show=True)
+        prepared = prepare(loaded.recipe, run_url, env=mlflow_environment(), only_show=True)
     print(plan_text(prepared.recipe, prepared.plan))
-    tell_hints(find_hints(loaded))
+    show_hints(find_hints(loaded))
     print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))
     return 0
 

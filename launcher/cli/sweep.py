@@ -5,23 +5,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cli.arguments import parse, positive
-from launcher.cli.hints import tell_hints
-from launcher.data.sources import check_sources
+from launcher.cli.arguments import parse, positive, show_hints
+from launcher.cli.tracking import find_target, mlflow_environment
+from launcher.data.source_table import check_sources
 from launcher.errors import Problem, UserError
 from launcher.recipe.hints import find_hints
-from launcher.recipe.schema import Recipe
 from launcher.sweep.grid import load_points, read_axes
 from launcher.sweep.transfer import Transfer, find_transfers
-from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
-from launcher.track.tracking_uri import resolve_tracking_uri
 
 
 def sweep_recipe(arguments: Sequence[str]) -> int:
     """Train a grid of a recipe's values here; 0 where every point has a result."""
     parser = argparse.ArgumentParser(
         prog="launch sweep",
-        description="Train a recipe at every point of a grid, one process a point. The same command again "
+        description="Train a recipe at every point of a grid, one process per point. The same command again "
         "trains only what is missing; other values with the same --out add to the table.",
     )
     parser.add_argument("recipe", help="recipe file")
@@ -40,11 +37,11 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     recipe = loaded.recipe
     with loaded.locating():
         check_sources(recipe.data)
-        target = _target(recipe)
+        target = find_target(recipe.track.mlflow) if recipe.track.mlflow.enabled else None
     out = (options.out or Path("runs") / f"sweep-{recipe.name}").absolute()
     if out.exists() and not out.is_dir():
         raise UserError(Problem(f"--out {out}", "is a file", "choose another --out"))
-    tell_hints(hint for point in points for hint in find_hints(point.loaded))
+    show_hints(hint for point in points for hint in find_hints(point.loaded))
     cores = len(os.sched_getaffinity(0))
     jobs = min(options.jobs or cores, len(points))
 
@@ -52,8 +49,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     from launcher.sweep.sweep_mlflow import open_parent
     from launcher.sweep.sweep_text import sweep_text
 
-    for name, value in MLFLOW_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ |= mlflow_environment()
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
     parent = open_parent(target, recipe.name, out, options.axes, _say)
     run_sweep(
@@ -72,14 +68,6 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _target(recipe: Recipe) -> MlflowTarget | None:
-    config = recipe.track.mlflow
-    if not config.enabled:
-        return None
-    environment = os.environ.get("MLFLOW_TRACKING_URI")
-    return MlflowTarget(resolve_tracking_uri(config.tracking_uri, environment, Path.cwd()), config.experiment)
 
 
 def _draw(path: Path, transfers: Sequence[Transfer], *, validation: bool) -> str:

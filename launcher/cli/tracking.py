@@ -1,20 +1,89 @@
-"""Which tracking store the command line feeds: of what is written, set in the environment, or remembered."""
+"""`launch replay RUN` and `launch ui`, and which tracking store the command line feeds."""
 
+import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from launcher import files
+from launcher.errors import Problem, UserError
+from launcher.recipe.compile import load_frozen
+from launcher.run_folder import JOURNAL, RECIPE, STATE, lock_run, open_mirror, require_run
 from launcher.track.config import MLflowConfig
-from launcher.track.mlflow import MlflowTarget
-from launcher.track.mlflow_sync import saved_tracking_uri
+from launcher.track.journal import whole_bytes
+from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
+from launcher.track.mlflow_sync import replay, saved_tracking_uri
+from launcher.track.mlflow_ui import make_ui_command
 from launcher.track.tracking_uri import resolve_tracking_uri
 
 
-def find_target(config: MLflowConfig, folder: Path) -> MlflowTarget:
-    """The store to feed: the recipe's, the environment's, the last attempt's or the default."""
+def find_target(config: MLflowConfig, folder: Path | None = None) -> MlflowTarget:
+    """The store to feed: the recipe's, the environment's, that of the run's last attempt, or the default."""
     uri = resolve_tracking_uri(
         config.tracking_uri,
         os.environ.get("MLFLOW_TRACKING_URI"),
         Path.cwd(),
-        previous=saved_tracking_uri(folder),
+        previous=saved_tracking_uri(folder) if folder else None,
     )
     return MlflowTarget(uri, config.experiment)
+
+
+def mlflow_environment() -> dict[str, str]:
+    """Our settings of MLflow where the user has given none."""
+    return {name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ}
+
+
+def replay_run(arguments: Sequence[str]) -> int:
+    """Send MLflow what it has not received of a run that is over; a second time sends nothing."""
+    parser = argparse.ArgumentParser(
+        prog="launch replay",
+        description="Send MLflow what it has not received of a run that is over: its tracking server was "
+        "down, or tracking was off. A run that is being trained sends everything by itself, and so does a "
+        "resume. The store is the recipe's, else MLFLOW_TRACKING_URI, else that of the last attempt, else "
+        "mlflow.db here.",
+    )
+    parser.add_argument("run", help="folder of the run")
+    options = parser.parse_args(arguments)
+    run_url = files.absolute(options.run)
+    short = files.shortest(run_url)
+    require_run(run_url)
+    files.check_writable(run_url)
+    loaded = load_frozen(files.join(run_url, RECIPE))
+    lock = lock_run(run_url)
+    mirror = open_mirror(run_url, is_main=True)
+    _require_lines(mirror.folder / JOURNAL, short)
+    os.environ |= mlflow_environment()
+    with loaded.locating():
+        target = find_target(loaded.recipe.track.mlflow, mirror.folder)
+    status = replay(mirror.folder, target, notify=print)
+    mirror.publish([STATE])
+    if lock is not None:
+        lock.close()
+    if status.problem is not None:
+        remedy = f"when it answers: launch replay {short}"
+        raise UserError(Problem(status.tracking_uri, status.problem, remedy))
+    print(
+        f"all of {short} is in experiment {status.experiment!r}, run {status.run_id} in {status.tracking_uri}"
+    )
+    return 0
+
+
+def _require_lines(journal: Path, short: str) -> None:
+    if not journal.exists() or whole_bytes(journal) == 0:
+        raise UserError(Problem(short, "has no journal yet", f"train it: launch resume {short}"))
+
+
+def open_ui(arguments: Sequence[str]) -> int:
+    """Become MLflow's server on the default store, until ctrl-C."""
+    parser = argparse.ArgumentParser(prog="launch ui", description="Open MLflow's pages on a store.")
+    parser.add_argument(
+        "--store", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in this folder"
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    options = parser.parse_args(arguments)
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = resolve_tracking_uri(options.store, environment, Path.cwd(), place="--store")
+    command = make_ui_command(uri, host=options.host, port=options.port)
+    print(f"MLflow: {command.url} (ctrl-C ends it)", flush=True)
+    os.execve(command.argv[0], list(command.argv), {**os.environ, **command.environment})

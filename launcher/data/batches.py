@@ -1,6 +1,5 @@
 """Batches of one rank: the part of each step's global batch that is its own, prepared ahead."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,11 +15,12 @@ from launcher.errors import Problem, UserError
 
 @final
 class Batches:
-    """The micro batches of one rank, by step.
+    """The micro batches of one rank, by data step.
 
     Sample j = (rank * num_micro + micro) * micro_batch_size + row of the global batch goes to (rank, micro,
-    row): read in that order, the samples are the same at any world size. `at` is a pure function of the step,
-    so a resume or a jump needs no state; a background thread prepares the steps after the one asked for.
+    row): read in that order, the samples are the same at any world size. `at` is a pure function of the data
+    step, so a resume or a jump needs no state; a background thread prepares the steps after the one asked
+    for.
 
     With `streams`, row j goes on at each step where it ended at the step before.
     """
@@ -37,11 +37,6 @@ class Batches:
         prefetch: int,
         streams: bool = False,
     ) -> None:
-        if global_batch_size % (micro_batch_size * world_size):
-            raise ValueError(
-                f"global_batch_size {global_batch_size} is not a multiple of "
-                f"micro_batch_size {micro_batch_size} x world_size {world_size}"
-            )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; allowed: 0 to {world_size - 1}")
         if samples.num_samples < 1:
@@ -56,24 +51,18 @@ class Batches:
         self._rows = _rows_of_rank(global_batch_size, micro_batch_size, rank, world_size)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch") if prefetch else None
         self._pending: dict[int, Future[list[Batch]]] = {}
-        self.wait_s = 0.0
-        """Seconds that the last `at` waited for data."""
 
-    def at(self, step: int) -> list[Batch]:
-        """The micro batches of a step (counted from 0). Whatever goes wrong in the thread is raised here."""
-        start = time.perf_counter()
+    def at(self, data_step: int) -> list[Batch]:
+        """The micro batches of a data step (from 0). Whatever goes wrong in the thread is raised here."""
         if self._thread is None:
-            batches = self._read(step)
-        else:
-            wanted = range(step, step + self._prefetch + 1)
-            for stale in [s for s in self._pending if s not in wanted]:
-                self._pending.pop(stale).cancel()
-            for ahead in wanted:
-                if ahead not in self._pending:
-                    self._pending[ahead] = self._thread.submit(self._read, ahead)
-            batches = self._pending.pop(step).result()
-        self.wait_s = time.perf_counter() - start
-        return batches
+            return self._read(data_step)
+        wanted = range(data_step, data_step + self._prefetch + 1)
+        for stale in [s for s in self._pending if s not in wanted]:
+            self._pending.pop(stale).cancel()
+        for ahead in wanted:
+            if ahead not in self._pending:
+                self._pending[ahead] = self._thread.submit(self._read, ahead)
+        return self._pending.pop(data_step).result()
 
     def close(self) -> None:
         """Stop the thread; what it is preparing is finished and thrown away."""
@@ -81,9 +70,9 @@ class Batches:
             self._thread.shutdown(cancel_futures=True)
         self._pending.clear()
 
-    def _read(self, step: int) -> list[Batch]:
+    def _read(self, data_step: int) -> list[Batch]:
         begins: bool | None = None
-        shape = step, self._global_batch_size, self._samples.num_samples, self._seed
+        shape = data_step, self._global_batch_size, self._samples.num_samples, self._seed
         if self._streams:
             windows, begins = windows_of_streams(*shape)
         else:

@@ -1,7 +1,7 @@
 """Data section of a recipe. Torch-free."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,15 +10,61 @@ from models.section import Section
 Seed = Annotated[int, Field(ge=0)]
 
 
-class TextSection(Section):
-    """Abstract: the text of files."""
+InputKind = Literal["tokens", "words", "signals"]
+INPUT_KINDS: tuple[InputKind, ...] = ("tokens", "words", "signals")
+NUM_CHARS = 257
+"""Characters of words: none, and every byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskShape:
+    """What a source asks of a model."""
+
+    inputs: tuple[InputKind, ...]
+    """What a model may read of it: one of these."""
+    targets: Literal["tokens", "label"]
+    """A target at each position, or one for the sequence."""
+    vocab_size: int | None = None
+    """Token ids are below this; None where only the data can tell."""
+    num_classes: int | None = None
+    num_features: int | None = None
+    """Numbers at each step of a signal."""
+    num_chars: int | None = None
+    """Characters of a word are below this."""
+    num_sequences: int = 1
+    """Sequences that a label is for."""
+
+
+class SourceSection(Section):
+    """Abstract: what every source says of itself."""
 
     type: str
+    is_stream: ClassVar[bool] = False
+    """Whether sequences are cut from one long stream, at any length, and follow on one another."""
+
+    def shape(self) -> TaskShape:
+        """What a model for this source must take and give."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what a model must take and give")
+
+    def misfit(self, seq_len: int) -> str | None:
+        """What is wrong with this source at a length; None where it fits."""
+        return None
+
+
+class TextSection(SourceSection):
+    """Abstract: the text of files."""
+
+    is_stream = True
     unit: Literal["bytes", "words"] = "bytes"
     """What a position is. Words are names (also of letters that are not ASCII), numbers, line ends, and every
     other sign by itself; blanks only part them. The most frequent ones of the training files are known by
     number: model.vocab_size of them, with the NUL and one number for all others. Encoder `char-cnn` reads the
     characters of every word, known or not."""
+
+    def shape(self) -> TaskShape:
+        if self.unit == "words":
+            return TaskShape(("tokens", "words"), "tokens", num_chars=NUM_CHARS)
+        return TaskShape(("tokens",), "tokens", vocab_size=256)
 
 
 class StdlibSource(TextSection):
@@ -38,7 +84,7 @@ class FilesSource(TextSection):
     """Folder, file or glob, such as s3://bucket/corpus/**/*.txt."""
 
 
-class TokensSource(Section):
+class TokensSource(SourceSection):
     """A flat file of unsigned little-endian token ids, memory-mapped; validation tokens in a second file."""
 
     type: Literal["tokens"]
@@ -46,8 +92,17 @@ class TokensSource(Section):
     validation: str | None = None
     dtype: Literal["uint8", "uint16", "uint32"] = "uint16"
 
+    is_stream = True
 
-class ListOpsSource(Section):
+    def shape(self) -> TaskShape:
+        return TaskShape(("tokens",), "tokens")
+
+    def required_files(self) -> dict[str, str]:
+        """URL of each file that must be there -> the recipe key that gives it."""
+        return _split_urls(self)
+
+
+class ListOpsSource(SourceSection):
     """ListOps (arXiv 1804.06028) by the rules of Long Range Arena (arXiv 2011.04006): classify a nested list
     expression by its value, 0 to 9. Expressions are `min_length` to `data.seq_len` tokens long.
 
@@ -63,8 +118,16 @@ class ListOpsSource(Section):
     seed: Seed = 0
     """Which data set; the recipe's own seed is for its order."""
 
+    def shape(self) -> TaskShape:
+        return TaskShape(("tokens",), "label", vocab_size=16, num_classes=10)
 
-class CopyingSource(Section):
+    def misfit(self, seq_len: int) -> str | None:
+        if self.min_length > seq_len:
+            return f"seq_len is {seq_len}; source.min_length {self.min_length} is more"
+        return None
+
+
+class CopyingSource(SourceSection):
     """Copying (Hochreiter and Schmidhuber 1997; Arjovsky et al., arXiv 1511.06464): symbols, then blanks,
     then as many cues, at each of which one symbol is to be said. New sequences without end."""
 
@@ -75,8 +138,16 @@ class CopyingSource(Section):
     """Scatter the symbols among the blanks (arXiv 2312.00752, section 3.1)."""
     seed: Seed = 0
 
+    def shape(self) -> TaskShape:
+        return TaskShape(("tokens",), "tokens", vocab_size=self.alphabet + 2)
 
-class RecallSource(Section):
+    def misfit(self, seq_len: int) -> str | None:
+        if (least := 2 * self.num_symbols) > seq_len:
+            return f"seq_len is {seq_len}; {self.num_symbols} symbols need at least {least}"
+        return None
+
+
+class RecallSource(SourceSection):
     """Multi-query associative recall (arXiv 2312.04927): pairs of key and value, then blanks, then keys, at
     each of which its value is to be said. New sequences without end."""
 
@@ -87,16 +158,34 @@ class RecallSource(Section):
     num_values: Annotated[int, Field(ge=2)] = 32
     seed: Seed = 0
 
+    def shape(self) -> TaskShape:
+        return TaskShape(("tokens",), "tokens", vocab_size=1 + self.num_keys + self.num_values)
 
-class DigitsSource(Section):
+    def misfit(self, seq_len: int) -> str | None:
+        if (least := 2 * self.num_pairs + self.num_queries) > seq_len:
+            return f"seq_len is {seq_len}; the pairs and queries need at least {least}"
+        if self.num_pairs > self.num_keys:
+            return f"source.num_pairs is {self.num_pairs}; num_keys {self.num_keys} is less"
+        if self.num_queries > self.num_pairs:
+            return f"source.num_queries is {self.num_queries}; num_pairs {self.num_pairs} is less"
+        return None
+
+
+class DigitsSource(SourceSection):
     """The 1797 handwritten digits (8 x 8 grey values) that scikit-learn ships, as signals of 64 steps."""
 
     type: Literal["digits"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Fraction of images kept for validation, of each digit alike."""
 
+    def shape(self) -> TaskShape:
+        return TaskShape(("signals",), "label", num_classes=10, num_features=1)
 
-class LabelledSource(Section):
+    def misfit(self, seq_len: int) -> str | None:
+        return None if seq_len == 64 else f"seq_len is {seq_len}; a digit has 64 steps"
+
+
+class LabelledSource(SourceSection):
     """Sequences of a label each, in NumPy files of your own: one folder to train on, one to validate on,
     each with x.npy, y.npy and, where sequences end before data.seq_len, lengths.npy.
 
@@ -128,13 +217,43 @@ class LabelledSource(Section):
             )
         return self
 
+    def shape(self) -> TaskShape:
+        sizes = {"tokens": self.vocab_size, "words": self.num_chars, "signals": self.num_features}
+        return TaskShape(
+            tuple(kind for kind in INPUT_KINDS if sizes[kind] is not None),
+            "label",
+            vocab_size=self.vocab_size,
+            num_classes=self.num_classes,
+            num_features=self.num_features,
+            num_chars=self.num_chars,
+            num_sequences=self.num_sequences,
+        )
 
-TextSource = StdlibSource | FilesSource
-StreamSource = TextSource | TokensSource
-"""Sequences are cut from one long stream, at any length, and follow on one another."""
-GeneratedSource = ListOpsSource | CopyingSource | RecallSource
+    def required_files(self) -> dict[str, str]:
+        """URL of each file that must be there -> the recipe key that gives it."""
+        return {
+            f"{folder.rstrip('/')}/{name}": key
+            for folder, key in _split_urls(self).items()
+            for name in ("x.npy", "y.npy")
+        }
+
+
+def _split_urls(source: TokensSource | LabelledSource) -> dict[str, str]:
+    """URL of each split -> the recipe key that gives it."""
+    urls = {source.train: "data.source.train"}
+    return urls | ({source.validation: "data.source.validation"} if source.validation else {})
+
+
 Source = Annotated[
-    TextSource | TokensSource | LabelledSource | GeneratedSource | DigitsSource, Field(discriminator="type")
+    StdlibSource
+    | FilesSource
+    | TokensSource
+    | LabelledSource
+    | ListOpsSource
+    | CopyingSource
+    | RecallSource
+    | DigitsSource,
+    Field(discriminator="type"),
 ]
 
 
@@ -153,7 +272,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _validation_has_files(self) -> "DataConfig":
-        if self.validation_fraction is not None and not isinstance(self.source, StdlibSource | FilesSource):
+        if self.validation_fraction is not None and not isinstance(self.source, TextSection):
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}, a fraction of files; "
                 f"`{self.source.type}` does not use it"
@@ -162,87 +281,11 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _source_fits_seq_len(self) -> "DataConfig":
-        source = self.source
-        match source:
-            case ListOpsSource() if source.min_length > self.seq_len:
-                raise ValueError(f"seq_len is {self.seq_len}; source.min_length {source.min_length} is more")
-            case CopyingSource() if 2 * source.num_symbols > self.seq_len:
-                least = 2 * source.num_symbols
-                raise ValueError(
-                    f"seq_len is {self.seq_len}; {source.num_symbols} symbols need at least {least}"
-                )
-            case RecallSource() if 2 * source.num_pairs + source.num_queries > self.seq_len:
-                least = 2 * source.num_pairs + source.num_queries
-                raise ValueError(f"seq_len is {self.seq_len}; the pairs and queries need at least {least}")
-            case RecallSource() if source.num_pairs > source.num_keys:
-                raise ValueError(
-                    f"source.num_pairs is {source.num_pairs}; num_keys {source.num_keys} is less"
-                )
-            case RecallSource() if source.num_queries > source.num_pairs:
-                raise ValueError(
-                    f"source.num_queries is {source.num_queries}; num_pairs {source.num_pairs} is less"
-                )
-            case DigitsSource() if self.seq_len != 64:
-                raise ValueError(f"seq_len is {self.seq_len}; a digit has 64 steps")
-            case _:
-                return self
+        if (reason := self.source.misfit(self.seq_len)) is not None:
+            raise ValueError(reason)
+        return self
 
     @property
     def fraction_for_validation(self) -> float:
         """Fraction of files kept for validation."""
         return 0.05 if self.validation_fraction is None else self.validation_fraction
-
-
-InputKind = Literal["tokens", "words", "signals"]
-INPUT_KINDS: tuple[InputKind, ...] = ("tokens", "words", "signals")
-NUM_CHARS = 257
-"""Characters of words: none, and every byte."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskShape:
-    """What a source asks of a model."""
-
-    inputs: tuple[InputKind, ...]
-    """What a model may read of it: one of these."""
-    targets: Literal["tokens", "label"]
-    """A target at each position, or one for the sequence."""
-    vocab_size: int | None = None
-    """Token ids are below this; None where only the data can tell."""
-    num_classes: int | None = None
-    num_features: int | None = None
-    """Numbers at each step of a signal."""
-    num_chars: int | None = None
-    """Characters of a word are below this."""
-    num_sequences: int = 1
-    """Sequences that a label is for."""
-
-
-def task_shape(source: Source) -> TaskShape:
-    """What a model for this source must take and give."""
-    match source:
-        case StdlibSource() | FilesSource() if source.unit == "words":
-            return TaskShape(("tokens", "words"), "tokens", num_chars=NUM_CHARS)
-        case StdlibSource() | FilesSource():
-            return TaskShape(("tokens",), "tokens", vocab_size=256)
-        case TokensSource():
-            return TaskShape(("tokens",), "tokens")
-        case ListOpsSource():
-            return TaskShape(("tokens",), "label", vocab_size=16, num_classes=10)
-        case CopyingSource():
-            return TaskShape(("tokens",), "tokens", vocab_size=source.alphabet + 2)
-        case RecallSource():
-            return TaskShape(("tokens",), "tokens", vocab_size=1 + source.num_keys + source.num_values)
-        case DigitsSource():
-            return TaskShape(("signals",), "label", num_classes=10, num_features=1)
-        case LabelledSource():
-            sizes = {"tokens": source.vocab_size, "words": source.num_chars, "signals": source.num_features}
-            return TaskShape(
-                tuple(kind for kind in INPUT_KINDS if sizes[kind] is not None),
-                "label",
-                vocab_size=source.vocab_size,
-                num_classes=source.num_classes,
-                num_features=source.num_features,
-                num_chars=source.num_chars,
-                num_sequences=source.num_sequences,
-            )

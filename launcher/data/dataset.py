@@ -49,6 +49,31 @@ class Dataset(abc.ABC):
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A source, opened."""
+
+    train: Dataset
+    validation: Dataset
+    """Disjoint from train; has no samples where there is no validation."""
+    fingerprint: str
+    """Hash of the names, sizes and content read, so that a resume on other data is noticed."""
+    description: str
+    """One line for people."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """What the model reads."""
+
+    vocab_size: int
+    """0 where it has no vocabulary."""
+    max_chars: int | None
+    """Characters of each word; None where it reads none."""
+
+
+@final
 class Tokens:
     """A flat stream of token ids, in memory or memory-mapped."""
 

@@ -1,13 +1,14 @@
 """Handwritten digits as signals: the one door to scikit-learn, which ships them."""
 
+import hashlib
 from typing import final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launcher.data.config import DigitsSource
-from launcher.data.dataset import Batch, Dataset
+from launcher.data.config import DataConfig, DigitsSource
+from launcher.data.dataset import Batch, Dataset, Reader, Splits
 from launcher.data.order import permute, stream_key
 from launcher.errors import Problem, UserError
 
@@ -36,7 +37,7 @@ class Digits(Dataset):
         }
 
 
-def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
+def split_digits(source: DigitsSource) -> tuple[Digits, Digits]:
     """Training and validation images. Raises UserError where scikit-learn is not installed."""
     try:
         from sklearn.datasets import load_digits  # an extra, and a second to import
@@ -52,3 +53,13 @@ def open_digits(source: DigitsSource) -> tuple[Digits, Digits]:
         count = min(len(of_digit) - 1, max(1, round(source.validation_fraction * len(of_digit))))
         held[of_digit[permute(np.arange(count), len(of_digit), _SPLIT_KEY)]] = True
     return Digits(signals[~held], labels[~held]), Digits(signals[held], labels[held])
+
+
+def open_digits(_config: DataConfig, source: DigitsSource, _reader: Reader) -> Splits:
+    """The digits, split."""
+    train, validation = split_digits(source)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (train, validation):
+        digest.update(part.signals.tobytes() + part.labels.tobytes())
+    description = f"digits: {train.num_samples} images to train on, {validation.num_samples} to validate on"
+    return Splits(train, validation, digest.hexdigest(), description)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from launcher import files
-from launcher.data.config import LabelledSource
-from launcher.data.dataset import Batch, Dataset
+from launcher.data.config import DataConfig, LabelledSource
+from launcher.data.dataset import Batch, Dataset, Reader, Splits
 from launcher.data.order import evenly_spaced
-from launcher.data.sources import SPLIT_KEYS, require_files
+from launcher.data.sources import require_files
 from launcher.errors import Problem, UserError, about
 
 _PROBES = 256
@@ -138,19 +138,19 @@ class NoSamples(Dataset):
         raise ValueError(f"samples {indices} asked for; there are none")
 
 
-def open_labelled(
-    source: LabelledSource, seq_len: int, max_chars: int | None
-) -> tuple[Dataset, Dataset, str]:
-    """Training samples, validation ones and a fingerprint of both. Raises UserError for what does not fit."""
+def open_labelled(config: DataConfig, source: LabelledSource, reader: Reader) -> Splits:
+    """Raises UserError for what does not fit."""
     folders = [source.train] + ([source.validation] if source.validation else [])
-    urls = [files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")]
-    require_files(urls, [key for key in SPLIT_KEYS for _ in ("x", "y")])
+    require_files(source.required_files())
     opened: list[Labelled] = []
-    for folder, key in zip(folders, SPLIT_KEYS, strict=False):
+    for folder, key in zip(folders, ("data.source.train", "data.source.validation"), strict=False):
         with about(key):
-            opened.append(Labelled(source, folder, seq_len, max_chars))
+            opened.append(Labelled(source, folder, config.seq_len, reader.max_chars))
     digest = hashlib.blake2b(b"".join(samples.probe() for samples in opened), digest_size=16)
-    return opened[0], opened[1] if source.validation else NoSamples(), digest.hexdigest()
+    train, validation = opened[0], opened[1] if source.validation else NoSamples()
+    noun = "pairs" if source.num_sequences == 2 else "sequences"
+    described = f"{train.num_samples:_} {noun} to train on, {validation.num_samples:_} to validate on"
+    return Splits(train, validation, digest.hexdigest(), f"{source.train}: {described}")
 
 
 def _open_array(url: str) -> NDArray[Any]:

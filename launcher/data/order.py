@@ -1,9 +1,9 @@
-"""The global order of samples: a pure function of (seed, step), the same at any world size.
+"""The global order of samples: a pure function of (seed, data_step), the same at any world size.
 
 A seeded bijection on [0, size) in O(1) memory: a Feistel network over the smallest power of two that
 holds `size`, walked until it lands inside ("Ciphers with arbitrary finite domains", Black and
 Rogaway, CT-RSA 2002).
-A resume therefore needs one integer, the step.
+A resume therefore needs one integer, the data step.
 """
 
 import numpy as np
@@ -71,12 +71,12 @@ def _feistel(value: NDArray[np.uint64], size: int, seed: int) -> NDArray[np.uint
     return (high << low_bits) | low
 
 
-def windows_of_step(step: int, global_batch_size: int, num_windows: int, seed: int) -> NDArray[np.int64]:
-    """Window of each sample of a step's global batch; steps count from 0.
+def windows_of_step(data_step: int, global_batch_size: int, num_windows: int, seed: int) -> NDArray[np.int64]:
+    """Window of each sample of a global batch; data steps count from 0.
 
     The samples of all steps are numbered on end; each epoch is every window once, in an order of its own.
     """
-    samples = np.arange(step * global_batch_size, (step + 1) * global_batch_size, dtype=np.int64)
+    samples = np.arange(data_step * global_batch_size, (data_step + 1) * global_batch_size, dtype=np.int64)
     windows = np.empty_like(samples)
     for epoch in range(int(samples[0]) // num_windows, int(samples[-1]) // num_windows + 1):
         inside = samples // num_windows == epoch
@@ -85,15 +85,15 @@ def windows_of_step(step: int, global_batch_size: int, num_windows: int, seed: i
 
 
 def windows_of_streams(
-    step: int, num_streams: int, num_windows: int, seed: int
+    data_step: int, num_streams: int, num_windows: int, seed: int
 ) -> tuple[NDArray[np.int64], bool]:
-    """Window of each stream at a step, and whether the streams begin there; steps count from 0.
+    """Window of each stream at a data step (from 0), and whether the streams begin there.
 
     The windows are cut into streams of equal length, which are read side by side, epoch after epoch. What is
     left over lies before the first stream or behind the last one, shared out anew in each epoch.
     """
     length, rest = divmod(num_windows, num_streams)
-    epoch, place = divmod(step, length)
+    epoch, place = divmod(data_step, length)
     first = stream_key(seed, epoch) % (rest + 1)
     return first + place + length * np.arange(num_streams, dtype=np.int64), place == 0
 

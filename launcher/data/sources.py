@@ -2,12 +2,11 @@
 
 import os
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
-from launcher.data.config import DataConfig, LabelledSource, StdlibSource, TextSource, TokensSource
 from launcher.errors import Problem, UserError, about
 
 # What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
@@ -20,8 +19,6 @@ _NOT_CORPUS = frozenset(
     }
 )
 
-SPLIT_KEYS = ("data.source.train", "data.source.validation")
-
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -31,30 +28,11 @@ class SourceFile:
     url: str
 
 
-def find_source_files(source: TextSource) -> list[SourceFile]:
-    """Sorted files of a text source. Raises UserError where there are none."""
-    return _find_stdlib() if isinstance(source, StdlibSource) else _find_files(source.url)
-
-
-@about("data.source")
-def check_sources(config: DataConfig) -> None:
-    """Raise UserError for files that are not there, before a job is queued."""
-    source = config.source
-    if isinstance(source, TokensSource):
-        require_files([source.train] + ([source.validation] if source.validation else []), SPLIT_KEYS)
-    elif isinstance(source, LabelledSource):
-        folders = [source.train] + ([source.validation] if source.validation else [])
-        urls = [files.join(folder, name) for folder in folders for name in ("x.npy", "y.npy")]
-        require_files(urls, [key for key in SPLIT_KEYS for _ in ("x", "y")])
-    elif isinstance(source, TextSource):
-        find_source_files(source)
-
-
-def require_files(urls: Sequence[str], keys: Sequence[str]) -> None:
-    """Raise UserError, naming all that are missing, each the fault of the recipe key beside it."""
+def require_files(wanted: Mapping[str, str]) -> None:
+    """Raise UserError, naming all that are missing; `wanted` gives the recipe key that asks for each URL."""
     problems = [
         Problem(url, "there is no such file", _nearest(url), key=key)
-        for url, key in zip(urls, keys, strict=False)
+        for url, key in wanted.items()
         if not _is_file(url)
     ]
     if problems:
@@ -66,7 +44,8 @@ def _is_file(url: str) -> bool:
     return [_bare(found) for found in files.find(place)] == [_bare(place)]
 
 
-def _find_stdlib() -> list[SourceFile]:
+def find_stdlib() -> list[SourceFile]:
+    """Files of the standard library, sorted. Raises UserError where there are none."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[SourceFile] = []
     for folder, subfolders, names in os.walk(root):
@@ -84,7 +63,8 @@ def _find_stdlib() -> list[SourceFile]:
 
 
 @about("data.source.url")
-def _find_files(url: str) -> list[SourceFile]:
+def find_files(url: str) -> list[SourceFile]:
+    """Files under a folder or glob, sorted, without hidden ones. Raises UserError where there are none."""
     place = files.absolute(url)
     root = _fixed_part(place)
     found = []

@@ -1,5 +1,7 @@
-"""Base shapes: which dimensions of each parameter grow with width, and from what base. Names and integers
-only."""
+"""Base shapes: which dimensions of each parameter grow with width, and from what base.
+
+Names and integers only: no tensor is needed to compute, store or compare them.
+"""
 
 import hashlib
 import json
@@ -34,8 +36,8 @@ def find_base_shapes(base: Shapes, delta: Shapes) -> dict[str, tuple[int | None,
     problems = [
         Problem(
             name,
-            f"is {len(shape)}-dimensional in the base model and {len(delta[name])}-dimensional in the delta "
-            f"model",
+            f"is {len(shape)}-dimensional in the base model and {len(delta[name])}-dimensional in the "
+            f"delta model",
             _FIT,
             key=_KEY,
         )
@@ -44,6 +46,8 @@ def find_base_shapes(base: Shapes, delta: Shapes) -> dict[str, tuple[int | None,
     ]
     if problems:
         raise UserError(*problems)
+    # d_model 32 and 64: layers.0.ffn.up.weight, (128, 32) and (256, 64), grows in both dimensions: (128, 32).
+    # readout.weight, (256, 32) and (256, 64), has 256 bytes at every width: (None, 32).
     return {
         name: tuple(b if b != d else None for b, d in zip(shape, delta[name], strict=True))
         for name, shape in base.items()
@@ -53,8 +57,8 @@ def find_base_shapes(base: Shapes, delta: Shapes) -> dict[str, tuple[int | None,
 def measure_width_multipliers(
     shapes: Shapes, base_shapes: BaseShapes, fan_in_dims: Mapping[str, int] | None = None
 ) -> dict[str, WidthMultiplier]:
-    """Width multipliers of every parameter. Raises UserError for names and numbers of dimensions that do
-    not fit.
+    """Width multipliers of every parameter. Raises UserError where names or numbers of dimensions
+    do not fit.
 
     `fan_in_dims`: which dimension is fan-in, for weights that are not stored as (out, in, ...).
     """
@@ -71,14 +75,12 @@ def measure_width_multipliers(
 
 
 def check_finite(shapes: Shapes, base: Shapes, base_shapes: BaseShapes) -> None:
-    """Raise UserError where a dimension that base and delta models share is another one in the target
-    model."""
+    """Raise UserError where a dimension equal in the base and delta models differs in the target model."""
     problems = [
         Problem(
             name,
             f"has shape {shape}, and {base[name]} at the base width, but does not grow in every such "
-            f"dimension "
-            f"between base and delta: {_show(base_shapes[name])}",
+            f"dimension between base and delta: {_show(base_shapes[name])}",
             "let every width-like dimension follow d_model, or give base shapes in a file (mup.base_shapes)",
             key="mup.base_width",
         )
@@ -101,7 +103,8 @@ def _width(
     name: str, shape: tuple[int, ...], base: tuple[int | None, ...], fan_in_dim: int
 ) -> WidthMultiplier:
     # torch keeps (out, in, ...). A single infinite dimension is its parameter's only width, on whichever
-    # side it is.
+    # side it is: both fan_in and fan_out mean it, so that a row of the rules may use either. At d_model 64,
+    # (256, 64) over (128, 32) is fan_in 2 and fan_out 2, and (256, 64) over (None, 32) is 2 as well.
     growth = [size / b if b is not None else None for size, b in zip(shape, base, strict=True)]
     ratios = [ratio for ratio in growth if ratio is not None]
     if len(ratios) < 2:
@@ -117,13 +120,13 @@ def _width(
 
 def hash_shapes(base_shapes: BaseShapes) -> str:
     """Identity of base shapes: sha256 of their canonical JSON, independent of order."""
+    # sorted and as JSON, not the file's text: comments, order and who wrote it must not change the identity
     canonical = json.dumps({name: list(dims) for name, dims in base_shapes.items()}, sort_keys=True)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def compare_shapes(saved: BaseShapes, current: BaseShapes, most: int = 8) -> list[str]:
-    """Readable differences between two sets of base shapes, one line a parameter, at most `most` and a
-    count."""
+    """Readable differences between two base shapes: one line a parameter, at most `most`, and a count."""
     lines = []
     for name in sorted({*saved, *current}):
         old, new = saved.get(name), current.get(name)

@@ -17,8 +17,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 def dump_base_shapes(base_shapes: BaseShapes) -> str:
-    """The text that the mup package writes and reads, and one more line of comment: the identity of the
-    content."""
+    """The text that the mup package writes and reads, with the content's identity as one more comment."""
     odd = [name for name in base_shapes if not _PLAIN.fullmatch(name)]
     if odd:
         raise ValueError(
@@ -35,8 +34,10 @@ def dump_base_shapes(base_shapes: BaseShapes) -> str:
 
 @about("mup.base_shapes")
 def read_base_shapes(url: str) -> BaseShapes:
-    """Read a `.bsh` file, ours or the mup package's. Raises UserError where it is missing, none, or was
-    changed."""
+    """Read a `.bsh` file, ours or the mup package's.
+
+    Raises UserError where it is missing, is not such a file, or was changed.
+    """
     if not files.exists(url):
         message = "no such base-shapes file"
         raise UserError(
@@ -45,7 +46,7 @@ def read_base_shapes(url: str) -> BaseShapes:
     text = files.read_text(url)
     data = parse_yaml(text, url)
     if not isinstance(data, dict) or not all(_is_dims(dims) for dims in data.values()):
-        message = "is no base-shapes file"
+        message = "is not a base-shapes file"
         raise UserError(Problem(url, message, "each line names a parameter and a list of sizes or null"))
     shapes = {str(name): tuple(dims) for name, dims in data.items()}
     stated = _HASH.search(text)

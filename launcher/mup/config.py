@@ -10,8 +10,7 @@ DecayPolicy = Literal["constant", "independent", "sqrt"]
 
 
 class MupConfig(Section):
-    """Parametrisation. `mup` scales from `base_width` or from a base-shapes file; `sp` and `umup` need
-    neither."""
+    """Parametrisation. `mup` scales from `base_width` or a base-shapes file; `sp` and `umup` need neither."""
 
     type: Literal["sp", "mup", "umup"]
     base_width: Annotated[int, Field(ge=1)] | None = None
@@ -21,5 +20,4 @@ class MupConfig(Section):
     base_shapes: str | None = None
     """Base-shapes file to use instead of base_width."""
     weight_decay: DecayPolicy = "constant"
-    """In width: lr x decay stays constant, decay itself does (independent), or decay grows as the root of
-    1/lr."""
+    """In width: lr x decay stays constant, decay itself does (independent), or decay grows as 1/sqrt(lr)."""

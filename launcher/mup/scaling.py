@@ -1,8 +1,7 @@
 """The one table of scaling rules: (role, width, depth, kind of update) -> factors, each row with its source.
 
 Every factor is a product of powers of the growth of fan-in, fan-out and depth over the base: 1 at the base.
-Under
-`umup` the base is one, so that growth is the size itself.
+Under `umup` the base is one, so that growth is the size itself.
 """
 
 from collections.abc import Mapping
@@ -53,6 +52,19 @@ class Powers:
 ONE = Powers()
 
 
+# How to read the rows, for a hidden matrix W (fan_out, fan_in) in h = W x with x of order 1. One step changes
+# W by lr times an update that agrees with x in sign, so fan_in terms add up and h changes by
+# lr x (size of an entry) x fan_in. That has to be of order 1 at every width:
+#   adam, sign: entries of order 1, hence lr 1/fan_in.
+#   sgd: entries are gradients, of order 1/fan_out, hence lr fan_out/fan_in.
+#   unit_rms: entries of order 1, but those of an orthogonal matrix, whose norm is sqrt(width): lr width^-1/2.
+#   spectral: the update's norm is sqrt(fan_out/fan_in) by itself: nothing to add.
+# Where only one dimension grows, an Adam step of order 1 is right at every width. eps has the size of the
+# gradient that it is compared with, so that at any width it matters as much as at the base.
+# Example: d_model 32 -> 256 is growth 8. Adam's rate of a matrix is 1/8 of the recipe's and its eps too; the
+# readout's init is sqrt(8) times 1/sqrt(fan_in), its product is divided by 8, and its rate stays.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
     """What a parametrisation does to a parameter's layer, whatever the optimizer."""
@@ -96,6 +108,7 @@ MUP_LAYERS = {
     Role.STATE: LayerRow(source=f"vector-like at fixed state size; {_TP4B}"),
 }
 
+# every role with exactly one growing dimension: growth is fan_in and fan_out alike
 _ONE_WIDTH = (Role.EMBEDDING, Role.READOUT, Role.TIED, Role.VECTOR, Role.STATE)
 _NORMALISED = UpdateRow(eps=Powers(fan_in=-1), source=f"rate 1; {_EPS} 1/width")
 _SIGN = UpdateRow(source="rate 1")
@@ -129,8 +142,7 @@ MUP_UPDATES: dict[Update, dict[Role, UpdateRow]] = {
         Role.MATRIX: UpdateRow(lr=Powers(fan_in=-1, fan_out=1), source="SGD rate fan_out/fan_in"),
         **dict.fromkeys(_ONE_WIDTH, _GROWING),
     },
-    # Matrix updates take hidden matrices only; every other parameter goes through AdamW, hence the rows of
-    # `adam`.
+    # Matrix updates take hidden matrices only; every other parameter goes through AdamW and its rows.
     "spectral": {Role.MATRIX: UpdateRow(source=f"the update has norm sqrt(fan_out/fan_in): {_SPECTRAL}")},
     "unit_rms": {
         Role.MATRIX: UpdateRow(
@@ -185,6 +197,7 @@ def scale_mup(
     depth: float = 1.0,
 ) -> Scaling:
     """Maximal update parametrisation. `depth` is the growth of a parameter inside the stack, 1 outside it."""
+    # Matrix updates have a row for matrices alone: whatever has another role comes here with AdamW's.
     layer, row = MUP_LAYERS[role], MUP_UPDATES[update][role]
     lr_of_width = row.lr.of(width)
     lr_of_depth, eps_of_depth = _depth_factors(update, DEPTH_POWER[depth_rule], depth)
@@ -197,6 +210,7 @@ def scale_mup(
         forward=forward,
         gradient=forward,
         lr=lr_of_width * lr_of_depth,
+        # by width alone, as in CompleteP's table
         weight_decay=lr_of_width ** -DECAY_POWER[decay],
         eps=row.eps.of(width) * eps_of_depth,
         source="; ".join(sources),
@@ -211,7 +225,10 @@ def _depth_factors(update: Update, alpha: float, depth: float) -> tuple[float, f
     """
     if alpha == 0.0:
         return 1.0, 1.0
+    # depth 4, alpha 1/2: each of 4 branches enters with 1/2. Adam: 4 x 1/2 x lr = 1 for lr = 1/2 = 4^(-1/2).
+    # SGD's gradient has the 1/2 a second time: 4 x 1/2 x 1/2 x lr = 1 for lr = 1 = 4^0.
     lr = depth ** (2 * alpha - 1) if update == "sgd" else depth ** (alpha - 1)
+    # How often the gradient's fall enters what eps is added to: once in |g|, twice in g^2.
     power = {"adam": 1, "soap": 1, "smorms3": 2, "shampoo": 2}.get(update, 0)
     eps = depth ** (-alpha * power)
     return float(lr), float(eps)

@@ -3,7 +3,7 @@
 unit-scaling keeps weights and gradients at variance one and multiplies layers by constants. Here each
 constant is absorbed into its weight, and nothing is done to gradients: multiplier a, initial value w and rate
 c become a w and a c (a^2 c for SGD), which is the same function and the same training. Only formats narrower
-than bfloat16 can tell.
+than bfloat16 show a difference.
 """
 
 import math
@@ -39,8 +39,7 @@ class _Unit:
     absorbed: float
     """Our value is this times theirs."""
     flow: float
-    """Their gradient is this times the true one, but for sqrt(N) V / sqrt(V - 1) of N targets and V
-    classes."""
+    """Their gradient is this times the true one, up to sqrt(N) V / sqrt(V - 1) for N targets, V classes."""
     rule: str
 
 
@@ -61,6 +60,8 @@ def scale_umup(
     role, shape = facts[name].role, shapes[name]
     unit = _in_unit_terms(name, shapes, facts, place)
     stack = 1.0 if place.depth is None else place.depth**-0.5
+    # Adam's step has the size of its rate whatever the gradient: c in their weight is a c in ours, a times
+    # theirs. SGD's follows the gradient, and that of w = a w' is 1/a of theirs, hence a^2 c.
     sgd = update == "sgd"
     lr = stack * unit.rate * unit.absorbed * (unit.flow * unit.absorbed if sgd else 1.0)
     forward = 1 / shape[1] if role is Role.READOUT else 1.0
@@ -85,8 +86,8 @@ def _in_unit_terms(
 ) -> _Unit:
     role, shape = facts[name].role, shapes[name]
     num_classes, d_model = next(shapes[n] for n, fact in facts.items() if fact.role is Role.READOUT)
-    # their readout divides its gradient by sqrt(classes), not by the width; a branch's factor comes after
-    # its gradient
+    # their readout divides its gradient by sqrt(classes), not by the width, and a branch's factor comes
+    # after its gradient
     upstream = d_model / math.sqrt(num_classes) / place.branch
     layer = _layer_fan_in(name, shapes, facts)
     if role is Role.READOUT:
@@ -94,13 +95,15 @@ def _in_unit_terms(
     if role is Role.EMBEDDING:
         rule = "rate dim^-1/2, its deviation from muP for embeddings"
         return _Unit(rate=shape[-1] ** -0.5, absorbed=1.0, flow=d_model, rule=rule)
+    # (128, 32): their weight is drawn with variance 1 and multiplied by 32^-1/2 in the forward pass; ours is
+    # drawn with 32^-1/2 and not multiplied, and its rate has the factor twice, once as theirs, once absorbed.
     if role is Role.MATRIX:
         multiplier = shape[1] ** -0.5
         rule = "multiplier and rate fan_in^-1/2 each, absorbed"
         return _Unit(rate=multiplier, absorbed=place.gain * multiplier, flow=upstream / multiplier, rule=rule)
     if layer is not None:
         multiplier = layer**-0.5
-        rule = "a bias, rate x 1 behind its layer's multiplier fan_in^-1/2, absorbed"
+        rule = "a bias, rate x 1 after its layer's multiplier fan_in^-1/2, absorbed"
         return _Unit(rate=1.0, absorbed=multiplier, flow=upstream / multiplier, rule=rule)
     return _Unit(rate=1.0, absorbed=1.0, flow=upstream, rule="rate x 1")
 
@@ -116,8 +119,7 @@ def _layer_fan_in(
 
 
 def unit_gains(config: BackboneSection, seq_len: int) -> dict[str, float]:
-    """By name pattern, what gives a layer's input variance one again: fits of unit-scaling's
-    functional.py."""
+    """By name pattern, what gives a layer's input variance one again (unit-scaling's functional.py)."""
     return {
         "*.ffn.down.weight": _between(1 / (1 + 0.25), 2.0, math.sqrt(2 / (1 - 1 / math.pi))),
         "*.attention.output.weight": _attention_gain(config, seq_len),
@@ -145,6 +147,8 @@ def _attention_gain(config: BackboneSection, seq_len: int) -> float:
     attention = config.attention
     d_head = attention_head(attention, config.d_model)
     multiplier = 8.0 if attention.scale == "mup" else math.sqrt(d_head)  # of logits q k / d_head
+    # of L equal weights the mean of unit values has std L^-1/2; a causal one is over 1, 2, ... L positions,
+    # whose mean of 1/n is about ln(L) / L
     mean_std = math.sqrt((math.log(seq_len) if attention.causal else 1.0) / seq_len)
     return 1 / _between(1 / (1 + 4 * d_head / multiplier**2), mean_std, 1.0)
 
@@ -159,7 +163,8 @@ def _between(alpha: float, lower: float, upper: float) -> float:
 
 
 def residual_factors(num_layers: int) -> tuple[tuple[float, float], ...]:
-    """(skip, branch) per layer, tau_i = (num_layers/2 + i)^-1/2: every branch adds the same variance
-    (appendix G)."""
+    """(skip, branch) of layer i, tau = (num_layers/2 + i)^-1/2: branches add equal variances (appendix G)."""
+    # 2 layers: tau 1 and 2^-1/2. The first takes skip and branch alike (2^-1/2 each), the second 2/3 and 1/3
+    # of the variance: in the end the input and both branches have a third each.
     taus = [(num_layers / 2 + index) ** -0.5 for index in range(num_layers)]
     return tuple((1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)) for tau in taus)

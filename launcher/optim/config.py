@@ -31,6 +31,13 @@ class SSMRates(Section):
     C: TensorRate = TensorRate(lr_cap=None)
     D: TensorRate = TensorRate(lr_cap=None)
 
+    def of(self, tensor: str) -> TensorRate:
+        """The rate of one kind of tensor. Raises ValueError for a name that facts got wrong."""
+        table = {"dt": self.dt, "A": self.A, "B": self.B, "P": self.P, "C": self.C, "D": self.D}
+        if tensor not in table:
+            raise ValueError(f"facts name the SSM tensor {tensor!r}; optim.ssm has {', '.join(table)}")
+        return table[tensor]
+
 
 class OptimSection(Section):
     """What every optimizer has. lr, decay and eps are those of the base width."""
@@ -91,7 +98,7 @@ class LionConfig(OptimSection):
 
 
 class OtherRates(Section):
-    """AdamW for all parameters that are no hidden matrices, beside an optimizer that takes those only."""
+    """AdamW for all parameters that are not hidden matrices, beside an optimizer that takes only those."""
 
     lr: Positive
     betas: tuple[Beta, Beta] = (0.9, 0.95)
@@ -99,7 +106,14 @@ class OtherRates(Section):
     weight_decay: NonNegative = 0.1
 
 
-class MuonConfig(OptimSection):
+class MatrixSection(OptimSection):
+    """What every optimizer of hidden matrices has. lr, decay and eps are those of matrices."""
+
+    others: OtherRates
+    """Everything that is not a hidden matrix; also the global rate that optim.ssm starts from."""
+
+
+class MuonConfig(MatrixSection):
     """Muon: orthogonalised momentum for hidden matrices, AdamW for all else
     (kellerjordan.github.io/posts/muon)."""
 
@@ -112,11 +126,9 @@ class MuonConfig(OptimSection):
     ns_steps: Annotated[int, Field(ge=1, le=20)] = 5
     """Newton-Schulz steps."""
     weight_decay: NonNegative = 0.1
-    others: OtherRates
-    """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
 
 
-class ShampooConfig(OptimSection):
+class ShampooConfig(MatrixSection):
     """Shampoo (arXiv 1802.09568) with averages, for hidden matrices, AdamW for all else; rates are like
     Muon's."""
 
@@ -128,11 +140,9 @@ class ShampooConfig(OptimSection):
     precondition_every: Annotated[int, Field(ge=1)] = 10
     """Steps between eigendecompositions."""
     weight_decay: NonNegative = 0.1
-    others: OtherRates
-    """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
 
 
-class SOAPConfig(OptimSection):
+class SOAPConfig(MatrixSection):
     """SOAP (arXiv 2409.11321), Adam in Shampoo's eigenbasis, for hidden matrices, AdamW for all else."""
 
     type: Literal["soap"]
@@ -143,11 +153,8 @@ class SOAPConfig(OptimSection):
     precondition_every: Annotated[int, Field(ge=1)] = 10
     """Steps between updates of the basis."""
     weight_decay: NonNegative = 0.1
-    others: OtherRates
-    """Everything that is no hidden matrix; also the global rate that optim.ssm starts from."""
 
 
-MatrixConfig = MuonConfig | ShampooConfig | SOAPConfig
 OptimConfig = Annotated[
     SGDConfig
     | AdamConfig

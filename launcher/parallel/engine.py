@@ -26,7 +26,20 @@ class Evaluation:
     loss: float
     """Mean per target."""
     accuracy: float
-    """Share of targets that the most likely symbol or class hits."""
+    """Fraction of targets that the most likely symbol or class hits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one training step did. Tensors are on the device: reading one waits for it."""
+
+    loss: torch.Tensor
+    """This rank's share, for Engine.average."""
+    norms: GradientNorms
+    lr_multiplier: float
+    """The schedule's, as the step was taken with it."""
+    lrs: Mapping[str, float]
+    """Learning rate that the optimizer held for each group, by the group's name."""
 
 
 class Engine(abc.ABC):
@@ -35,8 +48,8 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def train_step(
         self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
-    ) -> tuple[torch.Tensor, GradientNorms]:
-        """Forward, backward and update. Returns this rank's share of the loss (see average) and the norms.
+    ) -> StepResult:
+        """Forward, backward and update, at every group's peak rate times `lr_multiplier`.
 
         Never waits for the device. `measure` adds the norms of weights and updates, which costs a copy of the
         weights: for log steps.
@@ -56,7 +69,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def load(self, fill: Callable[[EngineState], None]) -> None:
-        """Take on a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
+        """Take over a state: `fill` overwrites the tensors of one like `state()`'s. All ranks together."""
 
 
 def loss_sum(
@@ -104,9 +117,10 @@ def evaluate_model(
     model: nn.Module, micro_batches: Sequence[Batch], world: World, recurrent_state: RecurrentState | None
 ) -> Evaluation:
     """See Engine.evaluate. States of training are left alone."""
-    recurrent_state = recurrent_state.anew() if recurrent_state is not None else None
+    recurrent_state = recurrent_state.fresh() if recurrent_state is not None else None
     average_buffers(model, world)
     model.eval()
+    # sums and counts over all ranks, then one division: a mean of means would weigh short batches more
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for position, batch in enumerate(micro_batches):
         logits_XK, y_X = _predict(model, batch, world.device, recurrent_state, position)
@@ -131,11 +145,21 @@ def average_buffers(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
     return buffers
 
 
+def scale_lrs(
+    optimizer: torch.optim.Optimizer, peak_lrs: Sequence[float], lr_multiplier: float
+) -> dict[str, float]:
+    """Set every group's rate for the step to come; returns what the groups then hold, by name."""
+    for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
+        group["lr"] = peak_lr * lr_multiplier
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
 def make_moments(optimizer: torch.optim.Optimizer) -> None:
     """Create an optimizer's lazy state, for a checkpoint to fill.
 
     One step of zero rate and zero gradients makes it and moves no parameter; that it was counted is undone.
     """
+    # zero gradients leave the moments at zero; a zero rate stops the decay too, which is lr x decay x weight
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -38,6 +38,8 @@ def squared_norms(pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | Non
 
     One all-reduce over the group that holds one set of pieces between them; None where each rank has all.
     """
+    # w (4) cut over two ranks, gradients [3 0] and [0 4]: squares 9 and 16, after the all-reduce 25 on both.
+    # Of P parameters that is one message of P numbers; a rank without a piece of w brings an empty one, 0.
     squares = torch.stack(torch._foreach_norm(list(pieces), 2.0, torch.float32)).square_()
     if group is not None:
         dist.all_reduce(squares, group=group)
@@ -53,6 +55,8 @@ def clip_gradients(
 ) -> GradientNorms:
     """Scale gradients, given in pieces as to squared_norms, by min(1, limit / norm) of the whole gradient."""
     squares = squared_norms(pieces, group)
+    # Every rank has the same squares by now, so all find the same coefficient without another message; and it
+    # stays on the device: float(total) here would make the host wait in every step.
     total = squares.sum().sqrt_()
     coefficient = torch.ones_like(total) if limit is None else limit / total.clamp(min=limit)
     if limit is not None:

@@ -28,6 +28,8 @@ def build_mesh(config: ParallelConfig, world: World, shard_size: int) -> DeviceM
         case "hsdp":
             if world.size % shard_size:
                 raise ValueError(f"shard_size {shard_size} does not divide the {world.size} ranks")
+            # 8 ranks, shard_size 4: a (2, 4) mesh. Ranks 0 to 3 hold one copy of the model between them, 4 to
+            # 7 another; rank 1 reduces its gradients with 0, 2, 3 by shard and with 5 by replica.
             return init_device_mesh(
                 world.device.type,
                 (world.size // shard_size, shard_size),
@@ -52,6 +54,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
         for module in list(model.modules()):
             if isinstance(module, Linear):
                 fully_shard(module, mesh=mesh, mp_policy=rounded, offload_policy=offload)
+    # inside out: a unit takes the parameters that no unit within it has taken, and the root what is left
     for layer in model.get_submodule("layers").children():
         fully_shard(layer, mesh=mesh, offload_policy=offload)
     fully_shard(model, mesh=mesh, offload_policy=offload)

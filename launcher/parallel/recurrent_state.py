@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time: states that sequences take along from one step to the next.
+"""Truncated backpropagation through time: states that sequences carry from one step to the next.
 
 Gradients end where a window begins (Williams and Peng 1990): a state is a plain value by then.
 """
@@ -31,23 +31,24 @@ class RecurrentState:
         self._layers = [f"layers.{i}.{layer.kind}" for i, layer in enumerate(residuals(model.layers))]
         self._mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
 
-    def anew(self) -> "RecurrentState":
-        """One of the same shape that has seen nothing, beside this one."""
+    def fresh(self) -> "RecurrentState":
+        """One of the same shape that has seen nothing; this one stays as it is."""
         other = copy(self)
         other._micros = [self._first] * len(self._micros)
         return other
 
     def before(self, batch: Batch, micro: int) -> list[State] | None:
-        """The states from which a micro batch goes on; None where windows do not follow on one another.
+        """The states from which a micro batch continues; None where windows do not follow one another.
 
-        `micro` may count on through several steps.
+        `micro` may count through several steps.
         """
         if batch.begins is None:
             return None
+        # modulo: training counts from 0 in each step, validation through all its windows
         return self._first if batch.begins else self._micros[micro % len(self._micros)]
 
     def keep(self, states: list[State], micro: int) -> None:
-        """Remember the states behind a micro batch."""
+        """Remember the states after a micro batch."""
         # copies: a part may be the end of a layer's whole activation, which would stay in memory
         kept = [tuple(part.detach().clone() for part in state) for state in states]
         self._micros[micro % len(self._micros)] = kept
@@ -55,6 +56,8 @@ class RecurrentState:
     def read(self) -> dict[str, torch.Tensor]:
         """Copies for a checkpoint, a row for each sequence of the global batch, cut over the ranks: so they
         fit any world size and micro batch. Keyed `carry/LAYER/PART`."""
+        # 8 sequences a step on 2 ranks with micro batches of 2: each rank has 2 states (2, H, N) of a layer,
+        # which are 4 rows here and 8 in the file. On 4 ranks each reads 2 of them, one micro batch.
         return {
             f"carry/{name}/{part}": self._whole(torch.cat(micros))
             for name, layer in zip(self._layers, zip(*self._micros, strict=True), strict=True)
@@ -62,7 +65,7 @@ class RecurrentState:
         }
 
     def write(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take on what `read` gave, once a checkpoint has filled it."""
+        """Take over what `read` gave, once a checkpoint has filled it."""
         layers = []
         for name, first in zip(self._layers, self._first, strict=True):
             parts = [local_shard(state[f"carry/{name}/{part}"]) for part in range(len(first))]

@@ -16,14 +16,16 @@ from launcher.parallel.engine import (
     Engine,
     EngineState,
     Evaluation,
+    StepResult,
     average_buffers,
     average_loss,
     count_targets,
     evaluate_model,
     loss_sum,
     make_moments,
+    scale_lrs,
 )
-from launcher.parallel.gradients import GradientNorms, UpdateMeasure, clip_gradients
+from launcher.parallel.gradients import UpdateMeasure, clip_gradients
 from launcher.parallel.mesh import SHARD_AXIS, local_shard, plain_name
 from launcher.parallel.recurrent_state import RecurrentState
 from launcher.world import World
@@ -58,10 +60,10 @@ class TorchEngine(Engine):
 
     def train_step(
         self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
-    ) -> tuple[torch.Tensor, GradientNorms]:
-        """See Engine. Communication of gradients happens once, behind the last micro batch."""
+    ) -> StepResult:
+        """See Engine. Communication of gradients happens once, after the last micro batch."""
         self._model.train()
-        # Gradients are averaged over ranks, hence the factor: each loss is a share of the global mean.
+        # Gradients are averaged over ranks, hence the factor: each loss is a part of the global mean.
         share = self._world.size / count_targets(micro_batches, self._world)
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):
@@ -75,11 +77,11 @@ class TorchEngine(Engine):
             total += loss.detach()
         norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
         before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
-        for group, peak_lr in zip(self._optimizer.param_groups, self._peak_lrs, strict=True):
-            group["lr"] = peak_lr * lr_multiplier
+        lrs = scale_lrs(self._optimizer, self._peak_lrs, lr_multiplier)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return total, norms if before is None else replace(norms, updates=before.finish())
+        norms = norms if before is None else replace(norms, updates=before.finish())
+        return StepResult(loss=total, norms=norms, lr_multiplier=lr_multiplier, lrs=lrs)
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""

@@ -39,6 +39,7 @@ def wrap_layers(model: nn.Module, config: ParallelConfig) -> None:
     """
     for layer in model.get_submodule("layers").children():
         forward: Callable[..., Any] = layer.forward
+        # Compiled inside, checkpointed outside: a recomputation then runs the compiled graph a second time.
         if config.compile:
             forward = torch.compile(forward)
         match config.activation_checkpointing:
@@ -64,6 +65,7 @@ def _contexts(
 @contextmanager
 def _keep_buffers(layer: nn.Module, within: AbstractContextManager[Any]) -> Iterator[None]:
     """Undo what a recomputation does to buffers: batch norm's running averages count each batch once."""
+    # BatchNorm lerps its averages in each forward in training, and a recomputed layer runs forward twice.
     before = [(buffer, buffer.clone()) for buffer in layer.buffers()]
     try:
         with within:

@@ -8,14 +8,16 @@ import torch
 
 from launcher.mup.base_shapes import WidthMultiplier
 from launcher.optim.groups import Group
+from launcher.optim.table import OPTIMIZERS
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
+from launcher.table import table_lines
 from models.config import branch_factor
 from models.facts import ParamFacts
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _MOST_ROWS = 256
-"""Rows of a tensor that are drawn to tell its initial values; enough for three digits."""
+"""Rows of a tensor that are drawn to estimate its initial values; enough for three digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,27 +101,25 @@ def _initial_values(fact: ParamFacts, shape: tuple[int, ...], factor: float) -> 
 def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Group) -> Iterator[str]:
     """What the recipe adds to the rule."""
     if fact.ssm is not None:
-        rate = getattr(recipe.optim.ssm, fact.ssm)
+        rate = recipe.optim.ssm.of(fact.ssm)
         capped = rate.lr_cap is not None and group.lr == rate.lr_cap * group.mup_lr_multiplier
         yield f"optim.ssm.{fact.ssm}" + (f" caps the peak at {rate.lr_cap:g}" if capped else "")
     elif not fact.decay:
         yield "not decayed: an embedding, gain or bias"
-    if recipe.optim.type in ("muon", "shampoo", "soap"):
+    if OPTIMIZERS[recipe.optim.type].takes_matrices:
         yield "AdamW of optim.others" if group.update == "adam" else recipe.optim.type
     if recipe.mup.type == "mup" and width.num_infinite == 0:
         yield "does not grow with the width"
 
 
 def explain_text(recipe: Recipe, parameters: Parameters) -> str:
-    """The table as people read it; reasons are numbered below it."""
+    """The table as people read it; the reasons below it are numbered."""
     entries = explain_parameters(recipe, parameters)
     reasons = list(dict.fromkeys(entry.why for entry in entries))
     head = ("parameter", "shape", "role", "width x", "init", "forward x", "peak lr", "decay", "eps", "why")
     rows = [head, *(_row(entry, 1 + reasons.index(entry.why)) for entry in entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    table = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
-    return "\n".join([*_heading(recipe, parameters), "", *table, "", *notes])
+    return "\n".join([*_heading(recipe, parameters), "", *table_lines(rows), "", *notes])
 
 
 def _heading(recipe: Recipe, parameters: Parameters) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from launcher.optim.groups import StateSize, state_size
+from launcher.errors import Problem, UserError
+from launcher.optim.groups import state_size
+from launcher.optim.table import StateSize
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
@@ -51,10 +53,13 @@ class Plan:
         return self.total_tokens * self.flops_per_token
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Derive every number of a run from its recipe; nodes and processes are those of its cluster section."""
-    cluster, train = recipe.cluster, recipe.train
-    world_size = cluster.nodes * cluster.nproc_per_node
+def make_plan(recipe: Recipe, world_size: int) -> Plan:
+    """Derive every number of a run from its recipe and the number of its ranks.
+
+    Raises UserError for a number of ranks that the recipe does not allow.
+    """
+    _check_world(recipe, world_size)
+    train = recipe.train
     parameters = describe_parameters(recipe.model, recipe.mup, recipe.optim, seq_len=recipe.data.seq_len)
     shard_size = find_shard_size(recipe, world_size)
     weights = 4.0 * parameters.num_parameters  # float32 masters
@@ -77,6 +82,17 @@ def make_plan(recipe: Recipe) -> Plan:
         flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
         checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
     )
+
+
+def _check_world(recipe: Recipe, world_size: int) -> None:
+    cluster = recipe.cluster
+    if world_size == cluster.world_size:
+        return
+    message = (
+        f"{world_size} started, but the plan is for {cluster.world_size} = cluster.nodes {cluster.nodes} x "
+        f"cluster.nproc_per_node {cluster.nproc_per_node}; for others: launch resume RUN --nproc-per-node N"
+    )
+    raise UserError(Problem("ranks", message))
 
 
 def find_shard_size(recipe: Recipe, world_size: int) -> int:
@@ -114,8 +130,3 @@ def count_state(recipe: Recipe, parameters: Parameters) -> StateSize:
         for name in group.parameters
     ]
     return StateSize(sharded=sum(s.sharded for s in sizes), whole=sum(s.whole for s in sizes))
-
-
-def group_rates(plan: Plan, factor: float) -> dict[str, float]:
-    """Learning rate of every group at one factor of the schedule."""
-    return {group.name: group.lr * factor for group in plan.parameters.groups}

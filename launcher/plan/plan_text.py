@@ -1,9 +1,10 @@
 """The plan as people read it."""
 
-from collections.abc import Sequence
+import math
 
 from launcher.plan.plan import Plan
 from launcher.recipe.schema import Recipe
+from launcher.table import table_lines
 
 
 def plan_text(recipe: Recipe, plan: Plan) -> str:
@@ -87,11 +88,11 @@ def _size(num_bytes: float) -> str:
 
 
 def _groups(plan: Plan) -> list[str]:
-    """One row a group: peak rate, decay, how much is in it."""
+    """One row per group: peak rate, decay, how much is in it."""
     shapes = plan.parameters.shapes
     rows = [("group", "peak lr", "decay", "tensors", "parameters", "such as")]
     for group in plan.parameters.groups:
-        count = sum(_numel(shapes[name]) for name in group.parameters)
+        count = sum(math.prod(shapes[name]) for name in group.parameters)
         rows.append(
             (
                 group.name,
@@ -102,38 +103,24 @@ def _groups(plan: Plan) -> list[str]:
                 group.parameters[0],
             )
         )
-    return _table(rows)
+    return table_lines(rows)
 
 
 def _widths(plan: Plan, recipe: Recipe) -> list[str]:
-    """One row per distinct (role, width, factors), with the rule behind it."""
+    """One row per distinct (role, width multiplier, multipliers), with the rule for it."""
     parameters = plan.parameters
     rows: list[tuple[str, ...]] = [
         ("role", "width x", "init x", "forward x", "lr x", "decay x", f"rule ({recipe.mup.type})")
     ]
     for name in parameters.shapes:
         scaling = parameters.scalings[name]
-        factors = (scaling.init, scaling.forward, scaling.lr, scaling.weight_decay)
+        multipliers = (scaling.init, scaling.forward, scaling.lr, scaling.weight_decay)
         row = (
             str(parameters.facts[name].role),
             f"{parameters.width_multipliers[name].fan_in:g}",
-            *(f"{factor:g}" for factor in factors),
+            *(f"{multiplier:g}" for multiplier in multipliers),
             scaling.source,
         )
         if row not in rows:
             rows.append(row)
-    return _table(rows)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return table_lines(rows)

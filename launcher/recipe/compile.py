@@ -50,7 +50,7 @@ def load_frozen(
     url: str, overrides: Sequence[str] = (), *, nodes: int | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
     """Read and check the recipe of a run folder, which an earlier version may have written."""
-    from launcher import files  # brings fsspec, which a recipe on its own does not need
+    from launcher import files  # fsspec: not for the check of a recipe
 
     text = files.read_text(url)
     tree, problems = parse_tree(text, url)

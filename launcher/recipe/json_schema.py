@@ -27,7 +27,8 @@ class _Documented(GenerateJsonSchema):
         for section in schema["cls"].__mro__:
             if issubclass(section, BaseModel) and section is not BaseModel:
                 for name, text in _field_docstrings(section).items():
-                    described["properties"][name].setdefault("description", text)
+                    if name in section.model_fields:  # not a constant of the class
+                        described["properties"][name].setdefault("description", text)
         return described
 
     def field_title_should_be_set(self, schema: Any) -> bool:

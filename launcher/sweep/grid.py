@@ -1,4 +1,4 @@
-"""The grid of a sweep: `key=a,b,c` words -> checked recipes, one a point. Torch-free."""
+"""The grid of a sweep: `key=a,b,c` words -> checked recipes, one per point. Torch-free."""
 
 import hashlib
 import itertools
@@ -58,7 +58,7 @@ CURVE_KEYS = ("model.d_model", "optim.lr", "seed")
 
 
 def point_name(settings: Sequence[tuple[str, str]]) -> str:
-    """`d_model=64,lr=1e-3,seed=1`; a hash follows where letters or the keys' sections had to go."""
+    """`d_model=64,lr=1e-3,seed=1`; a hash follows where that leaves out letters, or sections that differ."""
     full = ",".join(f"{key}={value}" for key, value in settings)
     last = [key.rsplit(".", 1)[-1] for key, _ in settings]
     values = [_short_value(value) for _, value in settings]
@@ -70,13 +70,13 @@ def point_name(settings: Sequence[tuple[str, str]]) -> str:
 
 
 def _short_value(value: str) -> str:
-    """A value as it can stand in a file name: of a section its type, else its plain letters."""
+    """A value as it can be in a file name: of a section its type, else its plain letters."""
     section = re.match(r"\{\s*type:\s*(\w+)", value)
     return section[1] if section else re.sub(r"[^\w.+-]+", "", value)
 
 
 def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
-    """Read `key=a,b,c` words. Raises UserError for every word that is none, or comes twice."""
+    """Read `key=a,b,c` words. Raises UserError with every word that is not one, or comes twice."""
     axes: list[Axis] = []
     problems: list[Problem] = []
     for word in words:
@@ -86,7 +86,7 @@ def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
         if not equals or not key.strip() or not all(values):
             problems.append(Problem(place, "is not key=value,value,...", "for example optim.lr=1e-3,2e-3"))
         elif key in [axis.key for axis in axes]:
-            problems.append(Problem(place, f"{key} is given twice", "write all its values behind one key"))
+            problems.append(Problem(place, f"{key} is given twice", "write all its values after one key"))
         elif len(set(values)) < len(values):
             problems.append(Problem(place, f"has a value twice: {text}", "write each value once"))
         elif _OURS.fullmatch(key):

@@ -1,4 +1,4 @@
-"""What each point of a sweep came to, read from its run folder. Torch-free."""
+"""The result of each point of a sweep, read from its run folder. Torch-free."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from launcher.track.journal import read_journal, step_records
 Status = Literal["finished", "diverged", "failed", "missing"]
 
 _TAIL = 0.1
-"""Share of the last steps whose mean is the training loss of a point without validation."""
+"""Fraction of the steps, the last ones, whose mean is the training loss of a point without validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class PointResult:
     name: str
     settings: Mapping[str, str]
     series: str
-    """What it shares with the points that differ from it in width, learning rate or seed only."""
+    """What it has in common with the points that differ from it in width, learning rate or seed only."""
     status: Status
     d_model: int
     lr: float
@@ -54,8 +54,8 @@ def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult
     lines = read_journal(folder / JOURNAL) if (folder / JOURNAL).exists() else []
     steps = step_records(folder / JOURNAL) if lines else {}
     curve = {step: float(record["loss"]) for step, record in sorted(steps.items())}
-    evals = [float(line["loss"]) for line in lines if line["event"] == "validation"]
-    loss = (evals[-1] if evals else _tail_mean(curve)) if finished else math.nan
+    validations = [float(line["loss"]) for line in lines if line["event"] == "validation"]
+    loss = (validations[-1] if validations else _tail_mean(curve)) if finished else math.nan
     status: Status = "finished" if finished else ("failed" if error else "missing")
     if finished and not math.isfinite(loss):
         status, loss = "diverged", math.inf
@@ -68,7 +68,7 @@ def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult
         lr=recipe.optim.lr,
         seed=recipe.seed,
         loss=loss,
-        validation=bool(evals),
+        validation=bool(validations),
         seconds=sum(_attempt_seconds(lines)),
         steps=tuple(curve),
         losses=tuple(curve.values()),
@@ -90,6 +90,7 @@ def _series(point: SweepPoint) -> str:
 def _tail_mean(curve: Mapping[int, float]) -> float:
     if not curve:
         return math.nan
+    # A mean, because one batch's loss is noisier than the differences between rates.
     last = max(curve)
     tail = [loss for step, loss in curve.items() if step > last * (1 - _TAIL)]
     return sum(tail) / len(tail)

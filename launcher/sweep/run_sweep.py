@@ -1,12 +1,12 @@
-"""Run a sweep: what is done is skipped, what fails is reported, and every result is kept as it comes."""
+"""Run a sweep: what is done is skipped, what fails is reported, every result is kept as it comes."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
+from launcher.json_text import dump_json, load_json
 from launcher.recipe.compile import dump_recipe
 from launcher.sweep.grid import SweepPoint
 from launcher.sweep.results import (
@@ -73,7 +73,7 @@ def _check_same_recipes(points: Sequence[SweepPoint], folders: dict[str, Path]) 
     for point in points:
         path = folders[point.name] / run_folder.RECIPE
         if path.exists() and path.read_text() != dump_recipe(point.recipe):
-            message = "was trained from another recipe than this one"
+            message = "was trained from a recipe that differs from this one"
             problems.append(Problem(str(path), message, "choose another --out, or delete that folder"))
     if problems:
         raise UserError(*problems[:5])
@@ -83,7 +83,7 @@ def read_results(out: Path) -> list[PointResult]:
     """Every result that a sweep folder holds."""
     path = out / RESULTS
     return (
-        [result_from_record(record) for record in json.loads(path.read_text())["points"]]
+        [result_from_record(record) for record in load_json(path.read_bytes())["points"]]
         if path.exists()
         else []
     )
@@ -110,15 +110,4 @@ def _write_results(name: str, results: Sequence[PointResult], out: Path) -> None
             for transfer in transfers
         ],
     }
-    files.write_text(str(out / RESULTS), json.dumps(_finite(record), indent=1) + "\n")
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinities and no NaN: they are written as words."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    files.write_text(str(out / RESULTS), dump_json(record, indent=1) + "\n")

@@ -1,6 +1,5 @@
 """A sweep on the tracking server: one parent run with its verdicts, under it a run for every point."""
 
-import json
 import math
 import time
 import uuid
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from launcher import files
+from launcher.json_text import dump_json, load_json
 from launcher.sweep.transfer import Transfer
 from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
 from launcher.track.points import Point
@@ -20,7 +20,7 @@ STATE = "mlflow.json"
 
 @final
 class SweepRun:
-    """The parent run; a server that cannot be reached costs a line, not the sweep."""
+    """The parent run. A server that cannot be reached costs a line on the screen, not the sweep."""
 
     def __init__(
         self, run: MlflowRun | None, target: MlflowTarget | None, say: Callable[[str], None]
@@ -34,14 +34,14 @@ class SweepRun:
         if self._run is None:
             return
         now_ms = round(time.time() * 1000)
-        points = [Point(key, value, now_ms, 0) for key, value in verdicts(transfers).items()]
+        points = [Point(key, value, now_ms, 0) for key, value in verdict_metrics(transfers).items()]
         try:
             self._run.send(points)
             for path in artifacts:
                 if path.exists():
                     self._run.send_artifact(path)
             self._run.end_attempt("FINISHED", now_ms)
-        except Exception as error:  # as in the feed: whatever a tracking client raises
+        except Exception as error:  # whatever a tracking client raises must not end a sweep
             self._say(
                 f"mlflow: the sweep's own run is incomplete: {mask_secrets(str(error)).splitlines()[0]}"
             )
@@ -54,10 +54,11 @@ def open_parent(
     if target is None:
         return SweepRun(None, None, say)
     path = out / STATE
-    saved = json.loads(path.read_text()) if path.exists() else {}
+    saved = load_json(path.read_bytes()) if path.exists() else {}
+    # On disk before the run is created: after a crash in between, the next sweep finds the run by its key.
     key = saved.get("run_key", uuid.uuid4().hex)
     files.make_folder(str(out))
-    files.write_text(str(path), json.dumps({"run_key": key, "run_id": saved.get("run_id")}))
+    files.write_text(str(path), dump_json({"run_key": key, "run_id": saved.get("run_id")}))
     try:
         run = open_run(
             target,
@@ -74,11 +75,11 @@ def open_parent(
         say(f"mlflow: no run for the sweep itself: {mask_secrets(str(error)).splitlines()[0]}")
         return SweepRun(None, target, say)
     state = {"run_key": key, "run_id": run.run_id, "attempt": attempt}
-    files.write_text(str(path), json.dumps(state))
+    files.write_text(str(path), dump_json(state))
     return SweepRun(run, target, say)
 
 
-def verdicts(transfers: Sequence[Transfer]) -> dict[str, float]:
+def verdict_metrics(transfers: Sequence[Transfer]) -> dict[str, float]:
     """The numbers of a sweep as metrics, finite ones only."""
     found: dict[str, float] = {}
     for transfer in transfers:
@@ -91,6 +92,7 @@ def verdicts(transfers: Sequence[Transfer]) -> dict[str, float]:
             found[f"{prefix}best_loss/{optimum.d_model}"] = optimum.loss.value
             found[f"{prefix}best_lr_log2/{optimum.d_model}"] = optimum.lr_log2.value
     return {
+        # MLflow refuses a key with any other letter, and a series is named after the user's own values.
         "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key): value
         for key, value in found.items()
         if math.isfinite(value)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from launcher.sweep.results import PointResult
 from launcher.sweep.transfer import Mean, Transfer, transfer_lines
+from launcher.table import table_lines
 
 
 def sweep_text(results: Sequence[PointResult], transfers: Sequence[Transfer]) -> str:
@@ -19,7 +20,7 @@ def sweep_text(results: Sequence[PointResult], transfers: Sequence[Transfer]) ->
     if rest:
         rows = [("point", "loss", "seconds")]
         rows += [(result.name, _loss(result), f"{result.seconds:.0f}") for result in rest]
-        lines += ["", *_table(rows)]
+        lines += ["", *table_lines(rows)]
     failed = [result for result in results if result.status in ("failed", "missing")]
     if failed:
         lines += ["", f"{len(failed)} of {len(results)} points have no result:"]
@@ -47,7 +48,7 @@ def _transfer_table(transfer: Transfer) -> list[str]:
         ]
         rows.append((f"{math.log2(rate):.2f}", f"{rate:.4g}", *cells))
     rows.append(("optimum", "", *(_optimum_cell(transfer, width) for width in widths)))
-    return _table(rows)
+    return table_lines(rows)
 
 
 def _cell(mean: Mean | None) -> str:
@@ -65,10 +66,3 @@ def _optimum_cell(transfer: Transfer, width: int) -> str:
             spread = f" +-{error:.2f}" if math.isfinite(error) else ""
             return f"{optimum.lr_log2.value:.2f}{spread}" + (" (edge)" if optimum.num_at_edge else "")
     return ""
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]

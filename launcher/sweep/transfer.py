@@ -11,7 +11,7 @@ _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 """Two-sided 95 % quantiles of Student's t by degrees of freedom; 2 beyond."""
 
 _NOISE = 2.0
-"""A difference counts as one when it exceeds this many standard errors over seeds."""
+"""A difference counts when it exceeds this many standard errors over seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,10 @@ def find_transfer(series: str, results: Sequence[PointResult]) -> Transfer | Non
         return None
     losses = {d_model: _mean_curve(table[d_model]) for d_model in sorted(table)}
     first, last = optima[0], optima[-1]
+    # Paired by seed: both widths saw the same batches, so that the noise they have in common cancels.
     paired = set(vertices[first.d_model]) & set(vertices[last.d_model])
     centres = [optimum.lr_log2.value for optimum in optima]
+    # The question of a transfer: what the rate tuned on the narrowest model costs the widest.
     transferred = losses[last.d_model].get(first.grid_lr)
     pairs = _neighbour_pairs(results, first.grid_lr)
     return Transfer(
@@ -122,6 +124,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     """Mean and standard error."""
     if not values:
         return Mean(math.nan, math.nan, 0)
+    # A rate at which one seed diverges is not usable, however good the others are.
     if not all(map(math.isfinite, values)):
         return Mean(math.inf, math.nan, len(values))
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -132,6 +135,8 @@ def find_vertex(curve: Mapping[float, float]) -> float:
     """log2 of the best rate: the vertex of the parabola through the lowest point and its neighbours.
 
     The lowest point itself where it is the first or last, or has a neighbour that diverged.
+    Losses 3, 2, 2.5 at log2 rates -10, -9, -8 give slopes -1 and 0.5, hence -0.25 at -9, and the vertex at
+    -9 + 0.25 * 2 / (2 * 1.5) = -8.83.
     """
     rates = sorted(curve)
     best = min(range(len(rates)), key=lambda i: curve[rates[i]])
@@ -145,7 +150,8 @@ def find_vertex(curve: Mapping[float, float]) -> float:
     down, up = (low - left) / before, (right - low) / after
     if up <= down:
         return x[best]  # three equal losses
-    # slope of the parabola at the middle point is the spacing-weighted mean; it falls to 0 at the vertex
+    # At the middle point the slope is the mean of both sides, each weighted by the other's length: the nearer
+    # neighbour says more. From there it changes at a constant rate, and is 0 at the vertex.
     slope = (down * after + up * before) / (before + after)
     return x[best] - slope * (before + after) / (2 * (up - down))
 
@@ -181,7 +187,8 @@ def _neighbour_pairs(results: Sequence[PointResult], lr: float) -> list[Pair]:
 def _is_worse(differences: Sequence[float]) -> bool:
     """Whether the wider model's loss is higher, beyond the noise of the seeds where there are several."""
     if any(math.isnan(d) for d in differences):
-        return False  # both diverged
+        return False  # both diverged: infinity less infinity
+    # One seed has no error to compare with: there any difference counts.
     mean = mean_of(differences)
     return mean.value > (_NOISE * mean.error if mean.count > 1 else 0.0)
 

@@ -19,7 +19,7 @@ class MLflowConfig(Section):
     @field_validator("tracking_uri")
     @classmethod
     def _hold_no_secret(cls, uri: str | None) -> str | None:
-        """A recipe is copied into run folders and trackers, so that it is no place for a password."""
+        """A recipe is copied into run folders and trackers, so it is not a place for a password."""
         if uri is not None and mask_secrets(uri) != uri:
             raise ValueError(
                 f"{mask_secrets(uri)} contains credentials; pass them in MLFLOW_TRACKING_URI instead"

@@ -1,4 +1,4 @@
-"""The lines a person watches: steps, evaluations, checkpoints. Pure formatting."""
+"""The lines a person watches: steps, validations, checkpoints. Pure formatting."""
 
 import math
 from typing import final
@@ -30,7 +30,7 @@ class ProgressLines:
         return "  ".join(parts)
 
     def validation_line(self, record: ValidationRecord) -> str:
-        """An evaluation on validation data, with the best chance level beside the accuracy."""
+        """An evaluation on validation data, with the best chance level after the accuracy."""
         parts = [
             self._step(record.step),
             self._number("validation", record.loss, format_fixed(record.loss, 4), width=7, code=_BOLD),

@@ -1,15 +1,12 @@
-"""The journal: one JSON object a line, appended as a run happens. All else is fed from it."""
+"""The journal: one JSON object a line, appended as a run happens. Everything else is made from it."""
 
-import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""JSON has no such numbers, so they are written as these three reserved strings; `float()` reads each."""
+from launcher.json_text import dump_json, load_json
 
 
 @final
@@ -29,8 +26,7 @@ class Journal:
         if reserved:
             raise ValueError(f"record has the keys {sorted(reserved)}, which the journal writes itself")
         line = {"event": event, "time": time.time(), "attempt": self._attempt, **record}
-        text = json.dumps(_to_json(line), allow_nan=False, ensure_ascii=False)
-        self._stream.write(text.encode() + b"\n")
+        self._stream.write(dump_json(line).encode() + b"\n")
         self._stream.flush()
 
     def sync(self) -> None:
@@ -73,7 +69,7 @@ def iterate_lines(path: Path, start: int = 0, end: int | None = None) -> Iterato
 def parse_line(line: bytes, place: str) -> dict[str, Any]:
     """One line as a record, with non-finite floats restored. Raises ValueError naming the place."""
     try:
-        record = _from_json(json.loads(line))
+        record = load_json(line)
     except ValueError as error:
         raise ValueError(f"{place}: not a line of JSON: {line[:80]!r} ({error})") from None
     if not isinstance(record, dict):
@@ -99,25 +95,3 @@ def step_records(path: Path) -> dict[int, dict[str, Any]]:
         if record["event"] == "step":
             steps[record["step"]] = record
     return steps
-
-
-def _to_json(value: object) -> object:
-    """The same value with non-finite floats as reserved strings."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_json(item) for item in value]
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    """Inverse of _to_json."""
-    if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
-    if isinstance(value, dict):
-        return {key: _from_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_from_json(item) for item in value]
-    return value

@@ -1,4 +1,4 @@
-"""The one door to MLflow: a run on a tracking store. Every call may be slow or fail; feed.py copes with that.
+"""The one door to MLflow: a run on a tracking store. Every call may be slow or fail; MlflowSync expects that.
 
 MLflow is imported when a run is opened, which takes 1-2 s, and never by the training thread.
 """
@@ -24,7 +24,7 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # else importing MLflow calls a server on the internet
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # default 7: one call to a dead server takes four minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the UI's server leaves job processes behind
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the UI's server starts processes that outlive it
 }
 """What the command line puts into the environment of the processes it starts, where the user has not."""
 
@@ -34,7 +34,7 @@ _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE = 1000, 100, 6000  # MLflow's limits, the 
 
 @dataclass(frozen=True, slots=True)
 class MlflowTarget:
-    """Where to feed."""
+    """Where to send."""
 
     tracking_uri: str
     experiment: str
@@ -127,7 +127,7 @@ def open_run(
 
 
 def create_database(path: Path) -> None:
-    """Create a SQLite store, whole or not at all; one that appears meanwhile is kept.
+    """Create a SQLite store, whole or not at all; one that appears in the meantime is kept.
 
     MLflow takes seconds to create its tables, and two processes doing that in one file, or one that is killed
     on the way, leave a file that no MLflow can open any more. So it is made under another name.
@@ -156,7 +156,7 @@ def _configure() -> None:
     """Make MLflow quick to give up, and quiet."""
     from mlflow import environment_variables
 
-    # Where the command line did not. Retries are the feed's own: those of MLflow hold a thread for minutes.
+    # Where the command line did not. Retries are the sync's own: those of MLflow hold a thread for minutes.
     for variable in (
         environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
         environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
@@ -165,9 +165,8 @@ def _configure() -> None:
             variable.set(MLFLOW_ENVIRONMENT[variable.name])
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(
-        logging.ERROR
-    )  # the feed reports failures itself, once
+    # The sync reports failures itself, once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
@@ -194,7 +193,7 @@ def _find_experiment(client: "MlflowClient", target: MlflowTarget) -> str:
     try:
         return str(client.create_experiment(target.experiment, artifact_location=location))
     except MlflowException as error:
-        created = client.get_experiment_by_name(target.experiment)  # by another run, meanwhile
+        created = client.get_experiment_by_name(target.experiment)  # by another run, in the meantime
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or created is None:
             raise
         return str(created.experiment_id)

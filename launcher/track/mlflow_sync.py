@@ -1,6 +1,5 @@
-"""The feed: a background thread that sends the journal to MLflow, slow or dead as that may be."""
+"""The sync: a background thread that sends the journal to MLflow, however slow or dead that is."""
 
-import json
 import math
 import threading
 import uuid
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from launcher import files
+from launcher.json_text import dump_json, load_json
 from launcher.track.journal import iterate_lines, whole_bytes
 from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
 from launcher.track.points import Point, line_points, superseded_points
@@ -62,7 +62,7 @@ class MlflowSync:
         self._target = target
         self._notify = notify
         self._state = _load_state(self._state_path, target, notify)
-        # Lines that were sent can be missing from the journal after power loss; what follows them is new.
+        # After power loss the journal can lack lines that were sent. What is written in their place is new.
         self._state.offset = min(self._state.offset, whole_bytes(journal))
         self._run: MlflowRun | None = None
         self._superseded: dict[tuple[str, int], float] = {}
@@ -77,7 +77,7 @@ class MlflowSync:
         self._thread.start()
 
     def close(self, drain_s: float) -> SyncStatus:
-        """Send the rest, for at most `drain_s` seconds; a server that fails now gets no second chance."""
+        """Send the rest, for at most `drain_s` seconds; a server that fails now is not tried again."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(drain_s)
@@ -88,7 +88,7 @@ class MlflowSync:
     def status(self) -> SyncStatus:
         """Where MLflow stands now."""
         state = self._state
-        pending_bytes = whole_bytes(self._journal) - state.offset  # a torn last line is nobody's
+        pending_bytes = whole_bytes(self._journal) - state.offset  # a torn last line is never sent
         problem = self._problem
         if problem is None and (pending_bytes or state.artifacts_pending):
             problem = (
@@ -104,21 +104,22 @@ class MlflowSync:
         )
 
     def send_all(self) -> bool:
-        """Send what the journal holds beyond the saved offset; False where that failed. Tells of changes."""
+        """Send what the journal holds beyond the saved offset; False where that failed. Reports changes."""
         before, problem = self._problem, self.try_to_send()
         if problem is not None and before is None:
-            self._notify(f"mlflow: {problem}; training goes on, the journal keeps all, it is sent later")
+            self._notify(
+                f"mlflow: {problem}; training continues, the journal keeps everything, and it is sent later"
+            )
         elif problem is None and before is not None:
-            self._notify(f"mlflow: {self._state.tracking_uri} answers again, all has been sent")
+            self._notify(f"mlflow: {self._state.tracking_uri} answers again; everything has been sent")
         return problem is None
 
     def try_to_send(self) -> str | None:
-        """Send what the journal holds beyond the saved offset; returns what kept it from that."""
+        """Send what the journal holds beyond the saved offset; returns why that failed, or None."""
         try:
             self._send_lines()
-        except (
-            Exception
-        ) as error:  # whatever a tracking server or its client raises must not end a training run
+        # Whatever a tracking server or its client raises must not end a training run.
+        except Exception as error:
             self._problem = _one_line(error, self._target)
             return self._problem
         self._problem = None
@@ -135,14 +136,21 @@ class MlflowSync:
             self._closing.wait(pause_s)
 
     def _send_lines(self) -> None:
+        """Send every whole line after the offset, in batches; the offset is saved after each.
+
+        Of 2500 one-point steps between a start and an end line: the start, 1000, 1000, then 500 with the end.
+        A crash in between sends a batch a second time, which MLflow stores once.
+        """
         run = self._run = self._run or self._open()
         points: list[Point] = []
         start = offset = self._state.offset
         for offset, line in iterate_lines(self._journal, start):
             if "from_step" in line:
+                # The run went back. Steps done again with the same result would be doubles in the curve.
                 self._superseded = superseded_points(self._journal, offset)
             points += [point for point in line_points(line) if self._is_new(point)]
             if line["event"] in ("start", "end"):
+                # Points first: MLflow shows a run as over once it is told of the end.
                 self._send_points(run, points)
                 self._send_boundary(run, line)
             elif len(points) >= _BATCH_POINTS:
@@ -178,13 +186,16 @@ class MlflowSync:
         )
 
     def _send_artifacts(self) -> None:
-        """Send the pending files. After a failure they wait for the end of this attempt, or the next."""
+        """Send the pending files. After a failure they wait for the end of this attempt, or the next.
+
+        Apart from the metrics, because a store may take those and refuse files, say without a bucket's key.
+        """
         if self._run is None or (self._artifacts_failed and not self._closing.is_set()):
             return
         for name in list(self._state.artifacts_pending):
             try:
                 self._run.send_artifact(self._journal.parent / name)
-            except Exception as error:  # as in send_all; metrics must go on without the files, too
+            except Exception as error:  # as in try_to_send; metrics must be sent without the files, too
                 if not self._artifacts_failed:
                     self._notify(f"mlflow: {name} cannot be stored: {_one_line(error, self._target)}")
                 self._artifacts_failed = True
@@ -196,6 +207,8 @@ class MlflowSync:
         """Continue the MLflow run of this journal, or create it and send the whole journal there."""
         _, first = next(iterate_lines(self._journal))
         state = self._state
+        # Creating a run and learning its id are two steps: a crash or time-out between them leaves a run that
+        # only its key finds. So the intent is on disk first, and the next try searches before it creates.
         retried = state.creating
         if state.run_id is None:
             state.creating = True
@@ -211,24 +224,25 @@ class MlflowSync:
         if run.run_id != state.run_id:
             state.run_id, state.experiment_id = run.run_id, run.experiment_id
             state.creating = False
+            # From the first line on: a new run has nothing, also where it replaces one deleted on the server.
             self._save(0)
         self._superseded = superseded_points(self._journal, state.offset)
         return run
 
     def _save(self, offset: int) -> None:
         self._state.offset = offset
-        files.write_text(str(self._state_path), json.dumps(asdict(self._state), indent=2) + "\n")
+        files.write_text(str(self._state_path), dump_json(asdict(self._state), indent=2) + "\n")
 
 
 def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None]) -> SyncStatus:
-    """Send what the journal of a run that is over still holds, in this thread."""
-    feed = MlflowSync(folder / JOURNAL_NAME, target, notify=notify)
-    feed.try_to_send()
-    return feed.status()
+    """Send what MLflow has not received of a run that is over, in this thread."""
+    sync = MlflowSync(folder / JOURNAL_NAME, target, notify=notify)
+    sync.try_to_send()
+    return sync.status()
 
 
 def saved_tracking_uri(folder: Path) -> str | None:
-    """The store that earlier attempts fed, without its secrets; None where there is none."""
+    """The store that earlier attempts sent to, without its secrets; None where there is none."""
     state = _read_state(folder / STATE_NAME)
     return state.tracking_uri if state else None
 
@@ -236,7 +250,7 @@ def saved_tracking_uri(folder: Path) -> str | None:
 def _read_state(path: Path) -> _State | None:
     """The saved state; None where there is none that can be read."""
     try:
-        return _State(**json.loads(path.read_text()))
+        return _State(**load_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -251,7 +265,9 @@ def _load_state(path: Path, target: MlflowTarget, notify: Callable[[str], None])
         before = (
             f"{saved.tracking_uri}, experiment {saved.experiment!r}" if saved else f"an unreadable {path}"
         )
-        notify(f"mlflow: was {before}; a new run at {fresh.tracking_uri}, {fresh.experiment!r}, gets it all")
+        notify(
+            f"mlflow: was {before}; a new run at {fresh.tracking_uri}, {fresh.experiment!r}, gets everything"
+        )
     return fresh
 
 

@@ -1,12 +1,12 @@
 """From journal lines and recipes to what a tracking server stores: metric points and parameters. Pure."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.json_text import dump_json
 from launcher.track.journal import iterate_lines
 
 _NOT_A_METRIC = {"event", "time", "attempt", "step", "from_step"}
@@ -65,5 +65,5 @@ def flatten_params(section: Mapping[str, Any], prefix: str = "") -> dict[str, st
         if isinstance(value, Mapping):
             params |= flatten_params(value, f"{name}.")
         else:
-            params[name] = value if isinstance(value, str) else json.dumps(value)
+            params[name] = value if isinstance(value, str) else dump_json(value)
     return params

@@ -66,8 +66,6 @@ class ValidationRecord:
 class AttemptRecord:
     """The start of one attempt. The journal holds all of it, so that MLflow can be filled from it alone."""
 
-    from_step: int
-    """Last step of the checkpoint resumed from; 0 for a new run."""
     run_name: str
     run_dir: str
     world_size: int

@@ -1,58 +1,56 @@
-"""What happened between two logged steps: times on the host, clipping on the device."""
+"""What happened between two logged steps: times by the phase clock, clipping on the device."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
 import torch
 
+from launcher.clock import Clock
+from launcher.data.open_data import Validation
+from launcher.optim.groups import Group
+from launcher.parallel.engine import Evaluation, StepResult
 from launcher.parallel.gradients import GradientNorms
-from launcher.track.records import StepRecord
+from launcher.track.records import StepRecord, ValidationRecord
 
 
 @final
 class StepMetrics:
     """Counts steps since the last record. `add` never waits for the device; `record` does."""
 
-    def __init__(self, tokens_per_step: int, groups: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, base_lr: float, tokens_per_step: int, groups: Sequence[Group], clock: Clock) -> None:
+        self._base_lr = base_lr
         self._tokens_per_step = tokens_per_step
-        self._group_of = {name: group for group, names in groups.items() for name in names}
+        self._group_of = {name: group.name for group in groups for name in group.parameters}
+        self._clock = clock
         self._reset()
 
     def _reset(self) -> None:
-        self._start = time.perf_counter()
         self._steps = 0
-        self._wait_s = 0.0
         self._clipped: torch.Tensor | None = None
 
-    def add(self, norms: GradientNorms, wait_s: float) -> None:
+    def add(self, taken: StepResult) -> None:
         """Count one step."""
-        clipped = norms.coefficient < 1.0
+        clipped = taken.norms.coefficient < 1.0
         self._clipped = clipped.int() if self._clipped is None else self._clipped + clipped
         self._steps += 1
-        self._wait_s += wait_s
 
-    def exclude(self, seconds: float) -> None:
-        """Take time that was no training (an evaluation, a checkpoint) out of the step time."""
-        self._start += seconds
-
-    def record(
-        self, step: int, *, loss: float, lr: float, lr_group: dict[str, float], norms: GradientNorms
-    ) -> StepRecord:
-        """The record of the step just made, over the steps since the last one; starts counting anew."""
+    def record(self, step: int, taken: StepResult, loss: float) -> StepRecord:
+        """The record of the step just taken, over the steps since the last one; starts counting from zero."""
         assert self._clipped is not None, "record comes after add"
+        norms = taken.norms
         total, coefficient = float(norms.total), float(norms.coefficient)
         clip_fraction = float(self._clipped) / self._steps
         gradients = named(norms.names, norms.per_parameter.tolist())
-        # Reading the above has waited for the device: the time is that of finished steps.
-        step_time_s = (time.perf_counter() - self._start) / self._steps
+        # Reading the above has waited for the device: the lap is that of finished steps.
+        lap = self._clock.lap()
+        step_time_s = lap.training_s / self._steps
         device = norms.total.device
         record = StepRecord(
             step=step,
             loss=loss,
-            lr=lr,
-            lr_group=lr_group,
+            lr=self._base_lr * taken.lr_multiplier,
+            lr_group=taken.lrs,
             grad_norm=total,
             grad_norm_clipped=total * coefficient,
             clip_coefficient=coefficient,
@@ -60,7 +58,7 @@ class StepMetrics:
             tokens=step * self._tokens_per_step,
             tokens_per_s=self._tokens_per_step / step_time_s,
             step_time_s=step_time_s,
-            data_wait_s=self._wait_s / self._steps,
+            data_wait_s=lap.phases_s["data"] / self._steps,
             grad_norm_group=combine_norms(gradients, self._group_of.__getitem__),
             grad_norm_layer=combine_norms(gradients, layer_of),
             update_ratio_group=self._update_ratios(norms, self._group_of.__getitem__),
@@ -77,6 +75,20 @@ class StepMetrics:
         updates = named(norms.names, norms.updates.update.tolist())
         weights = named(norms.names, norms.updates.weight.tolist())
         return divide(combine_norms(updates, label), combine_norms(weights, label))
+
+
+def validation_record(
+    step: int, found: Evaluation, validation: Validation, seconds: float
+) -> ValidationRecord:
+    """The record of a validation after `step` steps."""
+    return ValidationRecord(
+        step=step,
+        loss=found.loss,
+        accuracy=found.accuracy,
+        baselines=validation.baselines,
+        sequences=validation.num_sequences,
+        seconds=seconds,
+    )
 
 
 def layer_of(name: str) -> str:

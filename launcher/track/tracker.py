@@ -3,21 +3,27 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self, TextIO, final
 
+from launcher.checkpoint.catalog import Rejected
+from launcher.ending import Ending, classify
+from launcher.progress import Progress
 from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
 from launcher.track.records import AttemptRecord, Outcome, StepRecord, ValidationRecord
-from launcher.track.tracking_uri import mask_values
+from launcher.track.tracking_uri import mask_secrets, mask_values
+
+_STATUS: dict[Ending, Outcome] = {"done": "FINISHED", "stopped by user": "KILLED"}
+"""In MLflow's words; FAILED for all others."""
 
 
 @final
 class Tracker:
-    """Journal, progress lines and MLflow feed of one attempt. Only rank 0 acts.
+    """Journal, progress lines and MLflow sync of one attempt. Only rank 0 acts.
 
     `folder` is local: the run directory, or a mirror folder where that is remote.
     `mlflow` None feeds no server, `stream` None prints nothing.
@@ -30,6 +36,7 @@ class Tracker:
         rank: int,
         attempt: int,
         total_steps: int,
+        log_every: int,
         mlflow: MlflowTarget | None,
         stream: TextIO | None,
     ) -> None:
@@ -37,7 +44,9 @@ class Tracker:
         self._sync: MlflowSync | None = None
         self._stream = stream if rank == 0 else None
         self._progress = ProgressLines(total_steps=total_steps, colour=stream is not None and stream.isatty())
+        self.attempt = attempt
         self._total_steps = total_steps
+        self._log_every = log_every
         self._first: tuple[int, float] | None = None
         self.status: SyncStatus | None = None
         """Where MLflow stood when the attempt ended."""
@@ -48,10 +57,27 @@ class Tracker:
             self._sync = MlflowSync(folder / JOURNAL_NAME, mlflow, notify=self.say)
 
     def start(self, record: AttemptRecord) -> None:
-        """Say in the journal what starts and from which step, and start feeding MLflow."""
+        """Say in the journal what starts, and start sending to MLflow."""
         self.event("start", {name: mask_values(value) for name, value in dataclasses.asdict(record).items()})
         if self._sync is not None:
             self._sync.start()
+
+    def begin(self, progress: Progress, checkpoint_url: str | None, rejected: Sequence[Rejected]) -> None:
+        """Say where training begins: this step, and the checkpoint that it comes from, if any.
+
+        `from_step` takes back what the journal holds of later steps.
+        """
+        for bad in rejected:
+            fields = {"url": bad.url, "reason": bad.reason, "damaged": bad.damaged}
+            self.event("checkpoint_rejected", fields)
+            self.say(f"passed over {bad.url}: {bad.reason}")
+        position = {"from_step": progress.step, "data_step": progress.data_step}
+        self.event("begin", position | {"checkpoint": checkpoint_url})
+        self.say(f"attempt {self.attempt} starts from {checkpoint_url or 'step 0'}")
+
+    def due(self, step: int) -> bool:
+        """Whether a step is logged: every so many, and the last one."""
+        return step % self._log_every == 0 or step == self._total_steps
 
     def log_step(self, record: StepRecord) -> None:
         """A training step. Never waits for a tracking server."""
@@ -66,6 +92,10 @@ class Tracker:
             return
         self._journal.write("validation", dataclasses.asdict(record))
         self.say(self._progress.validation_line(record))
+
+    def lr_reduced(self, step: int, lr_multiplier: float) -> None:
+        """A plateau of the validation loss."""
+        self.say(f"step {step}: validation loss has not improved; rates are now x {lr_multiplier:.4g}")
 
     def checkpoint_saved(self, step: int, seconds: float, url: str) -> None:
         """A published checkpoint. `seconds` is what training was blocked for."""
@@ -93,18 +123,19 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the attempt: FINISHED, or FAILED with little patience for the tracking server."""
-        if kind is None:
-            self.status = self.close("FINISHED")
-        else:
-            self.status = self.close("FAILED", drain_s=5.0)
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """End the attempt; after a failure with little patience for the tracking server."""
+        self.status = self.close(error, drain_s=30.0 if error is None else 5.0)
 
-    def close(self, outcome: Outcome, *, drain_s: float = 30.0) -> SyncStatus | None:
+    def close(self, error: BaseException | None = None, *, drain_s: float = 30.0) -> SyncStatus | None:
         """End the attempt; give MLflow at most `drain_s` seconds for the rest. Returns how it stands."""
         if self._journal is None:
             return None
-        self._journal.write("end", {"status": outcome})
+        ending = classify(error)
+        record: dict[str, object] = {"status": _STATUS.get(ending, "FAILED"), "class": ending}
+        if error is not None:
+            record["reason"] = mask_secrets(f"{type(error).__name__}: {error}".splitlines()[0])
+        self._journal.write("end", record)
         self._journal.close()
         return self._sync.close(drain_s) if self._sync is not None else None
 

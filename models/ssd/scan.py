@@ -32,6 +32,7 @@ def _scan_one(
     x_B1AP: torch.Tensor, z_B1A: torch.Tensor, b_B1N: torch.Tensor, c_B1N: torch.Tensor, h_BANP: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One position, as it is defined: the step of generation."""
+    # B=1, A=2, P=4, N=3: b (1, 1, 3, 1) times x (1, 2, 1, 4), an outer product for each head's h (1, 2, 3, 4)
     added_BANP = b_B1N[:, :, :, None] * x_B1AP.transpose(1, 2)
     h_BANP = z_B1A[:, 0, :, None, None].exp() * h_BANP + added_BANP
     return (c_B1N[:, None] @ h_BANP).transpose(1, 2), h_BANP
@@ -40,6 +41,11 @@ def _scan_one(
 def _scan_span(
     x_BLAP: torch.Tensor, z_BLA: torch.Tensor, b_BLN: torch.Tensor, c_BLN: torch.Tensor, h_BANP: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`scan` of one span: y_t = c_t (sum over sources s <= t of the own chunk) + exp(sums_t) c_t h_before."""
+    # B=1, L=130, A=2, P=4, N=3: T=64, G=3, the last chunk with 62 positions of zeros. scores (1, 3, 64, 64)
+    # are one for both heads, since b and c are; decays (1, 2, 3, 64, 64) are each head's own. `inside` is
+    # their product with x, (1, 2, 3, 64, 4); `before` is c (1, 3, 64, 3) times the state before each chunk,
+    # with the heads side by side (1, 3, 3, 2 x 4): (1, 3, 64, 2, 4).
     length = x_BLAP.shape[1]
     size = min(CHUNK, length)
     x_BGTAP, z_BGTA, b_BGTN, c_BGTN = (_in_chunks(part, size) for part in (x_BLAP, z_BLA, b_BLN, c_BLN))
@@ -58,7 +64,7 @@ def _scan_span(
 
 
 def _in_chunks(x: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, L, ...) -> (B, G, T, ...). Padded behind with zeros: a step of z = 0 and x = 0 changes nothing."""
+    """(B, L, ...) -> (B, G, T, ...). Zeros fill the last chunk: a step of z = 0 and x = 0 changes nothing."""
     pad = -x.shape[1] % size
     if pad:
         x = torch.cat((x, x.new_zeros(x.shape[0], pad, *x.shape[2:])), dim=1)
@@ -77,7 +83,8 @@ def _between(
     faded_BGTX = (x_BGTAP * fade_BAGT.permute(0, 2, 3, 1)[..., None]).flatten(3)
     added_BGNX = b_BGTN.transpose(-1, -2) @ faded_BGTX
     added_BAGNP = added_BGNX.unflatten(-1, x_BGTAP.shape[3:]).permute(0, 3, 1, 2, 4)
-    # the state at the start is the first source, and each chunk the next
+    # The state at the start is the first source, and each chunk the next. G=3: sources (1, 2, 4, 3 x 4) and
+    # decays (1, 2, 4, 4), whose row g is what is left of each source where chunk g starts; row 3, at the end.
     sources_BASX = torch.cat((h_BANP[:, :, None], added_BAGNP), dim=2).flatten(3)
     decays_BASS = _decays(torch.nn.functional.pad(ends_BAG, (1, 0)), x_BGTAP.dtype)
     states_BASNP = (decays_BASS @ sources_BASX).unflatten(-1, h_BANP.shape[2:])
@@ -86,6 +93,8 @@ def _between(
 
 def _decays(sums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """exp(sums_i - sums_j) for i >= j, else 0: (..., T) -> (..., T, T). Masked before the exponential."""
+    # Above the diagonal the difference is positive and its exponential may be inf: masked afterwards, the
+    # gradient would be inf * 0 = NaN. exp(-inf) is 0, and so is its gradient.
     size = sums.shape[-1]
     later_TT = torch.full((size, size), -torch.inf, dtype=dtype, device=sums.device).triu(1)
     # plus a small negative: the adjoint of a difference would negate a large tensor

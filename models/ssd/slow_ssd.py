@@ -1,4 +1,4 @@
-"""SSD's slow twin: the layer's definition, one position after the other, in float64."""
+"""SSD's slow reference: the layer's definition, one position after the other, in float64."""
 
 import torch
 

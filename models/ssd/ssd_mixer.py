@@ -35,6 +35,8 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x_BLI: torch.Tensor, before_BKI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs, and the last K - 1 inputs; `before` are those before the first."""
+        # K - 1 earlier inputs in front make output t the sum of the K inputs t .. t + K - 1, the newest by
+        # the last tap. K=4, L=1, as in generation: three kept inputs and a new one (B, 4, I) give (B, 1, I).
         x_BLI, length = torch.cat((before_BKI, x_BLI.to(before_BKI.dtype)), dim=1), x_BLI.shape[1]
         y_BLI = self.bias.to(x_BLI.dtype)
         for k, tap_I in enumerate(self.weight.to(x_BLI.dtype).unbind(1)):
@@ -63,14 +65,15 @@ class SelectiveSpace(nn.Module):
         rate_A = self.A_log.to(dtype).clamp(*map(math.log, A_REAL_RANGE)).exp()
         x_BLAP = x_BLI.unflatten(-1, h_BANP.shape[1::2])
         b_BLX, c_BLX = bc_BLX.chunk(2, dim=-1)
-        # groups are so many more sequences to the scan
-        x_FLAP, z_FLA = self._fold(x_BLAP * dt_BLA[..., None]), self._fold(-dt_BLA * rate_A)
+        # Groups are so many more sequences to the scan, whose heads have one b and c in common. B=2, E=3 and
+        # 12 heads: x (2, L, 12, P) becomes (6, L, 4, P), and b (2, L, 3 N) becomes (6, L, N).
+        x_FLAP, z_FLA = self._by_group(x_BLAP * dt_BLA[..., None]), self._by_group(-dt_BLA * rate_A)
         h_FANP = h_BANP.unflatten(1, (self.num_groups, -1)).flatten(0, 1)
-        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._fold(b_BLX), self._fold(c_BLX), h_FANP)
+        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._by_group(b_BLX), self._by_group(c_BLX), h_FANP)
         y_BLAP = y_FLAP.unflatten(0, (-1, self.num_groups)).transpose(1, 2).flatten(2, 3)
         return (y_BLAP + self.D.to(dtype)[:, None] * x_BLAP).flatten(2), h_FANP.reshape(h_BANP.shape)
 
-    def _fold(self, x_BLX: torch.Tensor) -> torch.Tensor:
+    def _by_group(self, x_BLX: torch.Tensor) -> torch.Tensor:
         """(B, L, E x, ...) -> (B E, L, x, ...)."""
         return x_BLX.unflatten(2, (self.num_groups, -1)).transpose(1, 2).flatten(0, 1)
 
@@ -120,13 +123,6 @@ class SSD(Mixer):
             y_BLI, h_BANP = self.space(input_BLI, bc_BLX, dt_BLA, state[2])
             y_BLI = self.inner_norm(y_BLI * nn.functional.silu(gate_BLI.to(y_BLI.dtype)))
         return self.output(self.dropout(y_BLI.to(x_BLH.dtype))), (inputs, bcs, h_BANP)
-
-    def prepare(self) -> None:
-        return None
-
-    def step(self, x_BH: torch.Tensor, state: State, prepared: object = None) -> tuple[torch.Tensor, State]:
-        out_BLH, state = self.advance(x_BH[:, None], state)
-        return out_BLH[:, 0], state
 
 
 def ssd_facts(config: SSDConfig) -> dict[str, ParamFacts]:

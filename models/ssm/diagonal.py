@@ -28,6 +28,8 @@ class DiagonalSystem(System):
         self, u_BHL: torch.Tensor, x_BHN: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         (B, _, L), C, dtype = u_BHL.shape, self.c_re.shape[0], self.D.dtype
+        # B=2, C=1, H=4, M=3, L=8: the kernel's coefficients c (1, 4, 3) and c times the state one step on,
+        # (2, 1, 4, 3), go through one series of K = 1 + 2 * 1 rows: (3, 4, 8).
         e_re, e_im = one_step(self.z_re, self.z_im)
         x_re, x_im = x_BHN.double().chunk(2, dim=-1)
         s_re, s_im = e_re * x_re - e_im * x_im, e_re * x_im + e_im * x_re  # one step on: (B, H, M)
@@ -60,7 +62,7 @@ class DiagonalSystem(System):
 def diagonal_carry_flops(num_states: int, channels: int) -> float:
     """Training FLOPs per token and channel of a carried state of N real numbers.
 
-    What it adds to an output, 2 N (two per entry of a product) and twice that backward; the state behind the
+    What it adds to an output, 2 N (two per entry of a product) and twice that backward; the state after the
     window, 2 N, which has no backward.
     """
     return 6.0 * num_states * channels + 2.0 * num_states

@@ -62,11 +62,12 @@ class DSS(StateSpace):
 
 
 def softmax(a_re: torch.Tensor, a_im: torch.Tensor, dt: torch.Tensor, length: int) -> tuple[Pair, Pair]:
-    """(z, g): g = 1 / (A sum_{r < length} exp(z r)), bounded as in appendix A.2 of the paper."""
+    """(z, g), (H, M) each: g = 1 / (A sum_{r < length} exp(z r)), bounded as in appendix A.2 of the paper."""
     z = a_re * dt, a_im * dt
     # of a growing mode the largest term is the last one: sum from there, with -z
     sign = torch.where(a_re > 0, -1.0, 1.0)
     w = sign * z[0], sign * z[1]
+    # geometric: sum_{r < n} e^(w r) = (e^(w n) - 1) / (e^w - 1); 1e-7 keeps 1 / den finite where it is zero
     num, den = exp_minus_one(*w), exp_minus_one(w[0] * length, w[1] * length)
     bound = den[0].square() + den[1].square() + 1e-7
     ratio = times(num, (den[0] / bound, -den[1] / bound))

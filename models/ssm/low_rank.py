@@ -26,6 +26,7 @@ from models.ssm.system import (
     two_levels,
 )
 
+# at N = 64 and S = 64 each float32 matrix of so many channels is 1 MiB: it stays in a second-level cache
 _BLOCK_CHANNELS = 64
 
 
@@ -64,6 +65,7 @@ class LowRankSystem(System):
         """Without D. One set of columns A^j b and A^j (A x), j < S, serves all three."""
         (B, _, L), dtype = u_BHL.shape, self.D.dtype
         blocks = Blocks.of(self, L)
+        # The state comes one step before the first input, so that its columns start from A x.
         e_re, e_im = one_step(self.z_re, self.z_im)
         x_HNB = x_BHN.permute(1, 2, 0).double()
         x_HNB = times_modes(e_re[..., None], e_im[..., None], x_HNB) + self.U @ (self.V @ x_HNB)
@@ -71,7 +73,10 @@ class LowRankSystem(System):
         columns = blocks.columns(starts_HNK)
         y_KCHL = blocks.outputs(columns)[..., :L]
         S, outer = blocks.inner, blocks.outer
-        # input l is multiplied by A^(L-1-l) b = A^(S i) A^j b, the state by A^L: with the oldest inputs
+        # Input l is multiplied by A^(L-1-l) b = A^(S i) A^j b, the state by A^L: with the oldest inputs.
+        # B=2, H=8, N=4, L=10: S=4, I=3. Zeros in front make the oldest block [0 0 u0 u1]; v_HSX is (8, 4, 6),
+        # w_HNBI (8, 4, 2, 3). Within its block the state has two steps to go, A (A x) or old column j=1;
+        # total() then takes the whole block A^8 further, so that the state has had its A^10.
         padded = torch.nn.functional.pad(u_BHL, (S * outer - L, 0))
         v_HSX = padded.unflatten(-1, (outer, S)).permute(1, 3, 0, 2).flatten(2)  # (H, S, B I), oldest first
         w_HNBI = (columns[..., :S].flip(-1) @ v_HSX).unflatten(-1, (B, outer))
@@ -116,9 +121,12 @@ class Level:
 class Blocks:
     """A system's state matrix prepared for sequences of S I steps."""
 
+    # H=8, N=4, R=1, C=2, L=10: S=4 and I=3 blocks cover 12 steps. The levels w = 1 and 2 have U (8, 4, 1) and
+    # (8, 4, 2); dense are A^4 and A^8. columns(b) is (8, 4, 4): b, A b, A^2 b, A^3 b. outputs() multiplies
+    # the rows c, c A^4, c A^8 (8, 3 x 2, 4) by these columns, which is c A^(4 i + j) b: (1, 2, 8, 12).
     outer: int  # I, blocks of S that cover the length
     levels: tuple[Level, ...]  # w = 1, 2, ... S / 2
-    dense: tuple[torch.Tensor, ...]  # (H, N, N): A^S, A^(2S), A^(4S), ... as many as I has bits
+    dense: tuple[torch.Tensor, ...]  # (H, N, N): A^S, A^(2S), ... as many as I - 1 has bits, at least one
     c: torch.Tensor  # (H, C, N)
 
     @classmethod
@@ -126,6 +134,7 @@ class Blocks:
         """Prepare for sequences of this length."""
         dtype, (H, _, N) = system.D.dtype, system.V.shape
         inner, outer = block_sizes(N, length)
+        # All powers of E at once, from exact angles: squaring E^w would square its rounding errors too.
         widths = [1 << level for level in range(inner.bit_length())]
         steps = torch.tensor(widths, dtype=torch.float64, device=system.z_re.device)
         e_re, e_im = (e.unbind(-1) for e in powers(system.z_re, system.z_im, steps, dtype))
@@ -139,6 +148,7 @@ class Blocks:
                 torch.cat((times_modes(level.e_re, level.e_im, U), U), dim=2),
                 torch.cat((V, turned + (V @ U) @ V), dim=1),
             )
+        # Where a second block follows, S >= N: U has at least N columns, and a low rank would save nothing.
         eye = torch.eye(N, dtype=dtype, device=U.device).expand(H, N, N)
         dense = [torch.baddbmm(times_modes(e_re[-1][..., None], e_im[-1][..., None], eye), U, V)]
         while 1 << len(dense) < outer:
@@ -153,6 +163,7 @@ class Blocks:
     def columns(self, x_HNK: torch.Tensor) -> torch.Tensor:
         """A^j x for j < S: (H, N, K S), K slowest."""
         x_HNKw = x_HNK[..., None]
+        # w = 1: [x] becomes [x, A x]; w = 2: [x, A x, A^2 x, A^3 x]; K starts are columns side by side
         for level in self.levels:
             flat = x_HNKw.flatten(2)
             more = torch.baddbmm(times_modes(level.e_re, level.e_im, flat), level.U, level.V @ flat)
@@ -164,6 +175,7 @@ class Blocks:
         H, num_outputs = columns_HNX.shape[0], self.c.shape[1]
         rows = self.c  # (H, i C, N), i slowest
         if self.outer > 1:
+            # [c] becomes [c, c A^S], then [c, c A^S, c A^2S, c A^3S]: a few rows too many where I is not 2^n
             for dense in self.dense:
                 rows = torch.cat((rows, rows @ dense), dim=1)
         y = rows[:, : self.outer * num_outputs] @ columns_HNX
@@ -171,6 +183,8 @@ class Blocks:
 
     def total(self, w_HNIB: torch.Tensor) -> torch.Tensor:
         """sum_i A^(S (I - 1 - i)) w_i: (H, N, B). Neighbours first, the last with the one before it."""
+        # I=3, oldest first: [w0, w1, w2] becomes [w0, w2 + A^S w1], then w2 + A^S w1 + A^2S w0. The one left
+        # over is the oldest, so that all pairs are the same number of steps apart.
         for dense in self.dense:
             if w_HNIB.shape[2] == 1:
                 break

@@ -60,6 +60,7 @@ class S4(StateSpace):
         p_HNR = per_channel(torch.cat(pair(self.P), dim=-1), H).transpose(1, 2)
         b_HN1 = per_channel(torch.cat(pair(self.B), dim=-1), H)[..., None]
         gp_HNR = times_modes(g_re, g_im, p_HNR)
+        # a complex factor is [[r, -i], [i, r]] from the left; from the right its transpose, so the conjugate
         V_HRN = times_modes(g_re, -g_im, p_HNR).transpose(1, 2) / dt[..., None]  # p^T F^-1
         U_HNR = -2 * gp_HNR @ invert(p_HNR.transpose(1, 2) @ gp_HNR)
         b_HN1 = times_modes(g_re, g_im, b_HN1) + U_HNR @ (V_HRN @ b_HN1) * (dt[..., None] / 2)
@@ -70,6 +71,7 @@ class S4(StateSpace):
 
 def invert(x_HRR: torch.Tensor) -> torch.Tensor:
     """(1 + x)^-1 of 1 x 1 or 2 x 2 matrices; x has a positive semidefinite symmetric part."""
+    # by Cramer's rule, which needs no solver; because of that part of x the determinant is at least 1
     m = torch.eye(x_HRR.shape[-1], dtype=x_HRR.dtype, device=x_HRR.device) + x_HRR
     if m.shape[-1] == 1:
         return m.reciprocal()

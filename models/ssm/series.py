@@ -36,7 +36,7 @@ def series(
 
 
 def totals(z_re: torch.Tensor, z_im: torch.Tensor, v_KHL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """sum_l exp(z (L - 1 - l)) v[l], as real and imaginary parts (K, H, M): states behind a sequence."""
+    """sum_l exp(z (L - 1 - l)) v[l], as real and imaginary parts (K, H, M): states after a sequence."""
     parts = [_totals(z_re[part], z_im[part], v_KHL[:, part]) for part in _blocks(z_re, *v_KHL.shape[::2])]
     if len(parts) == 1:
         return parts[0]
@@ -47,6 +47,8 @@ def totals(z_re: torch.Tensor, z_im: torch.Tensor, v_KHL: torch.Tensor) -> tuple
 def _totals(z_re: torch.Tensor, z_im: torch.Tensor, v_KHL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     (K, _, L), dtype = v_KHL.shape, v_KHL.dtype
     inner, outer = two_levels(L)
+    # The power L - 1 - l counts down, hence the flips; zeros in front, where powers are largest, add nothing.
+    # K=2, H=4, M=3, L=10: S=4, I=3; v (4, 6, 4) times tables (4, 4, 6) is w (4, 2, 3, 6), summed over I.
     e_re, e_im, p_re, p_im = (table.flip(-1) for table in tables(z_re, z_im, inner, outer, dtype))
     padded = torch.nn.functional.pad(v_KHL, (inner * outer - L, 0))
     v = padded.unflatten(-1, (outer, inner)).transpose(0, 1).flatten(1, 2)  # (H, K I, S)
@@ -66,6 +68,9 @@ def _evaluate(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """The plain form: left (H, K I, 2M) times right (H, 2M, S)."""
+    # Re(q p e) = Re(q p) Re(e) - Im(q p) Im(e): one real product does it, with the minus sign in `left`.
+    # K=1, H=2, M=3, L=10: S=4, I=3; left (2, 3, 6) times right (2, 6, 4) is (2, 3, 4), whose entry (i, j) is
+    # k[4 i + j]; the last two of the twelve are cut off.
     inner, outer = two_levels(length)
     e_re, e_im, p_re, p_im = tables(z_re, z_im, inner, outer, dtype)
     q_re, q_im = c_re.to(dtype)[..., None], c_im.to(dtype)[..., None]
@@ -87,6 +92,7 @@ class _Series(torch.autograd.Function):
         length: int,
         dtype: torch.dtype,
     ) -> torch.Tensor:
+        # Nothing is recorded in here: the tables of a block are gone when the next one is made.
         k_KHL = torch.empty(*c_re.shape[:2], length, dtype=dtype, device=z_re.device)
         for part in _blocks(z_re, c_re.shape[0], length):
             inputs = z_re[part], z_im[part], c_re[:, part], c_im[:, part]
@@ -120,17 +126,21 @@ def _adjoint(
     z_re: torch.Tensor, z_im: torch.Tensor, c_re: torch.Tensor, c_im: torch.Tensor, grad_KHL: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """Gradients by z and c, by the formulas above; plain operations, which can be differentiated again."""
+    # K=1, H=2, M=3, L=10: S=4, I=3; g (2, 3, 4) times right (2, 4, 12) is W and V, re and im (2, 1, 3, 3)
+    # each. Zeros at the end: the two positions that were cut off had no gradient.
     (K, _, L), dtype = grad_KHL.shape, grad_KHL.dtype
     inner, outer = two_levels(L)
     e_re, e_im, p_re, p_im = tables(z_re, z_im, inner, outer, dtype)
     padded = torch.nn.functional.pad(grad_KHL, (0, inner * outer - L))
     g = padded.unflatten(-1, (outer, inner)).transpose(0, 1).flatten(1, 2)  # (H, K I, S)
     j = torch.arange(inner, dtype=dtype, device=g.device)
+    # four tables side by side: g is read once, and one product is faster than four
     right = torch.cat((e_re, e_im, e_re * j, e_im * j), dim=1).transpose(1, 2)  # (H, S, 4M)
     w_re, w_im, v_re, v_im = torch.bmm(g, right).unflatten(1, (K, outer)).chunk(4, dim=-1)  # (H, K, I, M)
     p_re, p_im = p_re.transpose(1, 2)[:, None], p_im.transpose(1, 2)[:, None]
     start = inner * torch.arange(outer, dtype=dtype, device=g.device)[:, None]  # i S
     v_re, v_im = v_re + start * w_re, v_im + start * w_im
+    # k is the real part, so what belongs to an imaginary part has the other sign: the conjugation of above
     dc_re, dc_im = (p_re * w_re - p_im * w_im).sum(2), -(p_re * w_im + p_im * w_re).sum(2)  # (H, K, M)
     f_re, f_im = (p_re * v_re - p_im * v_im).sum(2), (p_re * v_im + p_im * v_re).sum(2)
     q_re, q_im = c_re.transpose(0, 1), c_im.transpose(0, 1)

@@ -1,4 +1,4 @@
-"""Slow twins: every state-space layer as a float64 recurrence over its paper's own complex matrices.
+"""Slow references: every state-space layer as a float64 recurrence over its paper's own complex matrices.
 
 Whole state matrices with both halves of every conjugate pair, general solves, one step after the other.
 """

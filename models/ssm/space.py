@@ -28,6 +28,8 @@ class StateSpace(nn.Module, abc.ABC):
         self, u_BLH: torch.Tensor, x_BHN: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Outputs (B, C H, L) in at least float32; with a state before, also the state after."""
+        # Both ways are one method because what shards parameters gathers them around a module's call (ZeRO 3
+        # around that of every module): another method would find this rank's part of them, or nothing.
         with no_autocast(u_BLH):
             system, length, num_outputs = self.system(), u_BLH.shape[1], self.D.shape[1]
             u_BLH = u_BLH.to(torch.promote_types(self.D.dtype, torch.float32))

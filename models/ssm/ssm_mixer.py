@@ -8,7 +8,7 @@ from torch import nn
 
 from models.facts import ParamFacts, prefixed
 from models.layers import Dropout, Linear, linear_facts
-from models.mixer import Mixer, State
+from models.mixer import Mixer, State, Step
 from models.ssm.config import SSMSection
 from models.ssm.output import gelu_linear_glu, linear_channels_first
 from models.ssm.space import StateSpace
@@ -43,17 +43,23 @@ class SSMMixer(Mixer):
         y_BXL, x_BHN = self.ssm(x_BLH, *state)
         return self._mix(y_BXL, x_BLH), (x_BHN,)
 
-    def prepare(self) -> Recurrence:
+    def recurrence(self) -> Recurrence:
+        """The state space for one token at a time."""
         return self.ssm.system().recurrence()
 
-    def step(
-        self, x_BH: torch.Tensor, state: State, prepared: Recurrence | None
-    ) -> tuple[torch.Tensor, State]:
-        assert prepared is not None, "a state space needs its recurrence: pass what prepare() gave"
-        y_BCH, x_BHN = prepared.step(x_BH, *state)
-        return self._mix(y_BCH.flatten(1)[..., None], x_BH[:, None])[:, 0], (x_BHN,)
+    def stepper(self) -> Step:
+        # to discretise costs more than a step does: once here, not once a token
+        recurrence = self.recurrence()
+
+        def step(x_BH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+            y_BCH, x_BHN = recurrence.step(x_BH, *state)
+            return self._mix(y_BCH.flatten(1)[..., None], x_BH[:, None])[:, 0], (x_BHN,)
+
+        return step
 
     def _mix(self, y_BXL: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
+        # C=1, H=4, L=8: y (B, 4, 8) stays channels first, as the FFT gives it, up to the output matrix, which
+        # reads it transposed. Only the gate needs (B, L, X), for its product with a map of x.
         y_BXL, glu = y_BXL.to(x_BLH.dtype), self.final_act == "glu"
         if glu and self.gate is None and not self.dropout.acts:
             return self.output(y_BXL, gelu_linear_glu)

@@ -1,5 +1,7 @@
 """What the parametrisations share: safe transforms, discretisation in real pairs, facts.
 
+Letters: H channels, C kernels per channel, M modes. A, z and g of a system are pairs of (H, M), dt is (H, 1).
+
 DT_RANGE and A_REAL_RANGE confine dt = exp(log_dt) and Re A = -exp(A_log_real). Far outside of everything that
 is initialised or learned, they keep a runaway step from making inf * 0 (state-spaces/s4 issue 138).
 """
@@ -42,7 +44,7 @@ def step_sizes(log_dt: torch.Tensor) -> torch.Tensor:
 
 
 def negative_real(A_log_real: torch.Tensor) -> torch.Tensor:
-    """Re A = -exp(A_log_real), float64."""
+    """Re A = -exp(A_log_real), float64: (n_ssm, M)."""
     return -A_log_real.double().clamp(*map(math.log, A_REAL_RANGE)).exp()
 
 
@@ -58,7 +60,8 @@ def skip(D: torch.Tensor, num_kernels: int) -> torch.Tensor:
 
 
 def exp_minus_one(x: torch.Tensor, y: torch.Tensor) -> Pair:
-    """exp(x + iy) - 1, keeping its digits near zero."""
+    """exp(x + iy) - 1 elementwise, keeping its digits near zero."""
+    # e^x cos y - 1 = (e^x - 1) cos y + (cos y - 1), and cos y - 1 = -2 sin^2(y/2) has no difference left
     grow, half = torch.expm1(x), torch.sin(y / 2)
     return grow * torch.cos(y) - 2 * half * half, (grow + 1) * torch.sin(y)
 
@@ -75,6 +78,7 @@ def bilinear(A: Pair, dt: torch.Tensor) -> tuple[Pair, Pair]:
     norm = (1 - x).square() + y.square()
     # |1 + a|^2 / |1 - a|^2 = 1 + 4 x / |1 - a|^2; kept off zero, whose logarithm is infinite
     z_re = 0.5 * torch.log1p((4 * x / norm).clamp(min=-1 + 1e-12))
+    # the angle of the numerator minus that of the denominator, whose imaginary part is -y
     z_im = torch.atan2(y, 1 + x) + torch.atan2(y, 1 - x)
     return (z_re, z_im), (dt * (1 - x) / norm, dt * y / norm)
 

@@ -118,10 +118,10 @@ def test_submit_does_not_hand_on_the_allocation_it_runs_in(
             "invalid partition specified: nope",
         ),
         ("exit 255", "sbatch ended with 255 and said nothing"),
-        ("echo Submitted", "sbatch answered 'Submitted\\\\n' where a job id was expected"),
+        ("echo Submitted", "sbatch answered 'Submitted\\\\n', which is not a job id"),
     ],
 )
-def test_a_refusal_is_told_in_the_words_of_sbatch(
+def test_a_refusal_is_reported_in_the_words_of_sbatch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
     script = fake_sbatch(tmp_path, monkeypatch, body)
@@ -143,5 +143,5 @@ def test_a_script_moved_to_another_folder_is_not_submitted(
     moved = tmp_path / "elsewhere" / "launch.sh"
     moved.parent.mkdir()
     script.rename(moved)
-    with pytest.raises(ValueError, match="not rendered for the run folder it lies in"):
+    with pytest.raises(ValueError, match="not rendered for the run folder it is in"):
         SlurmCluster(ClusterConfig()).submit(moved)

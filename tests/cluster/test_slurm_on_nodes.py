@@ -31,7 +31,7 @@ line = " ".join(("rank", env["RANK"], "of", env["WORLD_SIZE"], "local", env["LOC
 os.write(1, f"{line}\\n".encode())  # whole: print() writes word by word, and other ranks between
 """
 
-# Rank 1 fails while the others would go on for ten minutes.
+# Rank 1 fails while the others would continue for ten minutes.
 FAIL = """
 import os, sys, time
 if os.environ["RANK"] == "1":

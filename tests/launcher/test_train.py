@@ -2,13 +2,21 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from launcher.checkpoint.manifest import list_steps, step_folder
+from launcher.checkpoint.catalog import Saved, list_steps, read_checkpoint, step_folder
+from launcher.checkpoint.manifest import manifest_text
+from launcher.errors import Problem, UserError
 from launcher.track.journal import read_journal
-from tests.small_run import losses, train_run
+from tests.launcher.checkpoint.savers import ALONE
+from tests.small_run import losses, make_run, small_recipe, train_rank, train_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "small-losses.json"
 # 20 steps of float32 whose sums may be taken in another order: by another number of ranks, or on a machine
@@ -71,7 +79,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("train.truncated_bptt=true",), "truncated_bptt: not saved, True now"),
+        (("train.truncated_bptt=true",), "truncated_bptt: False saved, True now"),
         (("seed=8",), "seed: 7 saved, 8 now"),
         (("data.seq_len=16",), "seq_len: 32 saved, 16 now"),
         (("train.global_batch_size=4",), "global_batch_size: 8 saved, 4 now"),
@@ -128,3 +136,98 @@ def test_bf16_follows_fp32(tmp_path: Path) -> None:
     # bfloat16 keeps 8 bits: each product is off by up to 2**-8; the loss, a mean of many, by less than that
     assert rough == pytest.approx(exact, rel=2**-7)
     assert rough != exact
+
+
+def test_after_a_range_of_data_was_skipped_training_reads_what_comes_after_it(tmp_path: Path) -> None:
+    """data_step, not step, says which samples and which dropout masks come next."""
+    ahead = train_run(tmp_path / "ahead", "train.steps=13", "schedule={type: constant}", "checkpoint.every=1")
+    train_run(tmp_path / "skips", "train.steps=13", "schedule={type: constant}", "checkpoint.every=1")
+    folder = Path(step_folder(str(tmp_path / "skips"), 12))
+    shutil.rmtree(step_folder(str(tmp_path / "skips"), 13))
+    saved = read_checkpoint(str(folder))
+    assert isinstance(saved, Saved)
+    skipped = saved.manifest.model_copy(update={"step": 2, "data_step": 12})
+    moved = Path(step_folder(str(tmp_path / "skips"), 2))
+    folder.rename(moved)
+    for other in (10, 11):
+        shutil.rmtree(step_folder(str(tmp_path / "skips"), other), ignore_errors=True)
+    (moved / "manifest.json").write_text(manifest_text(skipped))
+    after = train_run(tmp_path / "skips", "train.steps=3", "schedule={type: constant}", "checkpoint.every=1")
+    assert (after[3]["loss"], after[3]["grad_norm"]) == (ahead[13]["loss"], ahead[13]["grad_norm"])
+    newest = read_checkpoint(step_folder(str(tmp_path / "skips"), 3))
+    assert isinstance(newest, Saved)
+    assert (newest.manifest.step, newest.manifest.data_step) == (3, 13)
+
+
+def last_line(folder: Path) -> dict[str, Any]:
+    return read_journal(folder / "journal.jsonl")[-1]
+
+
+def test_a_world_that_is_not_the_plans_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    run_url = make_run(tmp_path, small_recipe("cluster.nproc_per_node=2", "parallel.strategy=ddp"))
+    command = [sys.executable, "-m", "launcher.cli.rank", "--run-dir", run_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    expected = (
+        "launch: ranks: 1 started, but the plan is for 2 = cluster.nodes 1 x cluster.nproc_per_node 2; "
+    )
+    assert done.stderr.startswith(expected)
+    assert done.stderr.count("\n") == 1
+    assert (last_line(tmp_path)["status"], last_line(tmp_path)["class"]) == ("FAILED", "user error")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("noun", "error", "ending"),
+    [
+        ("make_plan", ValueError("plan"), "bug"),
+        ("open_data", UserError(Problem("data", "is gone")), "user error"),
+        ("open_engine", torch.OutOfMemoryError("8 GiB"), "out of memory"),
+        ("seed_step", KeyboardInterrupt(), "stopped by user"),
+    ],
+)
+def test_a_failure_anywhere_is_the_last_line_of_the_journal_and_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noun: str, error: BaseException, ending: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"launcher.train.{noun}", fail)
+    threads = threading.active_count()
+    run_url = make_run(tmp_path, small_recipe())
+    with pytest.raises(type(error)):
+        train_rank(ALONE, small_recipe(), run_url)
+    assert (last_line(tmp_path)["event"], last_line(tmp_path)["class"]) == ("end", ending)
+    assert str(error) in last_line(tmp_path)["reason"]
+    assert threading.active_count() == threads
+
+
+def test_data_are_opened_before_the_model_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*_: object) -> None:
+        raise AssertionError("built a model for data that are not there")
+
+    monkeypatch.setattr("launcher.train.open_engine", build)
+    source = f"data.source={{type: files, url: {tmp_path}/none}}"
+    with pytest.raises(UserError, match="there are no files here"):
+        train_rank(ALONE, small_recipe(source), make_run(tmp_path / "run", small_recipe(source)))
+
+
+def test_a_refused_resume_puts_no_damaged_checkpoint_aside(tmp_path: Path) -> None:
+    short = ("train.steps=2", "checkpoint.every=1", "schedule.warmup_steps=1")
+    train_run(tmp_path, *short)
+    shard = next(Path(step_folder(str(tmp_path), 2)).glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(AssertionError, match="was trained on other data"):
+        train_run(tmp_path, *short, "seed=8")
+    assert list_steps(str(tmp_path)) == [1, 2]
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_a_plateau_counts_the_validation_of_a_last_step_that_was_due(tmp_path: Path) -> None:
+    """Else a run that was finished and then made longer would have other rates than one that was not."""
+    options = ("schedule={type: plateau, patience: 0, threshold: 0.9}", "train.validate_every=1")
+    whole = train_run(tmp_path / "whole", *options, "train.steps=8")
+    train_run(tmp_path / "cut", *options, "train.steps=4")
+    longer = train_run(tmp_path / "cut", *options, "train.steps=8")
+    assert [longer[step]["lr"] for step in longer] == [whole[step]["lr"] for step in whole]
+    assert whole[8]["lr"] < whole[1]["lr"], "else nothing was reduced"

@@ -209,6 +209,6 @@ def test_looking_ahead_begins_one_position_on() -> None:
         u_BLH = torch.randn(1, length, H, generator=source)
         y_BHL = ssm(u_BLH)
     for t in range(length):
-        behind = sum(k_CHL[0, :, j] * u_BLH[0, t - j] for j in range(t + 1))
+        past = sum(k_CHL[0, :, j] * u_BLH[0, t - j] for j in range(t + 1))
         ahead = sum(k_CHL[1, :, j] * u_BLH[0, t + 1 + j] for j in range(length - t - 1))
-        torch.testing.assert_close(y_BHL[0, :, t], behind + ahead)  # k[0] holds D
+        torch.testing.assert_close(y_BHL[0, :, t], past + ahead)  # k[0] holds D

@@ -1,4 +1,4 @@
-"""HiPPO constants measured on the reference, and the identities behind them."""
+"""HiPPO constants measured on the reference, and the identities that they follow from."""
 
 import math
 

@@ -54,9 +54,9 @@ def test_chunks_with_state_equal_the_whole(mixer, length: int) -> None:
 @pytest.mark.parametrize("length", LENGTHS)
 @torch.no_grad()
 def test_single_steps_equal_the_whole(mixer, length: int) -> None:
-    x_BLH, state, prepared, outputs = signal(length), mixer.initial_state(2, CPU), mixer.prepare(), []
+    x_BLH, state, step, outputs = signal(length), mixer.initial_state(2, CPU), mixer.stepper(), []
     for x_BH in x_BLH.unbind(1):
-        out, state = mixer.step(x_BH, state, prepared)
+        out, state = step(x_BH, state)
         outputs.append(out)
     torch.testing.assert_close(torch.stack(outputs, dim=1), mixer(x_BLH), **TOLERANCE)
 

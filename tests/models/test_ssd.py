@@ -41,7 +41,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-# Sums of up to 64 terms of either sign, each rounded to 6e-8, and a few operations before and behind them:
+# Sums of up to 64 terms of either sign, each rounded to 6e-8, and a few operations before and after them:
 # some 1e-6 of the largest output. Measured: 2e-7.
 FLOAT32 = 2e-6
 # the same with 1e-16
@@ -108,7 +108,7 @@ def test_runaway_parameters_and_inputs_give_finite_outputs_and_gradients(fill) -
 
 
 def test_near_positions_keep_their_digits_behind_huge_decays() -> None:
-    """Decays are of differences of sums: behind a sum of -1e6 a float32 would leave an error of 0.06."""
+    """Decays are of differences of sums: after a sum of -1e6 a float32 would leave an error of 0.06."""
     z_BLA = torch.full((1, 8, 1), -0.1)
     z_BLA[:, 1] = -1e6
     x_BLAP, ones = torch.ones(1, 8, 1, 1), torch.ones(1, 8, 1)
@@ -134,7 +134,7 @@ def test_state_and_space_stay_float32_under_bfloat16(fill) -> None:
         out, state = layer.advance(x_BLH, layer.initial_state(2, CPU))
     assert out.dtype == torch.bfloat16
     assert {part.dtype for part in state} == {torch.float32}
-    # only the matrices round, to 2^-9, one behind the other and then multiplied: some per cent
+    # only the matrices round, to 2^-9, one after the other and then multiplied: some per cent
     assert relative(out.float(), expected) <= 0.05
     low = copy.deepcopy(layer).to(torch.bfloat16)
     assert {part.dtype for part in low.initial_state(2, CPU)} == {torch.float32}
@@ -145,7 +145,7 @@ def test_sizes_come_from_the_config_and_not_from_parameters(fill) -> None:
     layer = SSD(CONFIGS["two groups"], 8, Dropout(0.0))
     expected = [part.shape for part in layer.initial_state(3, CPU)]
     for parameter in layer.parameters():
-        parameter.data = torch.empty(0)  # as a rank without a share of it has it
+        parameter.data = torch.empty(0)  # as a rank that owns no part of it has it
     assert [part.shape for part in layer.initial_state(3, CPU)] == expected
     assert {part.device.type for part in layer.initial_state(3, torch.device("meta"))} == {"meta"}
 

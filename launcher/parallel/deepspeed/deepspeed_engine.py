@@ -20,13 +20,15 @@ from launcher.parallel.engine import (
     Engine,
     EngineState,
     Evaluation,
+    StepResult,
     average_buffers,
     average_loss,
     count_targets,
     evaluate_model,
     loss_sum,
+    scale_lrs,
 )
-from launcher.parallel.gradients import GradientNorms, UpdateMeasure, clip_gradients
+from launcher.parallel.gradients import UpdateMeasure, clip_gradients
 from launcher.parallel.recurrent_state import RecurrentState
 from launcher.world import World
 
@@ -64,7 +66,7 @@ class DeepSpeedEngine(Engine):
 
     def train_step(
         self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
-    ) -> tuple[torch.Tensor, GradientNorms]:
+    ) -> StepResult:
         """See Engine. DeepSpeed averages over ranks and, told not to, never over micro batches."""
         self._engine.train()
         share = self._world.size / count_targets(micro_batches, self._world)
@@ -76,10 +78,10 @@ class DeepSpeedEngine(Engine):
             total += loss.detach()
         norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group)
         before = UpdateMeasure(self._weights(), self._group) if measure else None
-        for group, peak_lr in zip(self._engine.optimizer.param_groups, self._peak_lrs, strict=True):
-            group["lr"] = peak_lr * lr_multiplier
+        lrs = scale_lrs(self._engine.optimizer, self._peak_lrs, lr_multiplier)
         self._engine.step()
-        return total, norms if before is None else replace(norms, updates=before.finish())
+        norms = norms if before is None else replace(norms, updates=before.finish())
+        return StepResult(loss=total, norms=norms, lr_multiplier=lr_multiplier, lrs=lrs)
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""

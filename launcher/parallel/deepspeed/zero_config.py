@@ -8,7 +8,7 @@ SMALL_PARAMETER = 100_000
 
 
 def zero_config(config: ParallelConfig, batch: BatchShape) -> dict[str, object]:
-    """What DeepSpeed is told. Clipping, schedule and groups are ours and mean what they mean elsewhere."""
+    """DeepSpeed's own settings. Clipping, schedule and groups are ours and mean what they mean elsewhere."""
     return {
         "train_batch_size": batch.global_batch_size,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,

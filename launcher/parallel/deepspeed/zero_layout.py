@@ -92,11 +92,17 @@ class Replicated(Layout):
 class Partitioned(Layout):
     """Stages 1 and 2: each group is one flat buffer; each rank owns a range, which may cut parameters."""
 
+    # A group of a (5 numbers) and b (3) on two ranks is the flat buffer a a a a | a b b b. Rank 0 has a
+    # fragment of a (start 0, 4 numbers, offset 0) and none of b; rank 1 has one of a (start 4, 1 number,
+    # offset 0) and one of b (start 0, 3 numbers, offset 1). DeepSpeed's lp is what the model computes with,
+    # hp the float32 copy that is stepped.
+
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self._zero.optimizer
 
     def gradients(self) -> dict[int, torch.Tensor]:
+        # By id, not by name: DeepSpeed's lists hold parameters, and keep an order of their own.
         found: dict[int, torch.Tensor] = {}
         for group, parameters in enumerate(self._zero.params_in_partition):
             pieces = [
@@ -126,6 +132,9 @@ class Partitioned(Layout):
 @final
 class Sharded(Layout):
     """Stage 3: each parameter is cut into equal parts, one a rank, the last one padded."""
+
+    # a (5 numbers) on two ranks: parts of 3. Rank 0 has start 0 and 3 valid numbers, rank 1 start 3 and 2
+    # valid ones before a number of padding. On four ranks, parts of 2: rank 3 has start 5 and nothing.
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The state of a ZeRO engine in the form that all engines share: by name, whole shapes, cut over all ranks.
+"""The state of a ZeRO engine in the form common to all engines: by name, whole shapes, cut over all ranks.
 
 One parameter at a time is gathered, so that neither saving nor loading ever needs a whole model in memory.
 """
@@ -59,6 +59,7 @@ class ZeroState:
         for name, parameter in self._parameters.items():
             fragment = fragments.get(name)
             whole = _whole(state[f"model/{name}"]).to(self._world.device)
+            # Two copies of each weight: what the forward pass reads, and the float32 values that are stepped.
             self._layout.set_computed(parameter, fragment, whole)
             if fragment is not None:
                 fragment.weight.copy_(_cut(whole, fragment))
@@ -74,6 +75,7 @@ class ZeroState:
         optimizer = self._layout.optimizer
         if optimizer.state:
             return
+        # At stage 3 the groups are empty between steps, and a step over nothing would make no state.
         before = [group["params"] for group in optimizer.param_groups]
         for group, tensors in zip(optimizer.param_groups, self._layout.stepped(), strict=True):
             group["params"] = tensors
@@ -91,6 +93,9 @@ class ZeroState:
         if self._mesh is None:
             assert piece is not None, "one rank alone has a fragment of everything"
             return piece.detach().cpu().clone().view(shape)
+        # Pieces have any size, on some ranks none: a sum of them in a field of zeros, which is exact, asks
+        # for no sizes to be exchanged. w (5, 2) on two ranks that hold its first 7 and last 3 numbers: each
+        # fills its part of 10 zeros; after the sum rank 0 keeps rows 0 to 2 and rank 1 rows 3 and 4.
         whole = torch.zeros(shape.numel(), device=self._world.device)
         if fragment is not None and piece is not None:
             whole.narrow(0, fragment.start, piece.numel()).copy_(piece)
@@ -104,6 +109,7 @@ class ZeroState:
 
 def _chunk(whole: torch.Tensor, world: World) -> torch.Tensor:
     """This rank's rows, cut as DTensor cuts."""
+    # 5 rows for 4 ranks are chunks of 2, 2 and 1: the last rank has none, for which DTensor wants (0, ...)
     if whole.dim() == 0:
         raise ValueError("a parameter without dimensions cannot be sharded; give it one")
     chunks = whole.chunk(world.size, dim=0)

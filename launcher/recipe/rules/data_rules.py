@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from launcher.data.config import StreamSource, TextSource, task_shape
+from launcher.data.config import TextSection
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, refuse, room_for
@@ -19,11 +19,11 @@ _OFF = "or turn train.truncated_bptt off"
 def encoder_reads_the_source(loaded: LoadedRecipe) -> Iterator[Problem]:
     """The encoder reads tokens, words or signals: what the source gives."""
     model, source = loaded.recipe.model, loaded.recipe.data.source
-    given = task_shape(source).inputs
+    given = source.shape().inputs
     if model.inputs not in given:
         message = f"<model.encoder.type> reads {model.inputs}, but <data.source.type> gives "
         remedy = "use " + " or ".join(_ENCODERS[kind] for kind in given)
-        if model.inputs == "words" and isinstance(source, TextSource):
+        if model.inputs == "words" and isinstance(source, TextSection):
             remedy += ", or data.source.unit=words"
         yield refuse(loaded, "model.encoder.type", message + " or ".join(given), remedy)
 
@@ -31,13 +31,13 @@ def encoder_reads_the_source(loaded: LoadedRecipe) -> Iterator[Problem]:
 def encoder_knows_every_character(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`model.encoder.num_chars` has room for every character of the source's words."""
     if isinstance(loaded.recipe.model.encoder, CharCNNEncoder):
-        least = task_shape(loaded.recipe.data.source).num_chars
+        least = loaded.recipe.data.source.shape().num_chars
         yield from room_for(loaded, "model.encoder.num_chars", least, "characters of <data.source.type>")
 
 
 def model_says_what_is_asked(loaded: LoadedRecipe) -> Iterator[Problem]:
     """A language model is for targets at every position, a classifier for one label."""
-    model, asked = loaded.recipe.model, task_shape(loaded.recipe.data.source).targets
+    model, asked = loaded.recipe.model, loaded.recipe.data.source.shape().targets
     if model.targets != asked:
         message = f"<model.type> says {model.targets}, but <data.source.type> asks for {asked}"
         remedy = f"use type {'lm' if asked == 'tokens' else 'classifier'}, or another source"
@@ -46,20 +46,20 @@ def model_says_what_is_asked(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def vocabulary_has_room(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`model.vocab_size` has room for every symbol of the source."""
-    least = task_shape(loaded.recipe.data.source).vocab_size
+    least = loaded.recipe.data.source.shape().vocab_size
     return room_for(loaded, "model.vocab_size", least, "symbols of <data.source.type>")
 
 
 def classes_have_room(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`model.num_classes` has room for every label of the source."""
     if isinstance(loaded.recipe.model, ClassifierConfig):
-        least = task_shape(loaded.recipe.data.source).num_classes
+        least = loaded.recipe.data.source.shape().num_classes
         yield from room_for(loaded, "model.num_classes", least, "classes of <data.source.type>")
 
 
 def pairs_are_read_as_pairs(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`model.num_sequences` is the number of sequences that a label of the source is for."""
-    model, wanted = loaded.recipe.model, task_shape(loaded.recipe.data.source).num_sequences
+    model, wanted = loaded.recipe.model, loaded.recipe.data.source.shape().num_sequences
     if isinstance(model, ClassifierConfig) and model.num_sequences != wanted:
         message = f"<model.num_sequences>, but a label of <data.source.type> is for {wanted}"
         yield refuse(loaded, "model.num_sequences", message, f"use {wanted}")
@@ -67,7 +67,7 @@ def pairs_are_read_as_pairs(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def encoder_reads_every_feature(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`model.encoder.num_features` is the number of values at each step of the source's signals."""
-    encoder, wanted = loaded.recipe.model.encoder, task_shape(loaded.recipe.data.source).num_features
+    encoder, wanted = loaded.recipe.model.encoder, loaded.recipe.data.source.shape().num_features
     if isinstance(encoder, LinearEncoder) and wanted not in (None, encoder.num_features):
         message = f"<model.encoder.num_features>, but <data.source.type> has {wanted}"
         yield refuse(loaded, "model.encoder.num_features", message, f"use {wanted}")
@@ -75,7 +75,7 @@ def encoder_reads_every_feature(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def carried_data_continue(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`train.truncated_bptt` needs a source that is one long stream: its windows follow on one another."""
-    if loaded.recipe.train.truncated_bptt and not isinstance(loaded.recipe.data.source, StreamSource):
+    if loaded.recipe.train.truncated_bptt and not loaded.recipe.data.source.is_stream:
         message = (
             "<train.truncated_bptt> carries states from window to window, but the sequences of "
             "<data.source.type> stand alone"

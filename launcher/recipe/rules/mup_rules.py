@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Iterator
 
 from launcher.errors import Problem
+from launcher.optim.table import OPTIMIZERS
 from launcher.recipe.loaded import LoadedRecipe, as_written
 from launcher.recipe.rules.refuse import Rule, only_for, refuse
 from models.config import why_not_width
 
-# What u-muP has constants for; the one list of optimizer names here.
-_UMUP_OPTIMIZERS = ("sgd", "adam", "adamw", "adagrad", "smorms3", "lion")
+# What u-muP has constants for.
 _UMUP_LAYERS = ("attention", "ffn")
 _UMUP_MODEL: tuple[tuple[str, object], ...] = (
     ("encoder.type", "token"),
@@ -105,8 +105,9 @@ def umup_knows_the_model(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def umup_knows_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
     """u-muP has learning rates for optimizers that work number by number."""
-    if loaded.recipe.mup.type == "umup" and loaded.recipe.optim.type not in _UMUP_OPTIMIZERS:
-        remedy = f"use {', '.join(_UMUP_OPTIMIZERS)}, or mup.type=mup"
+    if loaded.recipe.mup.type == "umup" and not OPTIMIZERS[loaded.recipe.optim.type].umup:
+        known = [name for name, kind in OPTIMIZERS.items() if kind.umup]
+        remedy = f"use {', '.join(known)}, or mup.type=mup"
         yield refuse(loaded, "optim.type", "<mup.type> has no rates for <optim.type>", remedy)
 
 

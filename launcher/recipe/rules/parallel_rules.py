@@ -4,12 +4,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from launcher.errors import Problem
+from launcher.optim.table import OPTIMIZERS
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, describe_world, divides, only_for, refuse
-
-# What ZeRO stages 1 to 3 do to optimizers; the one list of names here.
-_WHOLE_MATRIX_OPTIMIZERS = ("muon", "shampoo", "soap")
-_ONE_GROUP_OPTIMIZERS = ("adagrad",)
 
 
 def zero_stage_is_for_deepspeed(loaded: LoadedRecipe) -> Iterator[Problem]:
@@ -54,24 +51,12 @@ def zero_3_is_not_compiled(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield refuse(loaded, "parallel.compile", message, "turn it off, or use a lower stage or fsdp2")
 
 
-def matrix_optimizers_see_whole_matrices(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """ZeRO cuts a group's flat buffer anywhere, so that optimizers of whole matrices lose the shapes."""
-    if _cuts(loaded) and loaded.recipe.optim.type in _WHOLE_MATRIX_OPTIMIZERS:
-        message = "<optim.type> works on whole matrices, which <parallel.zero_stage> cuts"
+def zero_keeps_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """ZeRO 1 to 3 cuts a group's flat buffer anywhere: not every optimizer stays the same under it."""
+    parallel, refusal = loaded.recipe.parallel, OPTIMIZERS[loaded.recipe.optim.type].zero_refusal
+    if parallel.engine == "deepspeed" and parallel.zero_stage and refusal is not None:
+        message = f"<optim.type> {refusal}, but <parallel.zero_stage>"
         yield refuse(loaded, "optim.type", message, "use zero_stage 0, or parallel.engine=torch")
-
-
-def optimizers_keep_their_groups(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """DeepSpeed builds torch's Adagrad again over its buffers, in one group with default options."""
-    if _cuts(loaded) and loaded.recipe.optim.type in _ONE_GROUP_OPTIMIZERS:
-        message = "<optim.type> would lose its parameter groups under <parallel.zero_stage>"
-        yield refuse(loaded, "optim.type", message, "use zero_stage 0, or parallel.engine=torch")
-
-
-def _cuts(loaded: LoadedRecipe) -> bool:
-    """Whether DeepSpeed cuts the optimizer's state."""
-    parallel = loaded.recipe.parallel
-    return parallel.engine == "deepspeed" and bool(parallel.zero_stage)
 
 
 def single_is_one_rank(loaded: LoadedRecipe) -> Iterator[Problem]:
@@ -110,8 +95,7 @@ PARALLEL_RULES = (
     Rule("offload-is-torch", torch_offloads),
     Rule("offload-is-sharded", only_sharded_parameters_are_offloaded),
     Rule("no-compiled-zero-3", zero_3_is_not_compiled),
-    Rule("whole-matrices", matrix_optimizers_see_whole_matrices),
-    Rule("kept-groups", optimizers_keep_their_groups),
+    Rule("zero-keeps-optimizer", zero_keeps_the_optimizer),
     Rule("single-is-one-rank", single_is_one_rank),
     Rule("shard-size-is-hsdp", shard_size_is_for_hsdp),
     Rule("shards-fill-world", shard_groups_fill_the_world),

@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 import launcher.check.run_check as run_module
-from launcher.check.coordinates import Setting, Slope, largest_difference, measure_coordinates
+from launcher.check.coordinates import (
+    Setting,
+    Slope,
+    largest_difference,
+    measure_coordinates,
+    measure_sharded,
+)
 from launcher.check.gate import hash_identity, require_passed
 from launcher.check.health import Finding
-from launcher.check.ranks import cpu_world, measure_sharded, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.run_check import judge_slopes
 from launcher.check.shrink import choose_lr_amplification, choose_widths, sharded_ranks, shrink_recipe
 from launcher.cli.main import main
 from launcher.errors import UserError
+from launcher.processes import GroupError
 from launcher.recipe.compile import compile_recipe, load_recipe
 from launcher.recipe.schema import Recipe
 from tests.test_tasks import PAIRS, write_pairs
@@ -65,7 +72,7 @@ def test_a_check_shows_the_hints_of_the_whole_recipe_once(
 ) -> None:
     assert main(["check", TINY, *WIDTHS, "data.seq_len=16384"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("hint: ") == 1, "its twins have 32 steps, and are nobody's choice"
+    assert shown.count("hint: ") == 1, "its proxy models have 32 steps, which the user has not chosen"
     assert "data.seq_len = 16384 (override" in shown
 
 
@@ -100,7 +107,7 @@ def test_a_check_writes_its_record_and_pictures(
         pytest.param("{engine: deepspeed, zero_stage: 3}", 2, marks=pytest.mark.slow),
     ],
 )
-def test_sharded_twins_change_as_whole_ones_do(parallel: str, ranks: int) -> None:
+def test_sharded_proxy_models_change_as_whole_ones_do(parallel: str, ranks: int) -> None:
     subject = recipe(f"parallel={parallel}", "cluster.nproc_per_node=4", "train.micro_batch_size=2")
     assert sharded_ranks(subject) == ranks
     setting = Setting(recipe=subject, widths=(16, 32), seeds=(1,), lr_amplification=1.0)
@@ -129,7 +136,7 @@ def test_a_model_of_words_is_checked_from_its_characters_on() -> None:
 
 def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) -> None:
     train = write_pairs(tmp_path / "train", 16, seed=0)
-    text = PAIRS.replace("TRAIN", str(train)).replace("HELD_OUT", str(train))
+    text = PAIRS.replace("TRAIN", str(train)).replace("VALID", str(train))
     setting = Setting(
         recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_amplification=1.0
     )
@@ -150,19 +157,19 @@ def test_batch_norm_is_not_expected_to_be_the_same_on_more_ranks(
     assert "sharded = whole" not in shown
 
 
-def test_a_failing_rank_is_told() -> None:
+def test_a_failing_rank_is_reported() -> None:
     subject = recipe("data.source={type: files, url: /no/such/folder}")
-    with pytest.raises(RuntimeError, match="no/such/folder"):
+    with pytest.raises(GroupError, match="no/such/folder"):
         measure_sharded(Setting(recipe=subject, widths=(16,), seeds=(1,), lr_amplification=1.0, ranks=2))
 
 
-def test_the_twin_is_smaller_and_otherwise_the_recipe() -> None:
+def test_the_proxy_model_is_smaller_and_otherwise_the_recipe() -> None:
     subject = recipe("model.num_layers=8", "model.dropout=0.1", "data.seq_len=1024")
-    twin = shrink_recipe(subject, d_model=64, seed=5)
-    assert (twin.model.d_model, twin.model.num_layers, twin.model.dropout) == (64, 2, 0.0)
-    assert (twin.data.seq_len, twin.seed, twin.parallel.strategy) == (32, 5, "single")
-    assert twin.optim == subject.optim
-    assert twin.mup == subject.mup
+    proxy = shrink_recipe(subject, d_model=64, seed=5)
+    assert (proxy.model.d_model, proxy.model.num_layers, proxy.model.dropout) == (64, 2, 0.0)
+    assert (proxy.data.seq_len, proxy.seed, proxy.parallel.strategy) == (32, 5, "single")
+    assert proxy.optim == subject.optim
+    assert proxy.mup == subject.mup
 
 
 def test_widths_are_ones_of_which_the_model_can_be_made() -> None:

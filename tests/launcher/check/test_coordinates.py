@@ -17,7 +17,7 @@ from launcher.check.coordinates import (
     largest_difference,
     measure_coordinates,
 )
-from launcher.check.ranks import cpu_world, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.errors import UserError
 from launcher.mup.config import MupConfig
 from launcher.mup.scaling import Scaling
@@ -57,7 +57,7 @@ def break_rules(
     def describe(model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int) -> Parameters:
         right = describe_parameters(model, mup, optim, seq_len=seq_len)
         scalings = {
-            name: change(fact.role, right.widths[name].fan_in, right.scalings[name])
+            name: change(fact.role, right.width_multipliers[name].fan_in, right.scalings[name])
             for name, fact in right.facts.items()
         }
         groups = make_groups(right.facts, right.shapes, scalings, optim)
@@ -98,7 +98,7 @@ def test_state_space_tensors_sent_through_the_matrix_rule_fail(monkeypatch: pyte
 
     break_rules(monkeypatch, change)
     slopes = slopes_of(recipe())
-    # Adam's change is the rate: exponent -1. In the whole change it hides behind what comes from below.
+    # Adam's change is the rate: exponent -1. In the whole change what comes from below hides it.
     assert worst(slopes, "layers.1.s4d.ssm", "own") < -0.8
     assert abs(worst(slopes, "layers.1.s4d.ssm", "total")) < 0.3
 
@@ -121,7 +121,7 @@ def test_a_delta_that_forgot_the_hidden_width_of_ffn_is_refused_before_anything_
     tmp_path: Path,
 ) -> None:
     subject = recipe("transformer")
-    shapes = make_plan(subject).parameters.base_shapes
+    shapes = make_plan(subject, subject.cluster.world_size).parameters.base_shapes
     # what a delta model with the base's d_ffn would give: that dimension does not differ, hence is finite
     forgot = {
         name: [None if "ffn" in name and dim == 4 * 64 else dim for dim in dims]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import launcher.check.health as health
-from launcher.check.ranks import cpu_world, one_thread
+from launcher.check.proxy import cpu_world, one_thread
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from models.ssm.ssm_mixer import SSMMixer
@@ -88,7 +88,7 @@ def test_the_recurrence_matrix_is_what_a_step_multiplies_by() -> None:
         mixer = residuals(layers)[0].mixer
         assert isinstance(mixer, SSMMixer)
         with torch.no_grad():
-            recurrence = mixer.prepare()
+            recurrence = mixer.recurrence()
             x_BHN = torch.randn(3, *recurrence.b.shape, generator=torch.Generator().manual_seed(0))
             _, stepped = recurrence.step(torch.zeros(3, 4), x_BHN)
             product = torch.einsum("hmn,bhn->bhm", health.recurrence_matrix(recurrence), x_BHN.double())

@@ -18,8 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from launcher import files
-from launcher.checkpoint.manifest import Rejected, Saved, find_newest, read_manifest, step_folder
-from launcher.checkpoint.save import save_checkpoint
+from launcher.checkpoint.catalog import Rejected, Saved, find_newest, read_checkpoint, step_folder
 from launcher.checkpoint.storage import (
     UntrustedIndexError,
     _IndexUnpickler,
@@ -28,11 +27,11 @@ from launcher.checkpoint.storage import (
     write_tensors,
 )
 from launcher.world import World
+from tests.launcher.checkpoint.savers import ALONE, save
 from tests.ranks import run_ranks
 
 # Sizes that no number of ranks here divides.
 SHAPES = {"model/a": (7, 3), "model/b": (5,), "optim/a/exp_avg": (7, 3)}
-ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
 
 
 def whole_tensors() -> dict[str, torch.Tensor]:
@@ -54,8 +53,7 @@ def cut(tensors: dict[str, torch.Tensor], world: World) -> dict[str, torch.Tenso
 
 
 def save_cut(world: World, url: str) -> None:
-    record = {"base_shapes_hash": "none"}
-    save_checkpoint(url, step=3, tensors=cut(whole_tensors(), world), record=record, world=world)
+    save(url, 3, cut(whole_tensors(), world), world)
 
 
 def load_cut(world: World, url: str) -> dict[str, torch.Tensor]:
@@ -69,7 +67,7 @@ def test_tensors_are_equal_bit_for_bit_at_any_other_number_of_ranks(
     tmp_path: Path, saved_on: int, loaded_on: int
 ) -> None:
     run_ranks(saved_on, save_cut, str(tmp_path))
-    assert isinstance(read_manifest(step_folder(str(tmp_path), 3)), Saved)
+    assert isinstance(read_checkpoint(step_folder(str(tmp_path), 3)), Saved)
     for loaded in run_ranks(loaded_on, load_cut, str(tmp_path)):
         for name, tensor in whole_tensors().items():
             assert torch.equal(loaded[name], tensor), name

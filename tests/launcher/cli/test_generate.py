@@ -1,6 +1,5 @@
 """`launch generate`: the model of a sharded run, whole again, token by token."""
 
-import json
 import shutil
 import sysconfig
 from pathlib import Path
@@ -9,8 +8,8 @@ import pytest
 import torch
 
 import launcher.data.splits as corpus_module
-from launcher.checkpoint.manifest import Saved, find_newest, step_folder
-from launcher.checkpoint.model import load_model
+from launcher.checkpoint.catalog import Saved, find_newest, step_folder
+from launcher.checkpoint.restore import load_model
 from launcher.cli.main import main
 from launcher.data.tokenizer import open_tokenizer
 from launcher.data.words import cut
@@ -65,7 +64,7 @@ def test_a_sharded_run_says_step_by_step_what_one_forward_says(folder: Path) -> 
     assert len(set(said[0].tolist())) > 1, "a constant would hide a state that stands still"
 
 
-def test_text_goes_on_where_the_prompt_ends(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_continues_where_the_prompt_ends(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", str(folder / "text"), "--prompt", "dé", "--tokens", "30", "--seed", "3"]
     said = []
     for _ in range(2):
@@ -78,10 +77,10 @@ def test_text_goes_on_where_the_prompt_ends(folder: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("run", ["words", "chars"])
-def test_words_go_on_with_blanks_between_them(
+def test_words_continue_with_blanks_between_them(
     folder: Path, capsys: pytest.CaptureFixture[str], run: str
 ) -> None:
-    prompt = "def zorkmid(self):"  # a word that no vocabulary has can be read all the same
+    prompt = "def zorkmid(self):"  # a word that is in no vocabulary can be read all the same
     assert main(["generate", str(folder / run), "--prompt", prompt, "--tokens", "40"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("def zorkmid ( self ) :")
@@ -95,7 +94,7 @@ def test_characters_of_words_step_by_step_say_what_one_forward_says(folder: Path
     assert isinstance(model, LM)
     assert tokenizer.suppressed is not None
     assert tokenizer.chars is not None
-    prompt_LW = tokenizer.read("for zorkmid in range ( 3")
+    prompt_LW = tokenizer.encode("for zorkmid in range ( 3")
     suppressed_V, chars_VW = tokenizer.suppressed, tokenizer.chars
     draws = torch.Generator().manual_seed(5)
     said = torch.cat(
@@ -108,7 +107,7 @@ def test_characters_of_words_step_by_step_say_what_one_forward_says(folder: Path
     whole_LW = torch.cat((prompt_LW, chars_VW[said[:-1]]))
     with torch.no_grad():
         logits_LV = model(whole_LW[None])[0, len(prompt_LW) - 1 :].masked_fill(suppressed_V, -torch.inf)
-    draws.manual_seed(5)  # the same draws; rounding moves a chance by 1e-6 of it
+    draws.manual_seed(5)  # the same draws; rounding moves a probability by 1e-6 of it
     assert said.tolist() == [int(sample(logits_V[None], generator=draws)) for logits_V in logits_LV]
     assert len(set(said.tolist())) > 1, "a constant would hide a state that stands still"
 
@@ -124,7 +123,7 @@ def test_words_of_another_text_are_refused(
     assert "is not the text that the model was trained on" in capsys.readouterr().err
 
 
-def test_tokens_that_are_no_bytes_are_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_of_a_task_are_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", str(folder / "ids"), "--prompt", "2 3", "--tokens", "5", "--temperature", "0"]
     assert main(words) == 0
     said = capsys.readouterr().out.split()
@@ -141,10 +140,10 @@ def test_tokens_that_are_no_bytes_are_ids(folder: Path, capsys: pytest.CaptureFi
         ("text", ("--prompt", ""), ("is empty",)),
         ("text", ("--temperature", "-1"), ("--temperature -1", "0 or more")),
         ("ids", ("--prompt", "17 2"), ("has token 17", "model.vocab_size is 10", "0 to 9")),
-        ("ids", ("--prompt", "two"), ("no list of token ids", "copying")),
+        ("ids", ("--prompt", "two"), ("not a list of token ids", "copying")),
     ],
 )
-def test_what_cannot_go_on_is_one_message(
+def test_what_cannot_continue_is_one_message(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     run: str,
@@ -167,17 +166,15 @@ def test_a_damaged_checkpoint_is_passed_over(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(folder / "text", tmp_path / "text")
-    manifest = Path(step_folder(str(tmp_path / "text"), 4)) / "manifest.json"
-    record = json.loads(manifest.read_text())
-    next(iter(record["files"].values()))["sha256"] = "0" * 64
-    manifest.write_text(json.dumps(record))
+    shard = next(Path(step_folder(str(tmp_path / "text"), 4)).glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert main(["generate", str(tmp_path / "text"), "--prompt", "x", "--tokens", "1"]) == 0
     assert "passing over" in capsys.readouterr().err
 
 
 def test_a_model_with_other_tensors_is_refused(folder: Path) -> None:
     saved = newest(folder / "text")
-    gated = str(saved.manifest["recipe"]).replace("layer_mix: none", "layer_mix: gated")
-    other = Saved(saved.step, saved.url, {**saved.manifest, "recipe": gated})
+    gated = saved.manifest.recipe.replace("layer_mix: none", "layer_mix: gated")
+    other = Saved(saved.url, saved.manifest.model_copy(update={"recipe": gated}))
     with pytest.raises(UserError, match="other base shapes"):
         load_model(other, torch.device("cpu"))

@@ -11,6 +11,8 @@ from launcher.cli.main import USAGE, main
 from tests.launch import LAUNCH, assert_one_screen, launch
 from tests.small_run import RECIPE
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
@@ -41,6 +43,17 @@ def test_help_and_errors_import_no_torch(tmp_path: Path, words: list[str]) -> No
     )
     code = 0 if words == ["--help"] else 2
     assert done.stdout.splitlines()[-1] == f"{code} False False"
+
+
+@pytest.mark.parametrize("module", ["launcher", "launcher.cli.main"])
+@pytest.mark.parametrize(("words", "code"), [(("--help",), 0), ((), 2), (("pln",), 2)])
+def test_as_a_module_it_is_the_same_command(module: str, words: tuple[str, ...], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert done.stdout == (USAGE if words != ("pln",) else "")
+    assert ("did you mean plan?" in done.stderr) == (words == ("pln",))
 
 
 def test_a_misspelt_verb_gets_the_nearest_one(tmp_path: Path) -> None:

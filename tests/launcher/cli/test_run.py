@@ -44,9 +44,9 @@ def test_a_run_folder_holds_what_the_readme_says(folder: Path) -> None:
             "journal.jsonl", "mlflow.json", "checkpoints", "logs", "code.diff"} <= names  # fmt: skip
     manifest = json.loads((folder / "whole/checkpoints/step-0000000020/manifest.json").read_text())
     for key in ("format", "step", "tokens", "attempt", "engine", "world_size", "recipe", "base_shapes",
-                "base_shapes_hash", "scalings", "data", "rng", "schedule", "files"):  # fmt: skip
+                "base_shapes_hash", "parameters", "data", "random", "schedule", "files"):  # fmt: skip
         assert key in manifest
-    assert manifest["data"]["position"] == 20 * 8
+    assert manifest["data_step"] == 20
     record = step_records(folder / "whole/journal.jsonl")[20]
     assert {"step", "loss", "lr", "grad_norm"} <= record.keys()
 
@@ -111,7 +111,7 @@ def test_other_base_shapes_are_refused_with_the_difference(folder: Path) -> None
         ("model.vocab_size=300", "readout.weight: (256, 16) saved, (300, 16) now"),
         ("data.seq_len=64", "seq_len: 32 saved, 64 now"),
         ("data.validation_fraction=0.1", "data.validation_fraction: 0.05 saved, 0.1 now"),
-        ("train.truncated_bptt=true", "truncated_bptt: not saved, True now"),
+        ("train.truncated_bptt=true", "truncated_bptt: False saved, True now"),
     ],
 )
 def test_another_model_and_other_data_are_refused_before_the_run_is_touched(

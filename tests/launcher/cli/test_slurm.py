@@ -43,6 +43,6 @@ def test_a_recipe_trains_on_two_nodes_and_resumes_by_submitting_the_same_file(
     (run / "checkpoints/step-0000000020/manifest.json").unlink()
     again = slurm_lab.run(["sbatch", "--parsable", str(run / "job.sh")], cwd=tmp_path, env=environment)
     assert slurm_lab.wait(again.stdout.strip()).state == "COMPLETED"
-    starts = [r["from_step"] for r in read_journal(run / "journal.jsonl") if r["event"] == "start"]
+    starts = [r["from_step"] for r in read_journal(run / "journal.jsonl") if r["event"] == "begin"]
     assert starts == [0, 10]
     assert losses(step_records(run / "journal.jsonl")) == losses(records), "bit for bit"

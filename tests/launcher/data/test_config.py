@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from launcher.data.config import DataConfig, Source, task_shape
+from launcher.data.config import DataConfig, Source
 
 SOURCES = [
     {"type": "python-stdlib"},
@@ -48,7 +48,7 @@ def test_a_share_of_files_is_refused_where_there_are_none(source: dict[str, obje
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_says_what_it_asks_of_a_model(source: dict[str, object]) -> None:
-    shape = task_shape(TypeAdapter[Source](Source).validate_python(source))
+    shape = TypeAdapter[Source](Source).validate_python(source).shape()
     assert ("signals" in shape.inputs) == (shape.num_features is not None)
     assert ("words" in shape.inputs) == (shape.num_chars is not None)
     assert (shape.targets == "label") == (shape.num_classes is not None)

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from launcher.data.config import DigitsSource
-from launcher.data.digits import Digits, open_digits
+from launcher.data.digits import Digits, split_digits
 from launcher.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def split() -> tuple[Digits, Digits]:
     pytest.importorskip("sklearn")
-    return open_digits(DigitsSource(type="digits"))
+    return split_digits(DigitsSource(type="digits"))
 
 
 def test_every_image_is_on_one_side(split: tuple[Digits, Digits]) -> None:
@@ -49,7 +49,7 @@ def test_a_batch_owns_its_memory(split: tuple[Digits, Digits]) -> None:
 
 
 def test_the_split_is_the_same_each_time(split: tuple[Digits, Digits]) -> None:
-    again = open_digits(DigitsSource(type="digits"))
+    again = split_digits(DigitsSource(type="digits"))
     assert np.array_equal(again[1].signals, split[1].signals)
 
 
@@ -62,4 +62,4 @@ def test_the_most_frequent_digit_is_the_baseline(split: tuple[Digits, Digits]) -
 def test_a_missing_scikit_learn_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match=r"not installed\n.*mulaunch\[digits\]"):
-        open_digits(DigitsSource(type="digits"))
+        split_digits(DigitsSource(type="digits"))

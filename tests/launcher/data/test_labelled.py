@@ -10,7 +10,7 @@ import torch
 
 from launcher import files
 from launcher.data.config import DataConfig
-from launcher.data.sources import check_sources
+from launcher.data.source_table import check_sources
 from launcher.data.splits import open_splits
 from launcher.errors import UserError
 

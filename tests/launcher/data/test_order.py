@@ -68,15 +68,15 @@ def _bound(cells: int) -> float:
 
 @pytest.mark.parametrize("size", [3, 4, 10, 100, 130])
 def test_every_place_is_equally_likely_for_every_index(size: int) -> None:
-    proxy models = 20 * size
+    trials = 20 * size
     index = np.arange(min(size, 5))
-    images = np.stack([permute(index, size, seed=stream_key(7, proxy)) for proxy in range(proxy models)])
+    images = np.stack([permute(index, size, seed=stream_key(7, trial)) for trial in range(trials)])
     for column in images.T:
         assert _chi_square(np.bincount(column, minlength=size)) < _bound(size)
 
 
 def test_all_orders_of_four_are_equally_likely() -> None:
-    orders = [tuple(permute(np.arange(4), 4, seed=proxy).tolist()) for proxy in range(24 * 100)]
+    orders = [tuple(permute(np.arange(4), 4, seed=trial).tolist()) for trial in range(24 * 100)]
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == 24
     assert _chi_square(counts) < _bound(24)

@@ -11,7 +11,8 @@ from launcher import files
 from launcher.data.batches import validation_batches, validation_windows
 from launcher.data.config import DataConfig, FilesSource, Source, StdlibSource, TokensSource
 from launcher.data.dataset import Windows
-from launcher.data.sources import check_sources, find_source_files
+from launcher.data.source_table import check_sources
+from launcher.data.sources import find_stdlib
 from launcher.data.splits import open_splits
 from launcher.errors import UserError
 
@@ -51,7 +52,7 @@ def test_the_standard_library_is_a_corpus() -> None:
 
 
 def test_the_standard_library_has_no_tests_packages_or_machine_settings() -> None:
-    names = [file.name for file in find_source_files(StdlibSource(type="python-stdlib"))]
+    names = [file.name for file in find_stdlib()]
     assert names == sorted(names)
     assert "asyncio/base_events.py" in names
     noise = ("site-packages/", "dist-packages/", "test/", "encodings/", "_sysconfigdata", "__pycache__/")

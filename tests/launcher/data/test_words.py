@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from launcher.data.config import NUM_CHARS, DataConfig
-from launcher.data.splits import Splits, open_splits
+from launcher.data.dataset import Splits
+from launcher.data.splits import open_splits
 from launcher.data.words import UNKNOWN, Vocabulary, WordWindows, cut, join, number_words, spell
 
 

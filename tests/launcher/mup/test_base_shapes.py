@@ -59,8 +59,7 @@ def test_all_widths_are_one_at_the_base() -> None:
 
 
 def test_a_weight_stored_as_in_out_says_which_dimension_is_fan_in() -> None:
-    """mup reads ConvTranspose's and (in, out) weights with the wrong fan-in; a fact of the parameter says it
-    here."""
+    """mup reads ConvTranspose's and (in, out) weights with the wrong fan-in; here facts say it."""
     shapes, base = {"up": (128, 1024, 3)}, {"up": (64, 256, None)}
     assert measure_width_multipliers(shapes, base)["up"] == WidthMultiplier(
         fan_in=4.0, fan_out=2.0, num_infinite=2

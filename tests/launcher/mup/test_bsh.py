@@ -73,7 +73,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "base.bsh"
     path.write_text(text)
-    with pytest.raises(UserError, match="is no base-shapes file"):
+    with pytest.raises(UserError, match="is not a base-shapes file"):
         read_base_shapes(str(path))
 
 

@@ -1,5 +1,4 @@
-"""Against mup 1.0.0: where it is right we agree number by number; its defects are written down here, one
-test each."""
+"""Against mup 1.0.0: where it is right we agree number by number; each of its defects has a test here."""
 
 from pathlib import Path
 
@@ -141,8 +140,7 @@ class Tied(nn.Module):
 
 
 def test_defect_a_tied_table_starts_larger_with_width() -> None:
-    """microsoft/mup issue 55: the readout's rescaling hits the embedding. Ours leaves it at the base's
-    scale."""
+    """microsoft/mup issue 55: the readout's rescaling hits the embedding. Ours leaves it as at the base."""
     net = Tied(TARGET)
     mup.set_base_shapes(net, Tied(BASE), delta=Tied(DELTA))
     # std of 131072 standard normal numbers: 0.2 % is one standard deviation
@@ -152,7 +150,7 @@ def test_defect_a_tied_table_starts_larger_with_width() -> None:
 
 
 def test_defect_adamw_without_a_decay_trains_with_none() -> None:
-    """torch's AdamW decays by 0.01 unless told otherwise; a recipe's adamw decays by what it prints."""
+    """torch's AdamW decays by 0.01 by default; a recipe's adamw decays by what it prints."""
     optimizer = mup.MuAdamW(mup_net().parameters(), lr=LR)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 

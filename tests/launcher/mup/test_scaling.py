@@ -83,8 +83,7 @@ def test_rates_of_updates_whose_size_is_fixed_are_adams(update: str) -> None:
 
 
 def test_eps_falls_as_the_gradients_do() -> None:
-    """Every gradient of a tensor that grows falls as 1/width (TP-V, appendix J): measured exponents -0.6 to
-    -1.05."""
+    """Every gradient of a tensor that grows falls as 1/width (TP-V, appendix J): measured -0.6 to -1.05."""
     assert {scale_mup(role, WIDE, "adam").eps for role in Role} == {1 / 4}
     assert scale_mup(Role.MATRIX, TALL, "adam").eps == 1 / 16
     assert {scale_mup(role, WIDE, "smorms3").eps for role in Role} == {1 / 16}

@@ -136,8 +136,7 @@ def differences(world: World, strategy: str) -> dict[str, float]:
 
 @pytest.mark.parametrize(("strategy", "ranks"), [("ddp", 2), ("fsdp2", 3), ("hsdp", 4)])
 def test_a_sharded_step_is_the_unsharded_one_for_every_optimizer(strategy: str, ranks: int) -> None:
-    """Every operation is elementwise or on gathered matrices, so 1e-6 leaves room for fused kernels' order
-    only."""
+    """Every operation is elementwise or on gathered matrices, so 1e-6 is for the order in fused kernels."""
     for found in run_ranks(ranks, differences, strategy):
         assert set(found) == set(TYPES)
         assert max(found.values()) <= 1e-6, found

@@ -1,5 +1,4 @@
-"""u-muP against unit-scaling 0.3.5: the same function at every step of training, and variance one at the
-start."""
+"""u-muP against unit-scaling 0.3.5: the same function at every step, and variance one at the start."""
 
 import math
 from collections.abc import Callable
@@ -61,13 +60,12 @@ class Reference:
         self.values: dict[str, nn.Parameter] = {}
         for name, p in model.named_parameters():
             depth = LAYERS // 2 if name.startswith("layers.") else None
-            unfolded = p.detach() / self._folded(name, parameters)
-            self.values[name] = uu.Parameter(unfolded, self._type(name, parameters), depth)
+            unabsorbed = p.detach() / self._absorbed(name, parameters)
+            self.values[name] = uu.Parameter(unabsorbed, self._type(name, parameters), depth)
 
     @staticmethod
-    def _folded(name: str, parameters: Parameters) -> float:
-        """What our value contains of the layer's multiplier: fan_in^-1/2, and for a weight its input's
-        gain."""
+    def _absorbed(name: str, parameters: Parameters) -> float:
+        """What our value contains of the layer's multiplier: fan_in^-1/2, and a weight its input's gain."""
         weight = name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name
         if weight not in parameters.facts or parameters.facts[weight].role is not Role.MATRIX:
             return 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.checkpoint.manifest import step_folder
+from launcher.checkpoint.catalog import step_folder
 from launcher.recipe.schema import Recipe
 from launcher.track.journal import step_records
 from launcher.world import World

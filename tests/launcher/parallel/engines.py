@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from launcher.assemble import open_engine
 from launcher.data.batches import Batches
 from launcher.data.dataset import Tokens, Windows
-from launcher.parallel.deepspeed.deepspeed_engine import zero_config
+from launcher.parallel.deepspeed import zero_config
 from launcher.parallel.engine import Engine
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World
@@ -47,7 +47,7 @@ def recipe_for(ranks: int, *overrides: str) -> Recipe:
 def make_engine(recipe: Recipe, world: World) -> tuple[Engine, Plan]:
     """As train() makes it; but ZeRO 3 cuts small parameters as well."""
     zero_config.SMALL_PARAMETER = 0
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, recipe.cluster.world_size)
     _, engine = open_engine(recipe, plan, world)
     return engine, plan
 
@@ -84,10 +84,11 @@ class Step:
 def take_steps(engine: Engine, batches: Batches, steps: Sequence[int]) -> Iterator[Step]:
     """Train, measuring everything; the rate falls from step to step as under a schedule."""
     for step in steps:
-        loss, norms = engine.train_step(batches.at(step), 1.0 / (1 + step), measure=True)
+        taken = engine.train_step(batches.at(step), 1.0 / (1 + step), measure=True)
+        norms = taken.norms
         assert norms.updates is not None
         yield Step(
-            loss=engine.average(loss),
+            loss=engine.average(taken.loss),
             grad_norm=float(norms.total),
             coefficient=float(norms.coefficient),
             norms=_named(norms.names, norms.per_parameter),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.checkpoint.manifest import step_folder
+from launcher.checkpoint.catalog import step_folder
 from launcher.data.dataset import IGNORED, Batch
 from launcher.parallel.engine import average_buffers, evaluate_model
 from launcher.recipe.compile import compile_recipe
@@ -82,7 +82,7 @@ def test_a_classifier_trains_and_is_scored_beside_what_is_no_learning(tmp_path: 
     last = [line for line in lines if line["event"] == "validation"][-1]
     assert set(last["baselines"]) == {"most frequent value", "root operator alone"}
     hits = last["accuracy"] * 30
-    assert hits == pytest.approx(round(hits)), "accuracy is a share of the 30 validation expressions"
+    assert hits == pytest.approx(round(hits)), "accuracy is a fraction of the 30 validation expressions"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

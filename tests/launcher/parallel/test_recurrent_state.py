@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time: windows one behind the other are one sequence, on every engine."""
+"""Truncated backpropagation through time: windows one after the other are one sequence, on every engine."""
 
 import functools
 from functools import partial
@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.assemble import open_engine
-from launcher.checkpoint.manifest import Saved
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import read_shapes, write_tensors
 from launcher.data.batches import Batches
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World
@@ -51,7 +50,7 @@ SMALL = {
 
 def open_model(*overrides: str) -> tuple[LM, Any, Batches]:
     recipe = recipe_for(1, *SINGLE, STREAMS, *overrides)
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, recipe.cluster.world_size)
     model, engine = open_engine(recipe, plan, ALONE)
     assert isinstance(model, LM)
     return model, engine, make_batches(recipe, plan, ALONE)
@@ -62,7 +61,7 @@ def test_losses_of_windows_are_those_of_one_long_sequence(kind: str) -> None:
     options = ("train.micro_batch_size=2", *SMALL.get(kind, ()))
     model, engine, batches = open_model(f"model.pattern=[{kind}, ffn]", *options)
     micros = [batches.at(step) for step in range(STEPS)]
-    found = [engine.average(engine.train_step(batch, 0.0)[0]) for batch in micros]
+    found = [engine.average(engine.train_step(batch, 0.0).loss) for batch in micros]
     for first, last in ((0, 15), (15, STEPS)):  # two beginnings
         x_BL, y_BL = (
             torch.cat([torch.cat([getattr(b, part) for b in micros[s]]) for s in range(first, last)], dim=1)
@@ -77,10 +76,10 @@ def test_losses_of_windows_are_those_of_one_long_sequence(kind: str) -> None:
 
 def test_without_carrying_the_losses_are_others() -> None:
     _, engine, batches = open_model()
-    with_states = [engine.average(engine.train_step(batches.at(step), 0.0)[0]) for step in range(3)]
+    with_states = [engine.average(engine.train_step(batches.at(step), 0.0).loss) for step in range(3)]
     plain = recipe_for(1, *SINGLE)
     other, _ = make_engine(plain, ALONE)
-    without = [other.average(other.train_step(batches.at(step), 0.0)[0]) for step in range(3)]
+    without = [other.average(other.train_step(batches.at(step), 0.0).loss) for step in range(3)]
     assert with_states[0] == without[0]
     assert all(abs(a - b) > 1e-4 for a, b in zip(with_states[1:], without[1:], strict=True))
 
@@ -90,7 +89,7 @@ def test_gradients_end_where_a_window_begins() -> None:
     model, engine, batches = open_model("optim.grad_clip=null")
     (first, second) = (batches.at(step) for step in range(2))
     engine.train_step(first, 0.0)
-    _, norms = engine.train_step(second, 0.0)
+    norms = engine.train_step(second, 0.0).norms
     model.zero_grad()
     for before, batch in zip(first, second, strict=True):
         with torch.no_grad():
@@ -167,7 +166,7 @@ def test_states_stay_float32_under_bf16() -> None:
 def _go_on(world: World, recipe: Recipe, before: str | None, first: int, last: int, after: str) -> list[Step]:
     engine, plan = make_engine(recipe.model_copy(update={"seed": 1000 + first}) if before else recipe, world)
     if before is not None:
-        engine.load(partial(restore_tensors, Saved(first, before, {})))
+        engine.load(partial(restore_tensors, before))
     steps = list(take_steps(engine, make_batches(recipe, plan, world), range(first, last)))
     write_tensors(after, engine.state())
     return steps
@@ -226,7 +225,7 @@ def test_a_checkpoint_without_the_states_would_show(tmp_path: Path) -> None:
 def test_evaluation_goes_on_from_window_to_window_and_leaves_training_alone() -> None:
     model, engine, batches = open_model()
     micros = [batches.at(step) for step in range(3)]
-    expected = sum(engine.average(engine.train_step(batch, 0.0)[0]) for batch in micros) / 3
+    expected = sum(engine.average(engine.train_step(batch, 0.0).loss) for batch in micros) / 3
     before = whole_state(engine)
     found = engine.evaluate([batch for step in micros for batch in step])
     assert found.loss == pytest.approx(expected, rel=1e-6)

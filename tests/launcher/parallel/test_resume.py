@@ -1,4 +1,4 @@
-"""One checkpoint format: a run goes on under any engine and on any number of ranks."""
+"""One checkpoint format: a run continues under any engine and on any number of ranks."""
 
 import functools
 import shutil
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from launcher.checkpoint.manifest import Saved, step_folder
+from launcher.checkpoint.catalog import step_folder
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.recipe.schema import Recipe
@@ -40,7 +40,7 @@ def stay_rank(world: World, recipe: Recipe, first: int, before: str | None, afte
     """Load, train, save; starts from another seed, so that what is not loaded shows."""
     engine, plan = make_engine(recipe.model_copy(update={"seed": 1000 + first}) if before else recipe, world)
     if before is not None:
-        engine.load(partial(restore_tensors, Saved(first, before, {})))
+        engine.load(partial(restore_tensors, before))
     steps = list(take_steps(engine, make_batches(recipe, plan, world), range(first, first + LENGTH)))
     write_tensors(after, engine.state())
     return steps
@@ -99,7 +99,7 @@ def _saved_and_loaded(world: World, recipe: Recipe, folder: str) -> tuple[dict[s
     saved = whole_state(engine)
     write_tensors(folder, engine.state())
     other, _ = make_engine(recipe.model_copy(update={"seed": 5}), world)
-    other.load(partial(restore_tensors, Saved(2, folder, {})))
+    other.load(partial(restore_tensors, folder))
     return saved, whole_state(other)
 
 

@@ -1,4 +1,4 @@
-"""Recomputed layers leave behind what layers that ran once leave behind: running averages as well."""
+"""Recomputed layers leave what layers that ran once leave: running averages as well."""
 
 from functools import cache
 from typing import Any
@@ -29,7 +29,7 @@ def train_rank(world: World, recipe: Recipe) -> tuple[float, dict[str, torch.Ten
             )
             for _ in range(plan.batch.num_micro)
         ]
-        loss, _ = engine.train_step(batches, 1.0)
+        loss = engine.train_step(batches, 1.0).loss
     return engine.average(loss), whole_state(engine)
 
 

@@ -24,7 +24,10 @@ def test_both_sequences_of_a_pair_are_positions_and_work() -> None:
     """One label of the pair costs two sequences, and the head once."""
     recipe = load_recipe(str(ROOT / "recipes/lra-retrieval.yaml")).recipe
     single = recipe.model.model_copy(update={"num_sequences": 1})
-    pairs, alone = make_plan(recipe), make_plan(recipe.model_copy(update={"model": single}))
+    pairs, alone = (
+        make_plan(recipe, recipe.cluster.world_size),
+        make_plan(recipe.model_copy(update={"model": single}), recipe.cluster.world_size),
+    )
     assert pairs.batch.tokens_per_step == 2 * alone.batch.tokens_per_step == 64 * 2 * 4000
     readout, compare = 2 * 256 * 2, 2 * 4 * 256 * 256
     a_pair = 2 * 4000 * alone.flops_per_token + 3 * (compare - readout)

@@ -1,4 +1,4 @@
-"""`launch explain` and `launch shapes`: every parameter once, its real values, and the rule behind them."""
+"""`launch explain` and `launch shapes`: every parameter once, its real values, and the rule for them."""
 
 import json
 from pathlib import Path

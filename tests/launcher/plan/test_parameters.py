@@ -102,12 +102,12 @@ def test_a_tensor_is_infinite_in_every_width_like_dimension_and_finite_in_the_st
 
 def test_shared_copies_are_finite_and_own_ones_are_not() -> None:
     """TECHNIQUES 4.2: n_ssm constant in width makes A and B finite; C, D and dt stay one per channel."""
-    widths = describe_parameters(model(32, n_ssm=2), mup(), optim(), seq_len=32).widths
+    widths = describe_parameters(model(32, n_ssm=2), mup(), optim(), seq_len=32).width_multipliers
     infinite = {
         name.rsplit(".", 1)[1]: width.num_infinite for name, width in widths.items() if ".ssm." in name
     }
     assert infinite == {"log_dt": 1, "A_log_real": 0, "A_imag": 0, "B": 0, "C": 1, "D": 1}
-    own = describe_parameters(model(32), mup(), optim(), seq_len=32).widths
+    own = describe_parameters(model(32), mup(), optim(), seq_len=32).width_multipliers
     assert {width.num_infinite for name, width in own.items() if ".ssm." in name} == {1}
 
 

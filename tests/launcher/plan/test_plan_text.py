@@ -9,7 +9,8 @@ from tests.small_run import small_recipe
 
 def line(head: str, *overrides: str) -> str:
     recipe = small_recipe(*overrides)
-    (found,) = [line for line in plan_text(recipe, make_plan(recipe)).splitlines() if line.startswith(head)]
+    text = plan_text(recipe, make_plan(recipe, recipe.cluster.world_size))
+    (found,) = [line for line in text.splitlines() if line.startswith(head)]
     return found
 
 

@@ -6,13 +6,18 @@ import math
 import pytest
 
 from launcher.plan.plan import Plan, make_plan
+from launcher.recipe.schema import Recipe
 from tests.launcher.optim.test_groups import TYPES
 from tests.small_run import small_recipe
 
 
+def planned(recipe: Recipe) -> Plan:
+    return make_plan(recipe, recipe.cluster.world_size)
+
+
 def plan(kind: str, *overrides: str) -> Plan:
     optim = json.dumps({"type": kind, "lr": 1e-2, **TYPES[kind]})
-    return make_plan(small_recipe(f"optim={optim}", "model.pattern=[ffn]", *overrides))
+    return planned(small_recipe(f"optim={optim}", "model.pattern=[ffn]", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -61,17 +66,17 @@ def test_preconditioners_are_whole_on_every_rank(kind: str) -> None:
 )
 def test_carried_states_are_counted_and_spread_over_the_ranks(layers: str, numbers: int) -> None:
     options = (f"model.pattern={layers}", "model.momentum={d_head: 8}")
-    plain = make_plan(small_recipe(*options))
-    carries = make_plan(small_recipe(*options, "train.truncated_bptt=true"))
+    plain = planned(small_recipe(*options))
+    carries = planned(small_recipe(*options, "train.truncated_bptt=true"))
     assert carries.memory.carried == 4 * 8 * numbers  # eight sequences
     assert carries.memory.total == plain.memory.total + carries.memory.carried
     assert carries.checkpoint_bytes == plain.checkpoint_bytes + 4 * 8 * numbers
     spread = ("parallel.strategy=ddp", "cluster.nproc_per_node=2")
-    halves = make_plan(small_recipe(*options, "train.truncated_bptt=true", *spread))
+    halves = planned(small_recipe(*options, "train.truncated_bptt=true", *spread))
     assert halves.memory.carried == carries.memory.carried / 2
 
 
 def test_carrying_a_state_costs_what_its_formula_says() -> None:
-    plain, carries = (make_plan(small_recipe(f"train.truncated_bptt={on}")) for on in ("false", "true"))
+    plain, carries = (planned(small_recipe(f"train.truncated_bptt={on}")) for on in ("false", "true"))
     # two layers of 16 channels, N = 8: 6 N for the outputs, 2 N for the next state
     assert carries.flops_per_token - plain.flops_per_token == pytest.approx(2 * 16 * 8 * 8)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import LocalCluster
-from launcher.cli.hints import tell_hints
+from launcher.cli.arguments import show_hints
 from launcher.cli.main import main
 from launcher.errors import Problem
 from launcher.recipe.compile import compile_recipe, load_recipe
@@ -113,5 +113,5 @@ def test_points_of_a_sweep_with_the_same_hint_show_it_once(folder: Path) -> None
 
 def test_a_hint_is_printed_once_however_often_it_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     hint = Problem("x.yaml:1:1", "is risky", "try less")
-    tell_hints([hint, Problem("x.yaml:2:1", "is risky"), hint])
+    show_hints([hint, Problem("x.yaml:2:1", "is risky"), hint])
     assert capsys.readouterr().out == "hint: x.yaml:1:1: is risky\n    try less\nhint: x.yaml:2:1: is risky\n"

@@ -11,11 +11,11 @@ import pytest
 
 from launcher.check.gate import require_passed
 from launcher.check.shrink import choose_widths
-from launcher.checkpoint.restore import check_same_data
 from launcher.cli.main import main
 from launcher.cli.tracking import find_target
 from launcher.data.batches import Batches
-from launcher.data.sources import check_sources
+from launcher.data.open_data import check_same_data
+from launcher.data.source_table import check_sources
 from launcher.data.splits import open_splits
 from launcher.errors import UserError
 from launcher.mup.base_shapes import check_finite
@@ -146,8 +146,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "text" / name).write_text("some text\n" * 20)
     np.arange(256).repeat(8).astype(np.uint16).tofile(tmp_path / "t.bin")
     (tmp_path / "odd.bin").write_bytes(bytes(101))
-    shapes = dict(make_plan(small_recipe()).parameters.base_shapes)
-    muon = make_plan(small_recipe("=".join(("optim", MUON[1])))).parameters
+    shapes = dict(make_plan(small_recipe(), 1).parameters.base_shapes)
+    muon = make_plan(small_recipe("=".join(("optim", MUON[1]))), 1).parameters
     matrix = next(name for group in muon.groups if group.update == "unit_rms" for name in group.parameters)
     changed = {
         "deeper": {**shapes, "layers.2.norm.weight": (8,)},
@@ -192,7 +192,7 @@ def start(loaded: LoadedRecipe, folder: Path) -> None:
     with loaded.locating():
         check_sources(recipe.data)
         require_passed(recipe, "bad.yaml")
-        plan = prepare(recipe, str(folder / "run")).plan
+        plan = prepare(recipe, str(folder / "run"), env={}).plan
         choose_widths(recipe)
         splits = open_splits(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
         Batches(

@@ -104,14 +104,14 @@ PARALLEL = [
         "does not go with parallel.zero_stage = 3",
     ),
     broken(
-        "whole-matrices",
+        "zero-keeps-optimizer",
         (deepspeed(", zero_stage: 2"), MUON),
-        "works on whole matrices, which parallel.zero_stage = 2 (override",
+        "works on whole matrices, which ZeRO cuts, but parallel.zero_stage = 2 (override",
     ),
     broken(
-        "kept-groups",
+        "zero-keeps-optimizer",
         (deepspeed(", zero_stage: 1"), "optim={type: adagrad, lr: 1e-2}"),
-        "would lose its parameter groups under parallel.zero_stage = 1",
+        "would lose its parameter groups under ZeRO, but parallel.zero_stage = 1",
     ),
     broken("single-is-one-rank", "parallel.strategy=single", "is only for one rank, but there are 2 ranks"),
     broken(

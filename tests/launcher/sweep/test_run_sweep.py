@@ -1,6 +1,7 @@
-"""A sweep in real worker processes: what is done is kept, what fails is told and fails alone."""
+"""A sweep in real worker processes: what is done is kept, what fails is reported and fails alone."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.main import main
+from launcher.sweep.run_sweep import read_results
 from launcher.sweep.worker import Task, run_tasks
 
 SMALL = Path(__file__).parents[1] / "recipe" / "small.yaml"
@@ -67,6 +69,19 @@ def test_a_sweep_continues_grows_and_reports_what_fails(
     assert (tmp_path / "out" / "transfer.png").exists()
 
 
+@pytest.mark.parametrize(("infinite", "missing"), [("inf", "nan"), ("Infinity", "NaN")])
+def test_results_are_read_in_the_present_spelling_and_that_of_older_sweeps(
+    tmp_path: Path, infinite: str, missing: str
+) -> None:
+    result = {"name": "lr=1", "settings": {"optim.lr": "1"}, "series": "", "status": "diverged", "d_model": 8}
+    result |= {"lr": 1.0, "seed": 0, "loss": infinite, "validation": False, "seconds": 1.5, "error": ""}
+    result |= {"steps": [1, 2], "losses": [missing, infinite]}
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": [result]}))
+    (read,) = read_results(tmp_path)
+    assert (read.loss, read.steps, read.losses[1]) == (math.inf, (1, 2), math.inf)
+    assert math.isnan(read.losses[0])
+
+
 def test_a_failing_point_is_reported_and_the_others_are_trained(
     sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +91,7 @@ def test_a_failing_point_is_reported_and_the_others_are_trained(
     assert shown.count("hint: ") == 1, "time scales fit the short sequences, not the long ones"
     assert "override 'data.seq_len=100000'" in shown
     assert "1 of 2 points have no result" in shown
-    assert losses(tmp_path / "out")["seq_len=16"] != "nan"
+    assert losses(tmp_path / "out")["seq_len=16"] != "NaN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +106,7 @@ def test_a_worker_that_dies_takes_only_its_own_point_with_it(tmp_path: Path) -> 
     deadly = Deadly(run_dir=tmp_path / "a", recipe="", mlflow=None)
     wrong = Task(run_dir=tmp_path / "b", recipe="version: 1", mlflow=None)
     errors = {task.run_dir.name: error for task, error in run_tasks([deadly, wrong], jobs=1, threads=1)}
-    assert errors["a"] == "the process ended with exit code 7"
+    assert errors["a"] == "the process ended with exit code 7, without a word"
     assert "name" in errors["b"]  # a key that the recipe lacks
 
 

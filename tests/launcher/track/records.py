@@ -22,9 +22,8 @@ def step_record(step: int, loss: float = 2.5) -> StepRecord:
     )
 
 
-def attempt_record(from_step: int = 0, *, lr: float = 1e-3, artifacts: tuple[str, ...] = ()) -> AttemptRecord:
+def attempt_record(*, lr: float = 1e-3, artifacts: tuple[str, ...] = ()) -> AttemptRecord:
     return AttemptRecord(
-        from_step=from_step,
         run_name="tiny",
         run_dir="/runs/tiny",
         world_size=2,
@@ -33,7 +32,7 @@ def attempt_record(from_step: int = 0, *, lr: float = 1e-3, artifacts: tuple[str
     )
 
 
-def eval_record(step: int, baselines: Mapping[str, float] | None = None) -> ValidationRecord:
+def validation_record(step: int, baselines: Mapping[str, float] | None = None) -> ValidationRecord:
     return ValidationRecord(
         step=step, loss=2.31, accuracy=0.412, baselines=baselines or {}, sequences=128, seconds=3.0
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.track.console import ProgressLines, format_count, format_duration, format_fixed
-from tests.launcher.track.records import eval_record, step_record
+from tests.launcher.track.records import step_record, validation_record
 
 
 def test_step_lines_fit_in_80_columns_and_align() -> None:
@@ -25,9 +25,11 @@ def test_lines_say_what_happened() -> None:
     progress = ProgressLines(total_steps=300, colour=False)
     step = progress.step_line(step_record(120, loss=2.43), eta_s=92)
     assert step == "step 120/300  loss  2.4300  lr 1.00e-3  grad  1.700  48.2k tok/s  ETA 1:32"
-    text = progress.validation_line(eval_record(100))
+    text = progress.validation_line(validation_record(100))
     assert text == "step 100/300  validation  2.3100  accuracy 0.412  128 sequences, 3.0 s"
-    task = progress.validation_line(eval_record(100, {"most frequent": 0.17, "root operator alone": 0.371}))
+    task = progress.validation_line(
+        validation_record(100, {"most frequent": 0.17, "root operator alone": 0.371})
+    )
     expected = "validation  2.3100  accuracy 0.412 (root operator alone 0.371)  128 sequences, 3.0 s"
     assert task == f"step 100/300  {expected}"
     saved = progress.checkpoint_line(100, 0.31, "/runs/a/checkpoints/step-0000000100")

@@ -31,7 +31,7 @@ def test_a_process_killed_while_it_creates_the_store_leaves_none(tmp_path: Path)
     assert not path.exists()
 
 
-def test_a_store_that_another_run_created_meanwhile_is_kept(
+def test_a_store_that_another_run_created_in_the_meantime_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path
 ) -> None:
     path = tmp_path / "new" / "mlflow.db"
@@ -50,7 +50,7 @@ def test_a_store_that_another_run_created_meanwhile_is_kept(
     assert [entry.name for entry in path.parent.iterdir()] == ["mlflow.db"]
 
 
-def test_an_experiment_that_another_run_created_meanwhile_is_used(
+def test_an_experiment_that_another_run_created_in_the_meantime_is_used(
     target: MlflowTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = MlflowClient.create_experiment

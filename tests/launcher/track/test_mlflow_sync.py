@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from launcher.progress import Progress
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import MlflowSync, SyncStatus, replay, saved_tracking_uri
 from launcher.track.tracker import Tracker
@@ -27,11 +28,14 @@ def track(
     artifacts: tuple[str, ...] = (),
 ) -> SyncStatus:
     """One attempt that logs these losses by step."""
-    tracker = Tracker(folder, rank=0, attempt=attempt, total_steps=100, mlflow=target, stream=None)
-    tracker.start(attempt_record(from_step, lr=lr, artifacts=artifacts))
+    tracker = Tracker(
+        folder, rank=0, attempt=attempt, total_steps=100, log_every=1, mlflow=target, stream=None
+    )
+    tracker.start(attempt_record(lr=lr, artifacts=artifacts))
+    tracker.begin(Progress(from_step, from_step), None, [])
     for step, loss in losses:
         tracker.log_step(step_record(step, loss))
-    status = tracker.close("FINISHED")
+    status = tracker.close()
     assert status is not None
     return status
 
@@ -49,7 +53,7 @@ def stored_history(target: MlflowTarget, key: str) -> list[tuple[int, float]]:
 
 
 def forget_cursor(folder: Path) -> None:
-    """What a crash between sending and saving the cursor leaves behind."""
+    """The state after a crash between sending and saving the cursor."""
     state = json.loads((folder / "mlflow.json").read_text())
     (folder / "mlflow.json").write_text(json.dumps({**state, "offset": 0}))
 
@@ -140,13 +144,15 @@ def test_a_closed_port_is_told_once_and_all_can_be_sent_later(tmp_path: Path, ga
     gate.close()
     notices: list[str] = []
     journal = tmp_path / "run" / "journal.jsonl"
-    tracker = Tracker(journal.parent, rank=0, attempt=1, total_steps=100, mlflow=None, stream=None)
+    tracker = Tracker(
+        journal.parent, rank=0, attempt=1, total_steps=100, log_every=1, mlflow=None, stream=None
+    )
     tracker.start(attempt_record())
     feed = MlflowSync(journal, MlflowTarget(gate.url, "claims"), notify=notices.append)
     assert [feed.send_all(), feed.send_all()] == [False, False]
     (notice,) = notices
     assert gate.url in notice
-    assert "training goes on" in notice
+    assert "training continues" in notice
     assert feed.status().pending_bytes == journal.stat().st_size
     tracker.close("FAILED")
 
@@ -155,7 +161,7 @@ def test_a_server_that_fails_for_a_while_gets_every_point_once(tmp_path: Path, g
     target = MlflowTarget(gate.url, f"claims of {tmp_path}")
     notices: list[str] = []
     run_folder = tmp_path / "run"
-    tracker = Tracker(run_folder, rank=0, attempt=1, total_steps=100, mlflow=None, stream=None)
+    tracker = Tracker(run_folder, rank=0, attempt=1, total_steps=100, log_every=1, mlflow=None, stream=None)
     (run_folder / "plan.json").write_text("{}")
     tracker.start(attempt_record(artifacts=("plan.json",)))
     feed = MlflowSync(run_folder / "journal.jsonl", target, notify=notices.append)
@@ -168,12 +174,12 @@ def test_a_server_that_fails_for_a_while_gets_every_point_once(tmp_path: Path, g
     assert not feed.send_all()
     gate.mode = "pass"
     assert feed.send_all()
-    assert [("training goes on" in notice, "answers again" in notice) for notice in notices] == [
+    assert [("training continues" in notice, "answers again" in notice) for notice in notices] == [
         (True, False),
         (False, True),
     ]
     assert repr(stored_history(target, "loss")) == "[(10, 3.5), (20, nan), (30, 2.5)]"
-    tracker.close("KILLED")
+    tracker.close(KeyboardInterrupt())
     assert replay(run_folder, target, notify=notices.append).problem is None
     (run,) = stored_runs(target)
     assert run.info.status == "KILLED"
@@ -235,7 +241,7 @@ def test_no_secret_is_written_or_said(tmp_path: Path, gate: Gate) -> None:
     gate.mode = "fail"
     uri = gate.url.replace("http://", "http://me:secret@")
     notices: list[str] = []
-    tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=100, mlflow=None, stream=None)
+    tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=100, log_every=1, mlflow=None, stream=None)
     tracker.start(
         replace(attempt_record(), recipe={"track": {"uri": uri}}, run_dir="s3://me:secret@site/run")
     )

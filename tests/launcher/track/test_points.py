@@ -26,7 +26,7 @@ def test_other_lines_name_their_event_and_lines_without_a_step_are_no_points() -
         "baselines": {"guess": 0.1},
     }
     points = [(point.key, point.value) for point in line_points(line)]
-    assert points == [("eval_accuracy", 0.5), ("eval_baselines/guess", 0.1)]
+    assert points == [("validation_accuracy", 0.5), ("validation_baselines/guess", 0.1)]
     assert line_points({"event": "start", "time": 1.0, "attempt": 1, "from_step": 20, "world_size": 2}) == []
 
 

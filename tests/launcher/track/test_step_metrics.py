@@ -5,6 +5,9 @@ import math
 import pytest
 import torch
 
+from launcher.clock import Clock
+from launcher.optim.groups import Group
+from launcher.parallel.engine import StepResult
 from launcher.parallel.gradients import GradientNorms, UpdateNorms
 from launcher.track.records import StepRecord
 from launcher.track.step_metrics import StepMetrics, layer_of
@@ -16,29 +19,51 @@ NAMES = (
     "layers.1.norm.weight",
     "readout.weight",
 )
-GROUPS = {"vector": (NAMES[0], *NAMES[2:4]), "ssm.C": (NAMES[1],), "readout": (NAMES[4],)}
+GROUPS = [
+    Group(
+        name=name, lr=1e-3, weight_decay=0.0, eps=None, mup_lr_multiplier=1.0, update="adam", parameters=names
+    )
+    for name, names in (("vector", (NAMES[0], *NAMES[2:4])), ("ssm.C", (NAMES[1],)), ("readout", (NAMES[4],)))
+]
 
 
-def norms(coefficient: float = 1.0, *, measured: bool = True) -> GradientNorms:
+def taken(coefficient: float = 1.0, *, measured: bool = True) -> StepResult:
     gradients = torch.tensor([1.0, 2.0, 2.0, 4.0, 6.0])
     updates = UpdateNorms(
         weight=torch.tensor([10.0, 5.0, 3.0, 4.0, 0.0]), update=torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
     )
-    return GradientNorms(
+    norms = GradientNorms(
         names=NAMES,
         total=gradients.norm(),
         coefficient=torch.tensor(coefficient),
         per_parameter=gradients,
         updates=updates if measured else None,
     )
+    return StepResult(loss=torch.tensor(1.0), norms=norms, lr_multiplier=0.5, lrs={"vector": 5e-4})
 
 
 def record_of(*coefficients: float, measured: bool = True) -> StepRecord:
-    meter = StepMetrics(64, GROUPS)
+    metrics = StepMetrics(1e-3, 64, GROUPS, Clock())
     for coefficient in coefficients:
-        meter.add(norms(coefficient), 0.0)
-    last = norms(coefficients[-1], measured=measured)
-    return meter.record(len(coefficients), loss=1.0, lr=1e-3, lr_group={}, norms=last)
+        metrics.add(taken(coefficient))
+    return metrics.record(len(coefficients), taken(coefficients[-1], measured=measured), 1.0)
+
+
+def test_rates_are_those_that_the_step_was_taken_with() -> None:
+    record = record_of(1.0)
+    assert (record.lr, record.lr_group) == (5e-4, {"vector": 5e-4})
+
+
+def test_validation_and_checkpoints_are_no_part_of_a_step() -> None:
+    now = iter([0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 103.0, 103.0, 203.0, 204.0])
+    clock = Clock(lambda: next(now))
+    metrics = StepMetrics(1e-3, 64, GROUPS, clock)
+    for phase in ("data", "step", "validation", "checkpoint"):
+        with clock.phase(phase):
+            pass
+    metrics.add(taken())
+    record = metrics.record(1, taken(), 1.0)
+    assert (record.data_wait_s, record.step_time_s, record.tokens_per_s) == (1.0, 4.0, 16.0)
 
 
 def test_norms_are_gathered_by_group_and_by_layer() -> None:

@@ -8,18 +8,18 @@ from launcher.track.journal import read_journal, step_records
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.tracker import Tracker
 from tests.launcher.track.gate import Gate
-from tests.launcher.track.records import attempt_record, eval_record, step_record
+from tests.launcher.track.records import attempt_record, step_record, validation_record
 
 
 def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> None:
     console = io.StringIO()
-    tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=20, mlflow=None, stream=console)
+    tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=20, log_every=1, mlflow=None, stream=console)
     tracker.start(attempt_record())
     tracker.log_step(step_record(10, 0.1 + 0.2))
-    tracker.log_validation(eval_record(10, {"guess": 0.125}))
+    tracker.log_validation(validation_record(10, {"guess": 0.125}))
     tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
     tracker.event("skipped", {"step": 11, "reason": "non-finite"})
-    assert tracker.close("FINISHED") is None
+    assert tracker.close() is None
     lines = read_journal(tmp_path / "journal.jsonl")
     assert [line["event"] for line in lines] == [
         "start",
@@ -44,15 +44,17 @@ def test_other_ranks_write_print_and_send_nothing(tmp_path: Path) -> None:
     console = io.StringIO()
     nowhere = MlflowTarget("http://127.0.0.1:9", "claims")
     before = threading.active_count()
-    tracker = Tracker(tmp_path / "run", rank=1, attempt=1, total_steps=20, mlflow=nowhere, stream=console)
+    tracker = Tracker(
+        tmp_path / "run", rank=1, attempt=1, total_steps=20, log_every=1, mlflow=nowhere, stream=console
+    )
     tracker.start(attempt_record())
     tracker.log_step(step_record(10))
-    tracker.log_validation(eval_record(10, {"guess": 0.125}))
+    tracker.log_validation(validation_record(10, {"guess": 0.125}))
     tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
     tracker.event("skipped", {"step": 11})
     tracker.sync()
     tracker.say("hello")
-    assert tracker.close("FINISHED") is None
+    assert tracker.close() is None
     assert console.getvalue() == ""
     assert threading.active_count() == before
     assert not (tmp_path / "run").exists()
@@ -66,7 +68,13 @@ def test_a_hanging_server_holds_neither_a_step_nor_the_end(
     )  # so that the feed hangs for as long as the server
     gate.mode = "hang"
     tracker = Tracker(
-        tmp_path, rank=0, attempt=1, total_steps=100, mlflow=MlflowTarget(gate.url, "claims"), stream=None
+        tmp_path,
+        rank=0,
+        attempt=1,
+        total_steps=100,
+        log_every=1,
+        mlflow=MlflowTarget(gate.url, "claims"),
+        stream=None,
     )
     tracker.start(attempt_record())
     assert gate.asked.wait(60), "the feed never asked the server"
@@ -81,7 +89,7 @@ def test_a_hanging_server_holds_neither_a_step_nor_the_end(
     training.join(60)  # a step that waited for the server would wait until it is released below
     assert not training.is_alive()
     assert not gate.released.is_set()
-    status = tracker.close("KILLED", drain_s=0.01)
+    status = tracker.close(KeyboardInterrupt(), drain_s=0.01)
     assert status is not None
     assert status.problem == "no answer within 0.01 s"
     assert not gate.released.is_set()

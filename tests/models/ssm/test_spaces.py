@@ -110,7 +110,7 @@ def test_float32_kernel_is_near_the_float64_recurrence(
     assert error.max() <= bound
 
 
-def test_float64_system_equals_the_slow_twin_to_the_last_digits(ssm) -> None:
+def test_float64_system_equals_the_slow_reference_to_the_last_digits(ssm) -> None:
     u_BLH = signal(100).double()
     # softmax bounds a reciprocal by adding 1e-7 to a square, as its paper does
     bound = 5e-6 if getattr(ssm, "max_length", None) else 1e-12

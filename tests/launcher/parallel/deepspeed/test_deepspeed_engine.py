@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.checkpoint.manifest import Saved
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.errors import UserError
-from launcher.parallel.build_engine import build_engine
 from launcher.parallel.deepspeed.zero_config import zero_config
+from launcher.parallel.open_engine import _refuse_complex
 from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World, open_world
@@ -43,7 +42,7 @@ def _imported_once() -> None:
 
 def test_its_json_comes_from_the_plan() -> None:
     recipe = recipe_for(2, *ZERO[2], "parallel.precision=bf16", "train.micro_batch_size=2")
-    rendered = zero_config(recipe.parallel, make_plan(recipe).batch)
+    rendered = zero_config(recipe.parallel, make_plan(recipe, recipe.cluster.world_size).batch)
     assert rendered["train_batch_size"] == 8
     assert rendered["train_micro_batch_size_per_gpu"] == 2
     assert rendered["gradient_accumulation_steps"] == 2
@@ -65,7 +64,7 @@ def _rates(world: World, recipe: Recipe, folder: str) -> tuple[list[Any], list[A
     list(take_steps(engine, make_batches(recipe, plan, world), range(1)))
     write_tensors(f"{folder}/step", engine.state())
     other, _ = make_engine(recipe, world)
-    other.load(partial(restore_tensors, Saved(1, f"{folder}/step", {})))
+    other.load(partial(restore_tensors, f"{folder}/step"))
     return fresh, _groups(other), os.listdir(cache) if os.path.isdir(cache) else []
 
 
@@ -78,7 +77,10 @@ def _groups(engine: Any) -> list[tuple[str, float, float]]:
 def test_groups_are_the_plans_also_after_loading_and_nothing_is_compiled(stage: int, tmp_path: Path) -> None:
     """Its own restore at stage 3 gives every group the options of the first."""
     recipe = recipe_for(2, *ZERO[stage])
-    planned = [(group.name, group.lr, group.weight_decay) for group in make_plan(recipe).parameters.groups]
+    planned = [
+        (group.name, group.lr, group.weight_decay)
+        for group in make_plan(recipe, recipe.cluster.world_size).parameters.groups
+    ]
     assert len({lr for _, lr, _ in planned}) > 1, "else nothing could be mixed up"
     for fresh, loaded, compiled in run_ranks(2, _rates, recipe, str(tmp_path)):
         assert fresh == loaded == planned
@@ -118,25 +120,13 @@ def test_tied_weights_train_as_in_one_process(stage: int) -> None:
     assert state.keys() == reference.keys()
 
 
-def test_complex_parameters_are_refused_by_every_engine() -> None:
-    recipe = recipe_for(1, *SINGLE)
-    plan = make_plan(recipe)
+def test_complex_parameters_are_refused_for_every_engine() -> None:
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64, device="meta"))
     with pytest.raises(
         ValueError, match=r"1 parameters are complex, such as \['weight'\]; keep real numbers"
     ):
-        build_engine(
-            model,
-            config=recipe.parallel,
-            optim=recipe.optim,
-            groups=(),
-            initialise=lambda model: None,
-            batch=plan.batch,
-            shard_size=1,
-            carries=False,
-            world=World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu")),
-        )
+        _refuse_complex(model)
 
 
 def test_a_missing_deepspeed_is_told_by_the_recipe_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

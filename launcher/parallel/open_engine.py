@@ -1,14 +1,10 @@
-"""From a model without storage and a recipe's choices to an engine: the one place that knows all engines."""
-
-from collections.abc import Callable, Sequence
+"""From a plan to an engine, by way of a model without storage: the one place that knows all engines."""
 
 import torch
 from torch import nn
 
+from launcher.mup.init import init_parameters
 from launcher.optim.build_optimizer import build_optimizer
-from launcher.optim.config import OptimConfig
-from launcher.optim.groups import Group
-from launcher.parallel.config import ParallelConfig
 from launcher.parallel.deepspeed.zero_config import zero_config
 from launcher.parallel.engine import Engine
 from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
@@ -16,64 +12,62 @@ from launcher.parallel.recurrent_state import RecurrentState
 from launcher.parallel.torch_engine import TorchEngine
 from launcher.parallel.wrap import wrap_layers
 from launcher.plan.batch import BatchShape
+from launcher.plan.plan import Plan
+from launcher.recipe.schema import Recipe
 from launcher.world import World
-from models.build_model import reset_buffers
+from models.build_model import build_model, reset_buffers
 from models.lm import LM
 
 
-def build_engine(
-    model: nn.Module,
-    *,
-    config: ParallelConfig,
-    optim: OptimConfig,
-    groups: Sequence[Group],
-    initialise: Callable[[nn.Module], None],
-    batch: BatchShape,
-    shard_size: int,
-    carries: bool,
-    world: World,
-) -> Engine:
-    """Shard a model that is on the meta device, give it its initial values, and take it over.
+def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, Engine]:
+    """The model of a recipe with its initial values, and the engine that now owns its training.
 
-    `initialise` fills parameters that may be sharded. The order matters: shard, allocate, fill, wrap, then
-    sort into groups, because optimizers hold the tensors that sharding made. `carries`: a language model's
-    states go on from step to step.
+    The order matters: shard, allocate, fill, wrap, then sort into groups, because optimizers hold the tensors
+    that sharding made.
     """
+    config, optim, parameters = recipe.parallel, recipe.optim, plan.parameters
+    with torch.device("meta"):
+        model = build_model(recipe.model, parameters.multipliers)
     _refuse_complex(model)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    recurrent_state = _make_recurrent_state(model, batch, world) if carries else None
+    carries = recipe.train.truncated_bptt
+    recurrent_state = _make_recurrent_state(model, plan.batch, world) if carries else None
     if config.engine == "deepspeed":
         # Imported here: it takes seconds, and no other engine needs it.
         from launcher.parallel.deepspeed.deepspeed_engine import DeepSpeedEngine
 
         # In host memory: DeepSpeed moves what it does not shard to the device, and shards before it moves.
-        model = model.to_empty(device="cpu")
-        reset_buffers(model)
-        initialise(model)
-        wrap_layers(model, config)
-        return DeepSpeedEngine(
+        _fill(model, recipe, plan, torch.device("cpu"))
+        return model, DeepSpeedEngine(
             model,
-            build_optimizer(dict(model.named_parameters()), groups, optim),
-            config=zero_config(config, batch),
+            build_optimizer(dict(model.named_parameters()), parameters.groups, optim),
+            config=zero_config(config, plan.batch),
             grad_clip=optim.grad_clip,
             recurrent_state=recurrent_state,
             world=world,
         )
-    mesh = build_mesh(config, world, shard_size)
+    # Sharded while on meta, so that a rank allocates no more than its part, whatever the model's size.
+    mesh = build_mesh(config, world, plan.shard_size)
     model = shard_model(model, mesh, config)
-    model = model.to_empty(device="cpu" if config.cpu_offload else world.device)
-    reset_buffers(model)
-    initialise(model)
-    wrap_layers(model, config)
-    return TorchEngine(
+    _fill(model, recipe, plan, torch.device("cpu") if config.cpu_offload else world.device)
+    return model, TorchEngine(
         replicate_model(model, config, world),
-        build_optimizer(dict(model.named_parameters()), groups, optim),
+        build_optimizer(dict(model.named_parameters()), parameters.groups, optim),
         grad_clip=optim.grad_clip,
         precision=config.precision,
         mesh=mesh,
         recurrent_state=recurrent_state,
         world=world,
     )
+
+
+def _fill(model: nn.Module, recipe: Recipe, plan: Plan, device: torch.device) -> None:
+    """Give a model from the meta device its storage and its initial values, whole or sharded as it now is."""
+    model.to_empty(device=device)  # in place
+    reset_buffers(model)
+    scales = {name: scaling.init for name, scaling in plan.parameters.scalings.items()}
+    init_parameters(model, plan.parameters.facts, scales, recipe.seed)
+    wrap_layers(model, recipe.parallel)
 
 
 def _make_recurrent_state(model: nn.Module, batch: BatchShape, world: World) -> RecurrentState:

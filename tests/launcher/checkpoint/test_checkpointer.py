@@ -6,17 +6,13 @@ import pytest
 import torch
 
 from launcher import files
-from launcher.checkpoint.manifest import MANIFEST, Saved, list_steps, read_manifest, step_folder
-from launcher.checkpoint.save import delete_old, save_checkpoint
-from launcher.world import World
-
-ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+from launcher.checkpoint.catalog import Saved, delete_old, list_steps, read_checkpoint, step_folder
+from launcher.checkpoint.manifest import MANIFEST
+from tests.launcher.checkpoint import savers
 
 
 def save(run: Path, step: int, value: float = 1.0) -> str:
-    return save_checkpoint(
-        str(run), step=step, tensors={"a": torch.full((3,), value)}, record={}, world=ALONE
-    )
+    return savers.save(str(run), step, {"a": torch.full((3,), value)})
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +23,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 1)
     assert list(Path(step_folder(str(tmp_path), 1)).glob("*.distcp")), "the shards were there before"
-    assert not isinstance(read_manifest(step_folder(str(tmp_path), 1)), Saved)
+    assert not isinstance(read_checkpoint(step_folder(str(tmp_path), 1)), Saved)
 
 
 def test_a_save_over_an_unfinished_one_starts_clean(tmp_path: Path) -> None:
@@ -35,7 +31,7 @@ def test_a_save_over_an_unfinished_one_starts_clean(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "__9_0.distcp").write_bytes(b"left behind")
     save(tmp_path, 1)
-    saved = read_manifest(str(folder))
+    saved = read_checkpoint(str(folder))
     assert isinstance(saved, Saved)
     assert not (folder / "__9_0.distcp").exists()
 
@@ -43,7 +39,7 @@ def test_a_save_over_an_unfinished_one_starts_clean(tmp_path: Path) -> None:
 def test_a_published_checkpoint_is_never_overwritten(tmp_path: Path) -> None:
     save(tmp_path, 1, value=1.0)
     save(tmp_path, 1, value=2.0)
-    assert isinstance(read_manifest(str(tmp_path / "quarantine/step-0000000001.1")), Saved)
+    assert isinstance(read_checkpoint(str(tmp_path / "quarantine/step-0000000001.1")), Saved)
     save(tmp_path, 1, value=3.0)
     assert (tmp_path / "quarantine/step-0000000001.2").is_dir()
 

@@ -1,0 +1,145 @@
+"""The checkpoints of a run: which folders there are, which are good, which go. Torch-free.
+
+A folder without a valid manifest is no checkpoint.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher import files
+from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+
+_STEP_FOLDER = re.compile(r"step-(\d{10})")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One checkpoint: its folder and its manifest."""
+
+    url: str
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that it has behind it."""
+        return self.manifest.step
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A step folder that is not a good checkpoint, and why. `damaged`: its manifest vouches for more."""
+
+    url: str
+    reason: str
+    damaged: bool
+
+
+def step_folder(run_url: str, step: int) -> str:
+    """Where the checkpoint of a step lives."""
+    return files.join(run_url, "checkpoints", f"step-{step:010d}")
+
+
+def list_steps(run_url: str) -> list[int]:
+    """Steps with a checkpoint folder, complete or not, oldest first."""
+    names = files.list_names(files.join(run_url, "checkpoints"))
+    return sorted(int(match[1]) for name in names if (match := _STEP_FOLDER.fullmatch(name)))
+
+
+def read_checkpoint(url: str) -> Saved | Rejected:
+    """Read a step folder's manifest and check that every file is there at its size; digests are not read.
+
+    Raises UserError for a manifest of a newer format.
+    """
+    path = files.join(url, MANIFEST)
+    if not files.exists(path):
+        return Rejected(url, "no manifest: the save never finished", damaged=False)
+    try:
+        manifest = parse_manifest(files.read_text(path), path)
+    except ValueError as error:
+        return Rejected(url, f"the manifest cannot be read ({error})", damaged=True)
+    for name, entry in manifest.files.items():
+        file_url = files.join(url, name)
+        if not files.exists(file_url):
+            return Rejected(url, f"{name} is missing", damaged=True)
+        if (size := files.size(file_url)) != entry.bytes:
+            return Rejected(url, f"{name} has {size} bytes instead of {entry.bytes}", damaged=True)
+    return Saved(url, manifest)
+
+
+def verify_digests(saved: Saved) -> Rejected | None:
+    """Read every file and compare its digest with the manifest's; None when all agree."""
+    for name, entry in saved.manifest.files.items():
+        if (digest := digest_file(files.join(saved.url, name))) != entry.sha256:
+            return Rejected(
+                saved.url, f"{name} has digest {digest[:12]}..., not the manifest's", damaged=True
+            )
+    return None
+
+
+def find_newest(run_url: str, *, verify: bool) -> tuple[Saved | None, list[Rejected]]:
+    """The newest good checkpoint of a run, and the newer folders that were passed over."""
+    rejected: list[Rejected] = []
+    for step in reversed(list_steps(run_url)):
+        found = read_checkpoint(step_folder(run_url, step))
+        if isinstance(found, Saved):
+            bad = verify_digests(found) if verify else None
+            if bad is None:
+                return found, rejected
+            found = bad
+        rejected.append(found)
+    return None, rejected
+
+
+def digest_file(url: str) -> str:
+    """sha256 of one file, read in pieces."""
+    digest = hashlib.sha256()
+    with files.open_binary(url) as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def describe_files(url: str, names: Sequence[str]) -> dict[str, FileEntry]:
+    """Size and digest of some files of a folder, as the manifest keeps them."""
+    return {
+        name: FileEntry(bytes=files.size(files.join(url, name)), sha256=digest_file(files.join(url, name)))
+        for name in names
+    }
+
+
+def clear_place(run_url: str, url: str) -> None:
+    """Make room for a save: an unfinished one is deleted, a published one (of a rewound run) put aside."""
+    if not files.exists(url):
+        return
+    if isinstance(read_checkpoint(url), Saved):
+        quarantine(run_url, url)
+    else:
+        files.remove(url)
+
+
+def delete_old(run_url: str, keep: int) -> list[int]:
+    """Delete all but the newest `keep` complete checkpoints; returns the steps deleted.
+
+    Folders newer than the oldest kept one are never touched, so an unfinished save by others stays.
+    """
+    complete = [s for s in list_steps(run_url) if isinstance(read_checkpoint(step_folder(run_url, s)), Saved)]
+    if len(complete) <= keep:
+        return []
+    oldest_kept = complete[-keep]
+    old = [step for step in list_steps(run_url) if step < oldest_kept]
+    for step in old:
+        files.remove(step_folder(run_url, step))
+    return old
+
+
+def quarantine(run_url: str, url: str) -> str:
+    """Move a checkpoint out of the way, keeping all of it; returns where to."""
+    name = url.rsplit("/", 1)[-1]
+    place = files.join(run_url, "quarantine")
+    number = sum(other.startswith(name) for other in files.list_names(place)) + 1
+    files.make_folder(place)
+    target = files.join(place, f"{name}.{number}")
+    files.move(url, target)
+    return target

@@ -1,0 +1,166 @@
+"""Save and restore one run. A save is staged, written, published; a resume sees only what is published."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, final
+
+import torch
+
+from launcher import files
+from launcher.checkpoint.catalog import (
+    Rejected,
+    clear_place,
+    delete_old,
+    describe_files,
+    find_newest,
+    quarantine,
+    step_folder,
+)
+from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
+from launcher.checkpoint.manifest import MANIFEST, RandomEntry, manifest_text
+from launcher.checkpoint.restore import restore_tensors
+from launcher.checkpoint.storage import write_tensors
+from launcher.optim.schedule import Schedule
+from launcher.parallel.engine import Engine
+from launcher.plan.plan import Plan
+from launcher.progress import Progress
+from launcher.recipe.schema import Recipe
+from launcher.run_folder import LocalMirror
+from launcher.world import World
+
+ScheduleState = Mapping[str, float | int | None]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """Where an attempt begins."""
+
+    progress: Progress
+    url: str | None
+    """The checkpoint; None where there is none and training begins at step 0."""
+    rejected: Sequence[Rejected]
+    """Newer folders that were passed over."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Save:
+    """A save under way."""
+
+    progress: Progress
+    tensors: Mapping[str, torch.Tensor]
+    schedule_state: ScheduleState
+    url: str
+
+
+@final
+class Checkpointer:
+    """The checkpoints of one attempt. All ranks call every method together.
+
+    One save at a time: idle -> staged -> written -> (published) idle. Nothing older is touched before the new
+    manifest is published.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        *,
+        fingerprint: str,
+        attempt: int,
+        run_url: str,
+        mirror: LocalMirror,
+        world: World,
+    ) -> None:
+        self._config = recipe.checkpoint
+        self._plan = plan
+        self._attempt = describe_attempt(recipe, plan, fingerprint=fingerprint, attempt=attempt)
+        self._run_url = run_url
+        self._mirror = mirror
+        self._world = world
+        self._save: _Save | None = None
+        self._stage: Literal["idle", "staged", "written"] = "idle"
+
+    def restore(self, engine: Engine, schedule: Schedule) -> Restored:
+        """Fill engine and schedule from the newest good checkpoint, if there is one.
+
+        Raises UserError where it belongs to another run. Damaged ones are moved to RUN/quarantine only after
+        all checks have passed: a resume that is refused changes nothing.
+        """
+        found = find_newest(self._run_url, verify=True) if self._world.is_main else (None, [])
+        saved, rejected = self._world.from_main(found)
+        progress = Progress()
+        if saved is not None:
+            check_identity(saved, self._plan.parameters)
+            check_data(saved, self._attempt.data)
+            engine.load(partial(restore_tensors, saved.url))
+            schedule.restore(saved.manifest.schedule.state)
+            progress = Progress(saved.manifest.step, saved.manifest.data_step)
+        if self._world.is_main:
+            for bad in rejected:
+                if bad.damaged:
+                    quarantine(self._run_url, bad.url)
+        return Restored(progress=progress, url=saved.url if saved else None, rejected=rejected)
+
+    def due(self, step: int) -> bool:
+        """Whether the recipe asks for a checkpoint after a step."""
+        return step % self._config.every == 0
+
+    def save(
+        self, progress: Progress, tensors: Mapping[str, torch.Tensor], schedule_state: ScheduleState
+    ) -> str:
+        """Stage, write and publish; returns the checkpoint's URL."""
+        self.stage(progress, tensors, schedule_state)
+        self.write()
+        return self.publish()
+
+    def stage(
+        self, progress: Progress, tensors: Mapping[str, torch.Tensor], schedule_state: ScheduleState
+    ) -> None:
+        """Take what is to be saved, and make room for it."""
+        self._step_from("idle", "staged")
+        url = step_folder(self._run_url, progress.step)
+        self._save = _Save(progress=progress, tensors=tensors, schedule_state=dict(schedule_state), url=url)
+        if self._world.is_main:
+            clear_place(self._run_url, url)
+        self._world.barrier()
+
+    def write(self) -> None:
+        """Write every rank's shards."""
+        self._step_from("staged", "written")
+        assert self._save is not None, "staged"
+        write_tensors(self._save.url, self._save.tensors)
+        self._world.barrier()
+
+    def publish(self) -> str:
+        """Write the manifest, the commit point; then delete what is too old, and mirror the journal."""
+        self._step_from("written", "idle")
+        assert self._save is not None, "written"
+        save, world, self._save = self._save, self._world, None
+        names = world.from_main(sorted(files.list_names(save.url)) if world.is_main else [])
+        # Each rank reads back and hashes its part of the files.
+        parts = world.gather(describe_files(save.url, names[world.rank :: world.size]))
+        if world.is_main:
+            step, data_step = save.progress.step, save.progress.data_step
+            manifest = self._attempt.model_copy(
+                update={
+                    "step": step,
+                    "data_step": data_step,
+                    "tokens": step * self._plan.batch.tokens_per_step,
+                    "random": RandomEntry(seed=self._attempt.random.seed, data_step=data_step),
+                    "schedule": self._attempt.schedule.model_copy(update={"state": save.schedule_state}),
+                    "files": {name: entry for part in parts for name, entry in part.items()},
+                }
+            )
+            files.write_text(files.join(save.url, MANIFEST), manifest_text(manifest))
+        world.barrier()
+        if world.is_main:
+            delete_old(self._run_url, self._config.keep)
+            self._mirror.publish()
+        return save.url
+
+    def _step_from(self, before: str, after: Literal["idle", "staged", "written"]) -> None:
+        assert self._stage == before, f"a save that is {self._stage} cannot become {after}"
+        self._stage = after

@@ -1,0 +1,155 @@
+"""Which run a checkpoint belongs to: what its manifest says of recipe, plan and data, and the comparison."""
+
+import importlib.metadata
+from collections.abc import Mapping
+
+from launcher.checkpoint.catalog import Saved
+from launcher.checkpoint.manifest import DataEntry, Manifest, ParameterEntry, RandomEntry, ScheduleEntry
+from launcher.data.config import DataConfig
+from launcher.errors import Problem, UserError
+from launcher.mup.base_shapes import Shapes, compare_shapes
+from launcher.plan.parameters import Parameters
+from launcher.plan.plan import Plan
+from launcher.recipe.compile import dump_recipe
+from launcher.recipe.schema import Recipe
+from models.config import max_chars
+
+SAME_DATA = "resume with the data it began with, or start a new run"
+ADDRESSES = ("url", "train", "validation")
+"""Keys of a source that say where, not what."""
+
+
+def describe_attempt(recipe: Recipe, plan: Plan, *, fingerprint: str, attempt: int) -> Manifest:
+    """The manifest of an attempt's checkpoints, as of step 0 and without files: made once, completed at each
+    save."""
+    engine_is_torch = recipe.parallel.engine == "torch"
+    return Manifest(
+        written_by=f"mulaunch {_version()}",
+        step=0,
+        data_step=0,
+        tokens=0,
+        attempt=attempt,
+        engine=recipe.parallel.engine,
+        strategy=recipe.parallel.strategy if engine_is_torch else None,
+        zero_stage=recipe.parallel.zero_stage,
+        world_size=plan.batch.world_size,
+        random=RandomEntry(seed=recipe.seed, data_step=0),
+        schedule=ScheduleEntry(
+            config=recipe.schedule.model_dump(mode="json"), total_steps=plan.steps, state={}
+        ),
+        data=describe_data(recipe, fingerprint),
+        recipe=dump_recipe(recipe),
+        files={},
+        base_shapes_hash=plan.parameters.base_shapes_hash,
+        base_shapes={name: tuple(dims) for name, dims in plan.parameters.base_shapes.items()},
+        parameters=describe_parameters(plan.parameters),
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mulaunch")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        return "of a checkout"
+
+
+def describe_data(recipe: Recipe, fingerprint: str) -> DataEntry:
+    """What the samples and their order depend on."""
+    return DataEntry(
+        fingerprint=fingerprint,
+        seed=recipe.seed,
+        global_batch_size=recipe.train.global_batch_size,
+        seq_len=recipe.data.seq_len,
+        truncated_bptt=recipe.train.truncated_bptt,
+        max_chars=max_chars(recipe.model),
+    )
+
+
+def describe_parameters(parameters: Parameters) -> dict[str, ParameterEntry]:
+    """Role and multipliers of every parameter."""
+    return {
+        name: ParameterEntry(
+            role=str(parameters.facts[name].role),
+            ssm=parameters.facts[name].ssm,
+            init=scaling.init,
+            forward=scaling.forward,
+            gradient=scaling.gradient,
+            lr=scaling.lr,
+            weight_decay=scaling.weight_decay,
+            eps=scaling.eps,
+        )
+        for name, scaling in parameters.scalings.items()
+    }
+
+
+def check_identity(saved: Saved, parameters: Parameters) -> None:
+    """Raise UserError where a checkpoint was trained with other base shapes, roles or multipliers.
+
+    Its weights were scaled once, at the start, by its own base shapes; under others they mean something else.
+    """
+    manifest = saved.manifest
+    if manifest.base_shapes_hash != parameters.base_shapes_hash:
+        lines = compare_shapes(manifest.base_shapes, parameters.base_shapes)
+        raise UserError(
+            Problem(
+                saved.url,
+                "was trained with other base shapes:\n    " + "\n    ".join(lines),
+                "resume with the mup section (and model widths) of RUN/recipe.yaml, or start a new run",
+            )
+        )
+    now = describe_parameters(parameters)
+    lines = [
+        f"{name}: {change}"
+        for name, entry in manifest.parameters.items()
+        for change in _differences(_known(entry), now[name].model_dump() if name in now else {})
+    ]
+    if lines:
+        message = "was trained with other multipliers:\n    " + "\n    ".join(lines[:4])
+        raise UserError(Problem(saved.url, message, "see RUN/recipe.yaml"))
+
+
+def _known(entry: ParameterEntry) -> dict[str, object]:
+    """What a manifest says of a parameter; format 1 says nothing of its role."""
+    values = entry.model_dump()
+    return values if entry.role is not None else {k: v for k, v in values.items() if k not in ("role", "ssm")}
+
+
+def check_data(saved: Saved, now: DataEntry) -> None:
+    """Raise UserError where the run would not go through the samples that an uninterrupted one reads."""
+    if different := _differences(saved.manifest.data.model_dump(), now.model_dump()):
+        message = "was trained on other data or in another order:\n    " + "\n    ".join(different)
+        raise UserError(Problem(saved.url, message, SAME_DATA))
+
+
+def check_model(saved: Saved, before: Shapes, now: Shapes) -> None:
+    """Raise UserError where a run's model has other tensors than that of its checkpoint."""
+    if different := _differences(before, now, both=True):
+        more = [f"and {len(different) - 6} more"] if len(different) > 6 else []
+        message = "has other tensors than this model:\n    " + "\n    ".join(different[:6] + more)
+        remedy = "resume with the model it began with, or start a new run"
+        raise UserError(Problem(saved.url, message, remedy))
+
+
+def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
+    """Raise UserError where other data are asked for. The same data may be elsewhere by now."""
+    theirs, ours = (
+        {"data.validation_fraction": config.fraction_for_validation}
+        | {
+            f"data.source.{key}": value
+            for key, value in config.source.model_dump().items()
+            if key not in ADDRESSES
+        }
+        for config in (before, now)
+    )
+    if different := _differences(theirs, ours, both=True):
+        message = "was trained on other data:\n    " + "\n    ".join(different)
+        raise UserError(Problem(saved.url, message, SAME_DATA))
+
+
+def _differences(before: Mapping[str, object], now: Mapping[str, object], *, both: bool = False) -> list[str]:
+    """A line for each value that is not what it was; `both`: for one that only `now` has, too."""
+    return [
+        f"{key}: {before.get(key, 'not')} saved, {now.get(key, 'not')} now"
+        for key in ({**now, **before} if both else before)
+        if before.get(key) != now.get(key)
+    ]

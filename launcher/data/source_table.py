@@ -1,0 +1,108 @@
+"""The closed table of sources: what a recipe's `data.source.type` may name. Torch-free.
+
+`open` imports what it needs when it is called, so that a recipe can be checked without torch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from launcher.data.config import (
+    CopyingSource,
+    DataConfig,
+    DigitsSource,
+    FilesSource,
+    LabelledSource,
+    ListOpsSource,
+    RecallSource,
+    SourceSection,
+    StdlibSource,
+    TokensSource,
+)
+from launcher.data.sources import find_files, find_stdlib, require_files
+from launcher.errors import about
+
+if TYPE_CHECKING:
+    from launcher.data.dataset import Reader, Splits
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceKind:
+    """One source. Its callables are given its own section, whatever type that is."""
+
+    section: type[SourceSection]
+    """Says itself what it asks of a model (`shape`), and which lengths do not fit it (`misfit`)."""
+    open: Callable[[DataConfig, Any, "Reader"], "Splits"]
+    require: Callable[[Any], object] = lambda source: None
+    """Raises UserError for files that are not there, before a job is queued."""
+
+
+def _stdlib(config: DataConfig, source: StdlibSource, reader: "Reader") -> "Splits":
+    from launcher.data.streams import open_stdlib
+
+    return open_stdlib(config, source, reader)
+
+
+def _files(config: DataConfig, source: FilesSource, reader: "Reader") -> "Splits":
+    from launcher.data.streams import open_files
+
+    return open_files(config, source, reader)
+
+
+def _tokens(config: DataConfig, source: TokensSource, reader: "Reader") -> "Splits":
+    from launcher.data.streams import open_tokens
+
+    return open_tokens(config, source, reader)
+
+
+def _labelled(config: DataConfig, source: LabelledSource, reader: "Reader") -> "Splits":
+    from launcher.data.labelled import open_labelled
+
+    return open_labelled(config, source, reader)
+
+
+def _listops(config: DataConfig, source: ListOpsSource, reader: "Reader") -> "Splits":
+    from launcher.data.generated import open_listops
+
+    return open_listops(config, source, reader)
+
+
+def _copying(config: DataConfig, source: CopyingSource, reader: "Reader") -> "Splits":
+    from launcher.data.generated import open_copying
+
+    return open_copying(config, source, reader)
+
+
+def _recall(config: DataConfig, source: RecallSource, reader: "Reader") -> "Splits":
+    from launcher.data.generated import open_recall
+
+    return open_recall(config, source, reader)
+
+
+def _digits(config: DataConfig, source: DigitsSource, reader: "Reader") -> "Splits":
+    from launcher.data.digits import open_digits
+
+    return open_digits(config, source, reader)
+
+
+SOURCES: Mapping[str, SourceKind] = {
+    "python-stdlib": SourceKind(section=StdlibSource, open=_stdlib, require=lambda source: find_stdlib()),
+    "files": SourceKind(section=FilesSource, open=_files, require=lambda source: find_files(source.url)),
+    "tokens": SourceKind(
+        section=TokensSource, open=_tokens, require=lambda source: require_files(source.required_files())
+    ),
+    "labelled": SourceKind(
+        section=LabelledSource, open=_labelled, require=lambda source: require_files(source.required_files())
+    ),
+    "listops": SourceKind(section=ListOpsSource, open=_listops),
+    "copying": SourceKind(section=CopyingSource, open=_copying),
+    "associative-recall": SourceKind(section=RecallSource, open=_recall),
+    "digits": SourceKind(section=DigitsSource, open=_digits),
+}
+
+
+@about("data.source")
+def check_sources(config: DataConfig) -> None:
+    """Raise UserError for files that are not there, before a job is queued."""
+    SOURCES[config.source.type].require(config.source)

@@ -1,0 +1,44 @@
+"""Open the tracker of an attempt: its first journal line is written, and its last one whatever happens."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from launcher.recipe.schema import Recipe
+from launcher.run_folder import ARTIFACTS, LocalMirror, next_attempt
+from launcher.track.mlflow import MlflowTarget
+from launcher.track.records import AttemptRecord
+from launcher.track.tracker import Tracker
+from launcher.world import World
+
+
+@contextlib.contextmanager
+def open_tracker(
+    recipe: Recipe, run_url: str, world: World, *, mirror: LocalMirror, mlflow: MlflowTarget | None
+) -> Iterator[Tracker]:
+    """The tracker of the attempt that starts now; opened before all else, so that any failure is recorded."""
+    attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0)
+    tracker = Tracker(
+        mirror.folder,
+        rank=world.rank,
+        attempt=attempt,
+        total_steps=recipe.train.steps,
+        log_every=recipe.track.log_every,
+        mlflow=mlflow,
+        stream=sys.stdout,
+    )
+    tracker.start(
+        AttemptRecord(
+            run_name=recipe.name,
+            run_dir=run_url,
+            world_size=world.size,
+            recipe=recipe.model_dump(mode="json"),
+            artifacts=ARTIFACTS,
+        )
+    )
+    try:
+        with tracker:
+            yield tracker
+    finally:
+        if world.is_main:
+            mirror.publish()  # with the last line

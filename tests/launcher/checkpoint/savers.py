@@ -1,0 +1,32 @@
+"""A Checkpointer without a training run."""
+
+import torch
+
+from launcher.checkpoint.checkpointer import Checkpointer
+from launcher.plan.plan import make_plan
+from launcher.progress import Progress
+from launcher.run_folder import open_mirror
+from launcher.world import World
+from tests.small_run import small_recipe
+
+ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+
+
+def open_saver(run_url: str, world: World = ALONE, *, keep: int = 100) -> Checkpointer:
+    """The checkpointer of an attempt of the small recipe."""
+    shape = (f"cluster.nproc_per_node={world.size}", f"train.global_batch_size={world.size}")
+    recipe = small_recipe(*shape, "parallel.strategy=ddp", f"checkpoint.keep={keep}")
+    return Checkpointer(
+        recipe,
+        make_plan(recipe, world.size),
+        fingerprint="data",
+        attempt=1,
+        run_url=run_url,
+        mirror=open_mirror(run_url, is_main=False),
+        world=world,
+    )
+
+
+def save(run_url: str, step: int, tensors: dict[str, torch.Tensor], world: World = ALONE) -> str:
+    """Save tensors as the checkpoint of a step; all ranks together."""
+    return open_saver(run_url, world).save(Progress(step, step), tensors, {})
