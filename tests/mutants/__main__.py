@@ -1,4 +1,4 @@
-"""The mutation gate: `python -m tests.mutants`. Survivors without a reason in explained.toml end it with 1."""
+"""The mutation gate, `python -m tests.mutants`: fails if a survivor has no reason in explained.toml."""
 
 import argparse
 import compileall
@@ -56,9 +56,7 @@ class Slot:
         for name in COPIED_FILES:
             shutil.copy(ROOT / name, folder / name)
         # by hash: two sources of equal size within a second must not be taken for one another
-        compileall.compile_dir(
-            folder, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
-        )
+        compileall.compile_dir(folder, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
         self.pid = 0
         self.mutant: Mutant | None = None
         self.began = 0.0
@@ -114,9 +112,7 @@ def _run_tests(folder: Path, tests: tuple[str, ...]) -> None:
         os._exit(code)
 
 
-def run_all(
-    work: list[tuple[Mutant | None, tuple[str, ...], float]], slots: list[Slot]
-) -> list[Outcome]:
+def run_all(work: list[tuple[Mutant | None, tuple[str, ...], float]], slots: list[Slot]) -> list[Outcome]:
     """Outcomes in the order of the work; prints each as it comes."""
     outcomes: dict[int, Outcome] = {}
     running: dict[int, Slot] = {}
@@ -182,7 +178,9 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=60, help="generated mutants, besides those written by hand")
+    parser.add_argument(
+        "--count", type=int, default=60, help="generated mutants, besides those written by hand"
+    )
     parser.add_argument("--only", default="", help="only mutants whose key has this text")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--report", type=Path, help="write the report here")

@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 COMPARISONS = {
@@ -29,7 +29,11 @@ ARITHMETIC = {
 }
 SWAPPED = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil"}
 # What a program prints or raises is read by people: its tests hold some of it, but not every number in it.
-NOT_MUTATED = (ast.JoinedStr, ast.Raise, ast.Assert, ast.AnnAssign, ast.match_case)
+NOT_MUTATED = (ast.JoinedStr, ast.Raise, ast.Assert)
+# Checks and looks that no result depends on.
+SAME_RESULT = ("strict", "indent", "exist_ok")
+HASH_CONSTANT = 1 << 32
+"""From here on integers are a hash's: any other would do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,8 @@ Edit = tuple[str, tuple[int, int], str]
 def _edits(tree: ast.Module, content: bytes, starts: list[int]) -> Iterator[Edit]:
     """(function, bytes to replace, replacement) of every change."""
 
-    def span(node: ast.expr | ast.stmt) -> tuple[int, int]:
+    def span(node: ast.AST) -> tuple[int, int]:
+        assert isinstance(node, ast.expr | ast.stmt | ast.keyword), node
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
@@ -131,11 +136,11 @@ def _edits(tree: ast.Module, content: bytes, starts: list[int]) -> Iterator[Edit
         return start + found.start(), start + found.end()
 
     def visit(node: ast.AST, function: str) -> Iterator[Edit]:
-        if isinstance(node, NOT_MUTATED):
+        if isinstance(node, NOT_MUTATED) or (isinstance(node, ast.keyword) and node.arg in SAME_RESULT):
             return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             function = f"{function}.{node.name}".lstrip(".")
-            children: list[ast.AST] = [*node.body]
+            children: list[ast.AST] = [*node.body]  # no defaults, decorators or annotations
         else:
             children = list(ast.iter_child_nodes(node))
         for place, text in _changes(node, span, gap):
@@ -150,7 +155,12 @@ def _blank(comment: re.Match[bytes]) -> bytes:
     return b" " * len(comment.group())
 
 
-def _changes(node, span, gap) -> Iterator[tuple[tuple[int, int], str]]:  # type: ignore[no-untyped-def]
+def _changes(
+    node: ast.AST,
+    span: Callable[[ast.AST], tuple[int, int]],
+    gap: Callable[[ast.expr, ast.expr, str], tuple[int, int]],
+) -> Iterator[tuple[tuple[int, int], str]]:
+    """Every change of one node itself."""
     match node:
         case ast.Compare():
             for left, op, right in zip(
@@ -170,7 +180,7 @@ def _changes(node, span, gap) -> Iterator[tuple[tuple[int, int], str]]:  # type:
             yield (start, start + len("not ")), ""
         case ast.Constant(value=bool()):
             yield span(node), str(not node.value)
-        case ast.Constant(value=int()):
+        case ast.Constant(value=int()) if node.value < HASH_CONSTANT:
             yield span(node), str(node.value + 1)
         case ast.Call(func=ast.Name(id=name) as func) if name in SWAPPED:
             yield span(func), SWAPPED[name]

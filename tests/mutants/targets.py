@@ -16,7 +16,7 @@ class Room:
     name: str
     sources: tuple[str, ...]
     tests: tuple[str, ...]
-    """In the order in which they run: the quick ones first. The mirror of a mutated file precedes them all."""
+    """In the order in which they run: the quick ones first. The mirror of a mutated file precedes all."""
 
 
 ROOMS = (
