@@ -93,7 +93,9 @@ signal.pause()
 def test_torchrun_starts_every_process_and_prints_no_banner(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     names = "RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR OMP_NUM_THREADS"
-    program.write_text(f"import os; print(*(os.environ[name] for name in {names.split()}))\n")
+    # each line in one write: the processes share the pipe, and print() writes a word at a time
+    line = f'" ".join(os.environ[name] for name in {names.split()}) + "\\n"'
+    program.write_text(f"import os; os.write(1, ({line}).encode())\n")
     process = submit(
         tmp_path, small_job(cwd="/", python=sys.executable, command=(str(program),), nproc_per_node=2)
     )
