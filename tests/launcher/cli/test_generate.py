@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import launcher.data.splits as corpus_module
 from launcher.checkpoint.catalog import Saved, find_newest, step_folder
 from launcher.checkpoint.restore import load_model
 from launcher.cli.main import main
+from launcher.data import streams
 from launcher.data.tokenizer import open_tokenizer
 from launcher.data.words import cut
 from launcher.errors import UserError
@@ -118,7 +118,7 @@ def test_words_of_another_text_are_refused(
     (tmp_path / "other.py").write_text("print ( 'of another Python' )\n" * 50)
     (tmp_path / "more.py").write_text("and ( more )\n" * 50)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(corpus_module, "_share_of", lambda name: float(name == "other.py"))
+    monkeypatch.setattr(streams, "_share_of", lambda name: float(name == "other.py"))
     assert main(["generate", str(folder / "words"), "--prompt", "x"]) == 2
     assert "is not the text that the model was trained on" in capsys.readouterr().err
 

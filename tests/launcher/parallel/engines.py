@@ -52,13 +52,17 @@ def make_engine(recipe: Recipe, world: World) -> tuple[Engine, Plan]:
     return engine, plan
 
 
-def make_batches(recipe: Recipe, plan: Plan, world: World) -> Batches:
-    """Random tokens in the order of a run."""
+def make_samples(recipe: Recipe) -> Windows:
+    """Windows of random tokens."""
     assert recipe.model.type == "lm"
     ids = np.random.default_rng(3).integers(0, recipe.model.vocab_size, size=4000)
-    samples = Windows(Tokens(ids, vocab_size=recipe.model.vocab_size, place="test"), recipe.data.seq_len)
+    return Windows(Tokens(ids, vocab_size=recipe.model.vocab_size, place="test"), recipe.data.seq_len)
+
+
+def make_batches(recipe: Recipe, plan: Plan, world: World) -> Batches:
+    """Those windows in the order of a run."""
     return Batches(
-        samples,
+        make_samples(recipe),
         global_batch_size=plan.batch.global_batch_size,
         micro_batch_size=plan.batch.micro_batch_size,
         rank=world.rank,
