@@ -1,6 +1,7 @@
 """The loop: golden losses, the same losses at every world size, resume equals uninterrupted."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,16 @@ import pytest
 import torch
 
 from launcher.checkpoint.catalog import Saved, list_steps, read_checkpoint, step_folder
+from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.checkpoint.manifest import manifest_text
+from launcher.clock import Clock
+from launcher.data.batches import Batches
 from launcher.errors import Problem, UserError
+from launcher.parallel.torch_engine import TorchEngine
 from launcher.track.journal import read_journal
+from launcher.world import World, seed_step
 from tests.launcher.checkpoint.savers import ALONE
+from tests.ranks import run_ranks
 from tests.small_run import losses, make_run, small_recipe, train_rank, train_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "small-losses.json"
@@ -231,3 +238,108 @@ def test_a_plateau_counts_the_validation_of_a_last_step_that_was_due(tmp_path: P
     longer = train_run(tmp_path / "cut", *options, "train.steps=8")
     assert [longer[step]["lr"] for step in longer] == [whole[step]["lr"] for step in whole]
     assert whole[8]["lr"] < whole[1]["lr"], "else nothing was reduced"
+
+
+def random_states(world: World, run_url: str) -> list[bytes]:
+    """torch's random state at the start of each step of one rank."""
+    seen = []
+
+    def seed(*args: int) -> None:
+        seed_step(*args)
+        seen.append(torch.get_rng_state().numpy().tobytes())
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr("launcher.train.seed_step", seed)
+    recipe = small_recipe("train.steps=5", "parallel.strategy=ddp", f"cluster.nproc_per_node={world.size}")
+    train_rank(world, recipe, run_url)
+    return seen
+
+
+def test_dropout_masks_differ_between_ranks_and_between_steps(tmp_path: Path) -> None:
+    states = run_ranks(2, random_states, str(tmp_path))
+    assert len({state for of_rank in states for state in of_rank}) == 2 * 5
+
+
+def test_the_last_step_is_logged_where_log_every_does_not_divide_it(tmp_path: Path) -> None:
+    assert list(train_run(tmp_path, "train.steps=7", "track.log_every=3")) == [3, 6, 7]
+
+
+def test_an_unfinished_newer_save_is_passed_over_and_left_where_it_is(tmp_path: Path) -> None:
+    """It is not damage: the run died while it saved, and the next save of that step takes the place."""
+    options = ("train.steps=12", "schedule={type: constant}", "checkpoint.every=6")
+    whole = train_run(tmp_path, *options)
+    folder = Path(step_folder(str(tmp_path), 12))
+    (folder / "manifest.json").unlink()
+    shutil.copytree(folder, Path(step_folder(str(tmp_path), 13)))
+    assert losses(train_run(tmp_path, *options)) == losses(whole)
+    assert not (tmp_path / "quarantine").exists()
+    assert list_steps(str(tmp_path)) == [6, 12, 13]
+    assert not (Path(step_folder(str(tmp_path), 13)) / "manifest.json").exists()
+
+
+def test_time_of_validation_and_saves_is_not_step_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def takes(owner: type, name: str, seconds: float) -> None:
+        true = getattr(owner, name)
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return true(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    monkeypatch.setattr("launcher.train.Clock", lambda: Clock(now=lambda: now))
+    takes(Batches, "at", 0.25)
+    takes(TorchEngine, "train_step", 1.0)
+    takes(TorchEngine, "evaluate", 100.0)
+    takes(Checkpointer, "save", 1000.0)
+    recipe = small_recipe(
+        "train.steps=8", "train.validate_every=2", "checkpoint.every=3", "track.log_every=2"
+    )
+    train_rank(ALONE, recipe, make_run(tmp_path, recipe))
+    lines = read_journal(tmp_path / "journal.jsonl")
+    steps = [(line["step_time_s"], line["data_wait_s"]) for line in lines if line["event"] == "step"]
+    assert steps == [(1.25, 0.25)] * 4
+    seconds = {name: {line["seconds"] for line in lines if line["event"] == name}
+               for name in ("validation", "checkpoint")}  # fmt: skip
+    assert seconds == {"validation": {100.0}, "checkpoint": {1000.0}}
+
+
+def test_what_a_manifest_speaks_of_is_on_the_disk_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power may fail at any instant: shards, then the journal of their steps, then the manifest, whole."""
+    done: list[tuple[str, str, int]] = []
+    true_sync, true_replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        true_sync(handle)
+        done.append(("sync", path, os.fstat(handle).st_size))
+
+    def replace(source: str | Path, target: str | Path) -> None:
+        true_replace(source, target)
+        done.append(("rename", str(target), os.stat(target).st_size))
+        journal = tmp_path / "journal.jsonl"
+        if str(target).endswith("manifest.json"):
+            done.append(("journal", str(journal), journal.stat().st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    recipe = small_recipe("train.steps=4", "checkpoint.every=2", "schedule={type: constant}")
+    train_rank(ALONE, recipe, make_run(tmp_path, recipe))
+    for step in (2, 4):
+        folder = step_folder(str(tmp_path), step)
+        published = [event[:2] for event in done].index(("rename", f"{folder}/manifest.json"))
+        before, after = done[:published], done[published + 1 :]
+        written = {Path(path).name: size for kind, path, size in before if kind == "sync" and folder in path}
+        shards = {path.name: path.stat().st_size for path in Path(folder).glob("*.distcp")}
+        assert shards.items() <= written.items(), "shards"
+        assert any(name.startswith(".manifest.json.") for name in written), "the manifest, under another name"
+        journal = [size for kind, path, size in before if kind == "sync" and path.endswith("journal.jsonl")]
+        assert journal[-1] == after[0][2], "every line of the journal"
+        assert ("sync", folder) in [event[:2] for event in after], "the folder's entry for the manifest"
