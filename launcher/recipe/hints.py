@@ -21,7 +21,7 @@ def find_hints(loaded: LoadedRecipe) -> list[Problem]:
 def _state_spaces(loaded: LoadedRecipe) -> Iterator[tuple[str, SSMSection]]:
     """Sections of the state-space layers that the pattern has."""
     for kind in dict.fromkeys(loaded.recipe.model.pattern):
-        section = getattr(loaded.recipe.model, kind)
+        section = getattr(loaded.recipe.model, kind, None)  # a kind without options has no section
         if isinstance(section, SSMSection):
             yield kind, section
 
