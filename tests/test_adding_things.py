@@ -94,7 +94,7 @@ class SignDescent(torch.optim.Optimizer):
         ),
         ("    | LionConfig\n", "    | LionConfig\n    | SignDescentConfig\n"),
     ],
-    "launcher/optim/table.py": [
+    "launcher/optim/optimizer_table.py": [
         ("    SGDConfig,\n", "    SGDConfig,\n    SignDescentConfig,\n"),
         (
             "def _muon(",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from launcher.errors import Problem, UserError
 from launcher.optim.config import MatrixSection
-from launcher.optim.table import OPTIMIZERS
+from launcher.optim.optimizer_table import OPTIMIZERS
 from launcher.parallel.config import ParallelConfig
 from launcher.recipe.schema import Recipe
 from models.config import why_not_width

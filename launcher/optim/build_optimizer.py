@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group
-from launcher.optim.table import OPTIMIZERS, TorchGroups
+from launcher.optim.optimizer_table import OPTIMIZERS, TorchGroups
 
 
 def build_optimizer(

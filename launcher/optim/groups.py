@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from launcher.mup.base_shapes import Shapes
 from launcher.mup.scaling import Scaling, Update
 from launcher.optim.config import MatrixSection, OptimConfig
-from launcher.optim.table import ADAM_STATE, OPTIMIZERS, StateSize
+from launcher.optim.optimizer_table import ADAM_STATE, OPTIMIZERS, StateSize
 from models.facts import ParamFacts, Role
 
 

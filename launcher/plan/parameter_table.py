@@ -8,7 +8,7 @@ import torch
 
 from launcher.mup.base_shapes import WidthMultiplier
 from launcher.optim.groups import Group
-from launcher.optim.table import OPTIMIZERS
+from launcher.optim.optimizer_table import OPTIMIZERS
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
 from launcher.table import table_lines

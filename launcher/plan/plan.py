@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from launcher.errors import Problem, UserError
 from launcher.optim.groups import state_size
-from launcher.optim.table import StateSize
+from launcher.optim.optimizer_table import StateSize
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe

@@ -158,7 +158,7 @@ def snippets() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("snippet", snippets())
 def test_every_snippet_is_a_recipe(snippet: dict[str, Any]) -> None:
-    recipe = parse_yaml(RECIPE, "small.yaml") | snippet
+    recipe = parse_yaml(RECIPE, "small.yaml") | {"mup": {"type": "mup", "base_width": 64}} | snippet
     if snippet["model"]["type"] == "classifier":
         recipe["data"] = {"source": {"type": "digits"}, "seq_len": 64}
     compile_recipe(dump_yaml(recipe), "docs/models.md")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from launcher.errors import Problem
-from launcher.optim.table import OPTIMIZERS
+from launcher.optim.optimizer_table import OPTIMIZERS
 from launcher.recipe.loaded import LoadedRecipe, as_written
 from launcher.recipe.rules.refuse import Rule, only_for, refuse
 from models.config import why_not_width

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from launcher.errors import Problem
-from launcher.optim.table import OPTIMIZERS
+from launcher.optim.optimizer_table import OPTIMIZERS
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, describe_world, divides, only_for, refuse
 

@@ -175,7 +175,12 @@ def test_the_proxy_model_is_smaller_and_otherwise_the_recipe() -> None:
 def test_widths_are_ones_of_which_the_model_can_be_made() -> None:
     assert choose_widths(recipe()) == (128, 256, 512, 1024)
     assert choose_widths(recipe(name="ssd")) == (256, 512, 1024, 2048)
-    assert choose_widths(recipe("model.s4d.n_ssm=3", "model.d_model=96")) == (96, 192, 384, 768)
+    assert choose_widths(recipe("model.s4d.n_ssm=3", "model.d_model=96", "mup.base_width=48")) == (
+        96,
+        192,
+        384,
+        768,
+    )
     with pytest.raises(UserError, match="at least 4"):
         choose_widths(recipe(), [64, 128])
     with pytest.raises(UserError, match="does not divide"):
