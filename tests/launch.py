@@ -4,8 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, NoReturn
+
+import torch
 
 LAUNCH = [sys.executable, "-c", "import sys; from launcher.cli.main import main; sys.exit(main())"]
 # One thread a rank, so that tests side by side do not starve each other.
@@ -13,16 +19,71 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def launch(*words: str, folder: Path, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
-    """Run `launch WORDS` in a folder to its end."""
-    return subprocess.run(
-        [*LAUNCH, *words],
-        cwd=folder,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    """Run `launch WORDS` in a folder to its end.
+
+    In a fork of this process, which has imported torch already: a command of its own would take three seconds
+    for that. What the command becomes (torchrun, its ranks) are programs of their own.
+    """
+    from launcher.cli.main import main
+
+    return _run_forked(main, ["launch", *words], folder, timeout_s)
+
+
+def launch_rank(run_url: str, *, folder: Path, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """Run the one process of a run as if it had been started without torchrun; in a fork, like `launch`."""
+    from launcher.cli.rank import main
+
+    return _run_forked(main, ["launcher.cli.rank", "--run-dir", run_url], folder, timeout_s)
+
+
+def _run_forked(
+    main: Callable[[], int], argv: list[str], folder: Path, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if pid == 0:
+            _become(main, argv, folder, out, err)
+        deadline = time.monotonic() + timeout_s
+        ended, status = 0, 0
+        while not ended:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended and time.monotonic() > deadline:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise AssertionError(f"{argv} did not end in {timeout_s} s: {_read(out)}{_read(err)}")
+            time.sleep(0.01)
+        code = os.waitstatus_to_exitcode(status)
+        return subprocess.CompletedProcess(argv, code, _read(out), _read(err))
+
+
+def _become(
+    main: Callable[[], int], argv: list[str], folder: Path, out: IO[bytes], err: IO[bytes]
+) -> NoReturn:
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        os.environ |= ENVIRONMENT
+        torch.set_num_threads(1)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.argv = argv
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _read(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
 
 
 def launch_and_kill(*words: str, folder: Path, when: Path, timeout_s: float = 240.0) -> None:

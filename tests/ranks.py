@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+# Imported by the first optimizer step and the first random order: once here, instead of in every rank.
+import numpy.random  # noqa: F401
 import torch
+import torch._dynamo
 
 from launcher.processes import GroupError, run_group
 from launcher.world import World, join_local_world

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from launcher.errors import Problem, UserError
 from launcher.parallel.torch_engine import TorchEngine
 from launcher.track.journal import read_journal
 from launcher.world import World, seed_step
+from tests.launch import launch_rank
 from tests.launcher.checkpoint.savers import ALONE
 from tests.ranks import run_ranks
 from tests.small_run import losses, make_run, small_recipe, train_rank, train_run
@@ -172,8 +171,7 @@ def last_line(folder: Path) -> dict[str, Any]:
 
 def test_a_world_that_is_not_the_plans_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     run_url = make_run(tmp_path, small_recipe("cluster.nproc_per_node=2", "parallel.strategy=ddp"))
-    command = [sys.executable, "-m", "launcher.cli.rank", "--run-dir", run_url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = launch_rank(run_url, folder=tmp_path)
     assert done.returncode == 2
     expected = (
         "launch: ranks: 1 started, but the plan is for 2 = cluster.nodes 1 x cluster.nproc_per_node 2; "

@@ -51,27 +51,22 @@ def test_a_run_folder_holds_what_the_readme_says(folder: Path) -> None:
     assert {"step", "loss", "lr", "grad_norm"} <= record.keys()
 
 
-def test_a_killed_run_resumes_bit_for_bit(folder: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit_and_passes_over_a_half_written_checkpoint(folder: Path) -> None:
     saved = folder / "killed/checkpoints/step-0000000010/manifest.json"
     launch_and_kill(*OPTIONS, "--run-dir", "killed", folder=folder, when=saved)
+    # As if it had died while it saved the last checkpoint, however far it came.
+    shutil.rmtree(folder / "killed/checkpoints/step-0000000020", ignore_errors=True)
+    shutil.copytree(saved.parent, folder / "killed/checkpoints/step-0000000020")
+    (folder / "killed/checkpoints/step-0000000020/manifest.json").unlink()
     # The ranks die with their agent, so the run is free; were they alive, the lock would refuse this.
     done = launch("resume", "killed", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "passing over" in done.stdout
+    assert "resuming from step 10" in done.stdout
     whole, killed = (step_records(folder / run / "journal.jsonl") for run in ("whole", "killed"))
     assert [killed[s]["loss"] for s in whole] == [whole[s]["loss"] for s in whole]
     assert [killed[s]["grad_norm"] for s in whole] == [whole[s]["grad_norm"] for s in whole]
     assert killed[20]["attempt"] == 2
-
-
-def test_a_half_written_checkpoint_is_passed_over(folder: Path) -> None:
-    shutil.copytree(folder / "whole", folder / "half")
-    (folder / "half/checkpoints/step-0000000020/manifest.json").unlink()  # the save never finished
-    done = launch("resume", "half", folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "passing over" in done.stdout
-    assert "resuming from step 10" in done.stdout
-    whole, half = (step_records(folder / run / "journal.jsonl") for run in ("whole", "half"))
-    assert [half[s]["loss"] for s in whole] == [whole[s]["loss"] for s in whole]
 
 
 def test_a_complete_run_says_so(folder: Path) -> None:

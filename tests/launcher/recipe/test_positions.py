@@ -1,8 +1,6 @@
 """Whatever refuses a value of a recipe, and however late, names the line and column where it is written."""
 
 import ast
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
 from launcher.submit import prepare
 from models.config import max_chars
+from tests.launch import launch, launch_rank
 from tests.small_run import RECIPE, make_run, small_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -267,13 +266,7 @@ def test_a_rank_and_a_resume_name_the_line_in_the_recipe_of_the_run(folder: Path
     place = (
         f"launch: {run}/recipe.yaml:{line}:{lines[line - 1].index('none.bin') + 1}: none.bin: there is no "
     )
-    for module, words in (("rank", ["--run-dir", "run"]), ("main", ["resume", "run"])):
-        command = [
-            sys.executable,
-            "-c",
-            f"import sys; from launcher.cli.{module} import main; sys.exit(main())",
-        ]
-        done = subprocess.run([*command, *words], capture_output=True, text=True)
+    for done in (launch_rank("run", folder=Path.cwd()), launch("resume", "run", folder=Path.cwd())):
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith(place)
 
