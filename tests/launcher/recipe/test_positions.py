@@ -1,6 +1,7 @@
 """Whatever refuses a value of a recipe, and however late, names the line and column where it is written."""
 
 import ast
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
