@@ -19,10 +19,10 @@ run: $(STAMP)
 	$(BIN)/launch recipes/s4d-lm-quickstart.yaml
 
 test: $(TEST_STAMP) check
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 test-slow: $(TEST_STAMP)
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

@@ -16,6 +16,9 @@ from launcher.track.mlflow import create_database
 from tests.launch import assert_one_screen, launch
 from tests.small_run import RECIPE, make_run, small_recipe, train_run
 
+# One worker: what its fixtures and caches have trained is then trained once.
+pytestmark = pytest.mark.xdist_group("tracking")
+
 SHORT = ("train.steps=4", "checkpoint.every=2", "train.validation_sequences=0", "schedule.warmup_steps=1")
 
 
