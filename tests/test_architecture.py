@@ -1,6 +1,7 @@
 """The house rules that can be measured: who imports whom, one door per vendor, sizes, what is torch-free."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -172,6 +173,29 @@ def test_no_globals_no_hasattr_no_keyword_pass_through() -> None:
             ):
                 wrong.append(f"{place(path)}:{node.lineno} **{node.args.kwarg.arg}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """`config.py` is the one exception: a recipe section beside what it configures."""
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        if path.name not in ("config.py", "__init__.py", "__main__.py"):
+            places.setdefault(path.name, []).append(place(path))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_the_functions_that_the_architecture_page_walks_through_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert named
+    for path, name in named:
+        tree = ast.parse((ROOT / path).read_text())
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert name in defined, f"docs/architecture.md: {path} has no {name}"
+    first_walk = text.split("## Two walks")[1].split("*A checkpoint")[0]
+    assert len(re.findall(r"^\d+\. ", first_walk, re.MULTILINE)) <= 12
+    for path in re.findall(r"`([\w/]+/)`", text):
+        assert (ROOT / path).is_dir(), path
 
 
 def test_every_module_says_what_lives_in_it() -> None:
