@@ -47,7 +47,7 @@ def cpu_s(work: Callable[[], object], tries: int) -> float:
 
 @torch.no_grad()
 def time_per_token(model: LM, position: int) -> float:
-    """Seconds for one token behind `position` tokens."""
+    """Seconds for one token after `position` tokens."""
     tokens_BL = torch.randint(0, 256, (1, position), generator=torch.Generator().manual_seed(1))
     _, states = model(tokens_BL, model.initial_states(1, tokens_BL.device))
     step, token_B = model.stepper(), tokens_BL[:, 0]

@@ -9,5 +9,5 @@ pytest_plugins = ["tests.slurm_lab.lab"]
 
 @pytest.fixture(scope="session")
 def update_golden() -> bool:
-    """Whether golden files are to be written anew: UPDATE_GOLDEN=1."""
+    """Whether golden files are to be written again: UPDATE_GOLDEN=1."""
     return os.environ.get("UPDATE_GOLDEN") == "1"

@@ -68,7 +68,7 @@ def train_rank(world: World, recipe: Recipe, run_url: str) -> Result:
 
 
 def train_run(folder: Path, *overrides: str, ranks: int = 1) -> dict[int, dict[str, Any]]:
-    """Train (or go on with) a run on some gloo ranks; returns the journal's record of every step."""
+    """Train (or continue) a run on some gloo ranks; returns the journal's record of every step."""
     recipe = small_recipe(*overrides, f"cluster.nproc_per_node={ranks}")
     run_url = make_run(folder, recipe)
     run_ranks(ranks, train_rank, recipe, run_url)

@@ -18,7 +18,7 @@ ALONE = ("parallel.strategy=single", "cluster.nproc_per_node=1", "track.mlflow.e
 
 
 def accuracy(folder: Path, name: str, *overrides: str) -> tuple[float, dict[str, float]]:
-    """Validation accuracy after a short training in one process, and what is no learning."""
+    """Validation accuracy after a short training in one process, and trivial baselines."""
     recipe = load_recipe(str(ROOT / "recipes" / f"{name}.yaml"), (*ALONE, *overrides)).recipe
     last = evaluations(folder, recipe)[-1]
     return last["accuracy"], last["baselines"]

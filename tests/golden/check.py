@@ -1,4 +1,4 @@
-"""Golden files: text that changes only on purpose. `UPDATE_GOLDEN=1 pytest ...` writes them anew."""
+"""Golden files: text that changes only on purpose. `UPDATE_GOLDEN=1 pytest ...` writes them again."""
 
 import os
 from pathlib import Path

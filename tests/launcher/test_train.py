@@ -91,7 +91,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(
         (("train.global_batch_size=4",), "global_batch_size: 8 saved, 4 now"),
     ],
 )
-def test_a_run_does_not_go_on_in_another_order(tmp_path: Path, change: tuple[str, ...], said: str) -> None:
+def test_a_run_does_not_continue_in_another_order(tmp_path: Path, change: tuple[str, ...], said: str) -> None:
     short = ("train.steps=2", "checkpoint.every=2", "schedule.warmup_steps=1")
     train_run(tmp_path, *short)
     with pytest.raises(AssertionError, match=f"was trained on other data or in another order:\n +{said}"):
@@ -99,7 +99,7 @@ def test_a_run_does_not_go_on_in_another_order(tmp_path: Path, change: tuple[str
     assert list_steps(str(tmp_path)) == [2]
 
 
-def test_a_run_goes_on_at_another_world_size_with_the_same_samples(tmp_path: Path) -> None:
+def test_a_run_continues_at_another_world_size_with_the_same_samples(tmp_path: Path) -> None:
     options = ("model.dropout=0", "parallel.strategy=fsdp2")
     whole = train_run(tmp_path / "whole", *options, ranks=1)
     train_run(tmp_path / "moved", *options, ranks=2)

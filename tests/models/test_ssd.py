@@ -107,7 +107,7 @@ def test_runaway_parameters_and_inputs_give_finite_outputs_and_gradients(fill) -
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 
 
-def test_near_positions_keep_their_digits_behind_huge_decays() -> None:
+def test_near_positions_keep_their_digits_after_huge_decays() -> None:
     """Decays are of differences of sums: after a sum of -1e6 a float32 would leave an error of 0.06."""
     z_BLA = torch.full((1, 8, 1), -0.1)
     z_BLA[:, 1] = -1e6

@@ -63,7 +63,7 @@ def test_a_missing_key_is_damage_with_a_reason(manifest: Manifest, key: str) -> 
         ({"data": {"fingerprint": "x", "seed": 1, "global_batch_size": 8}}, "data.seq_len: Field required"),
     ],
 )
-def test_what_is_no_manifest_is_damage_even_where_its_digest_is_right(
+def test_what_is_not_a_manifest_is_damage_even_where_its_digest_is_right(
     manifest: Manifest, change: dict[str, Any], reason: str
 ) -> None:
     content = json.loads(manifest_text(manifest)) | change

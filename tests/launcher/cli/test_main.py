@@ -92,7 +92,7 @@ def test_an_unwritable_run_folder_is_refused(tmp_path: Path, recipe: Path) -> No
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
+def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     assert_one_screen(launch("resume", "nowhere", folder=tmp_path), "nowhere", "does not exist")
     assert_one_screen(launch("resume", ".", folder=tmp_path), "not a run")
 
@@ -105,7 +105,7 @@ def test_a_dry_run_prints_plan_and_script_and_writes_nothing(tmp_path: Path, rec
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_crash(tmp_path: Path, recipe: Path) -> None:
+def test_a_reader_that_has_seen_enough_is_not_a_crash(tmp_path: Path, recipe: Path) -> None:
     # a pipe whose reading end is closed from the start: no luck with buffer sizes
     read, write = os.pipe()
     os.close(read)

@@ -155,7 +155,7 @@ def test_reading_past_the_end_is_refused() -> None:
         Tokens(np.arange(4), vocab_size=9, place="x").read(3, 3)
 
 
-def _held_out(num_sequences: int, micro: int, world_size: int) -> list[list[Batch]]:
+def _validation(num_sequences: int, micro: int, world_size: int) -> list[list[Batch]]:
     return [
         list(
             validation_batches(
@@ -182,26 +182,26 @@ def _scored_starts(ranks: list[list[Batch]]) -> list[int]:
 def test_the_same_validation_windows_are_scored_at_any_world_size(
     world_size: int, micro: int, num_sequences: int
 ) -> None:
-    ranks = _held_out(num_sequences, micro, world_size)
-    assert _scored_starts(ranks) == _scored_starts(_held_out(num_sequences, 1, 1))
+    ranks = _validation(num_sequences, micro, world_size)
+    assert _scored_starts(ranks) == _scored_starts(_validation(num_sequences, 1, 1))
     assert len(_scored_starts(ranks)) == num_sequences
     assert len({len(rank) for rank in ranks}) == 1
     assert {tuple(batch.x.shape) for rank in ranks for batch in rank} == {(micro, 8)}
 
 
 def test_validation_windows_are_evenly_spaced() -> None:
-    starts = [start // 8 for start in _scored_starts(_held_out(10, 5, 1))]
+    starts = [start // 8 for start in _scored_starts(_validation(10, 5, 1))]
     assert starts == [i * windows().num_samples // 10 for i in range(10)]
 
 
 def test_padding_is_ignored_in_every_position() -> None:
-    (rank,) = _held_out(3, 8, 1)
+    (rank,) = _validation(3, 8, 1)
     assert (rank[0].y[3:] == IGNORED).all()
     assert (rank[0].y[:3] != IGNORED).all()
 
 
 def test_no_more_is_scored_than_there_is() -> None:
-    assert len(_scored_starts(_held_out(10_000, 8, 2))) == windows().num_samples
+    assert len(_scored_starts(_validation(10_000, 8, 2))) == windows().num_samples
 
 
 def test_nothing_validation_gives_no_batches() -> None:
@@ -252,8 +252,8 @@ def test_streams_of_single_windows_are_refused_with_what_fits() -> None:
 
 
 @pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (1, 2), (2, 2), (4, 2)])
-def test_validation_streams_go_on_and_are_the_same_at_any_world_size(world_size: int, micro: int) -> None:
-    chosen = validation_windows(windows(), 30, 8)  # of 124: four behind one another in each of eight places
+def test_validation_streams_continue_and_are_the_same_at_any_world_size(world_size: int, micro: int) -> None:
+    chosen = validation_windows(windows(), 30, 8)  # of 124: four after one another in each of eight places
     assert chosen.tolist() == [[j * 124 // 8 + place for j in range(8)] for place in range(4)]
     size = {"micro_batch_size": micro, "world_size": world_size, "streams": True}
     ranks = [list(validation_batches(windows(), chosen, rank=rank, **size)) for rank in range(world_size)]

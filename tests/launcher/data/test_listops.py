@@ -63,7 +63,7 @@ def test_labels_are_values_and_expressions_keep_the_rules() -> None:
     assert max(args) == 4
 
 
-def test_sequences_are_padded_behind() -> None:
+def test_sequences_are_padded_at_the_end() -> None:
     batch = listops().batch(np.arange(50))
     assert batch.lengths is not None
     inside = torch.arange(200) < batch.lengths[:, None]

@@ -147,7 +147,7 @@ def test_evaluated_samples_of_an_endless_source_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(("streams", "windows"), [(1, 7), (4, 8), (4, 11), (5, 103)])
-def test_a_stream_goes_on_where_it_ended_until_it_begins_anew(streams: int, windows: int) -> None:
+def test_a_stream_continues_where_it_ended_until_it_begins_again(streams: int, windows: int) -> None:
     length = windows // streams
     for epoch in range(3):
         steps = [

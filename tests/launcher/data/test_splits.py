@@ -222,7 +222,7 @@ def test_all_missing_token_files_are_named(folder: Path) -> None:
     assert f"{folder}/held.bin: there is no such file" in message
 
 
-def test_a_folder_is_no_token_file(folder: Path) -> None:
+def test_a_folder_is_not_a_token_file(folder: Path) -> None:
     assert "there is no such file" in _message(tokens(str(folder)))
 
 

@@ -132,7 +132,7 @@ def test_validation_files_make_no_vocabulary(tmp_path: Path) -> None:
     assert counts
     trained = windows(splits.train).windows.tokens
     last = int(trained.read(0, len(trained)).max())
-    assert last < len(vocabulary.words) - 1, "words that only validation files have come behind all others"
+    assert last < len(vocabulary.words) - 1, "words that only validation files have come after all others"
 
 
 def test_the_fingerprint_knows_text_vocabulary_and_characters(folder: Path) -> None:

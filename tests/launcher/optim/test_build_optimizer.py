@@ -293,7 +293,7 @@ def first_change(update: Update, fan_out: int, fan_in: int) -> float:
     """Spectral norm of a first step at the rule's rate on the gradient that a hidden matrix has at that
     width.
 
-    Rank one, with coordinates of order 1 / fan_out behind it and of order 1 before it (arXiv 2310.17813,
+    Rank one, with coordinates of order 1 / fan_out after it and of order 1 before it (arXiv 2310.17813,
     section 2).
     """
     kind, fields = RANK_ONE[update]

@@ -74,7 +74,7 @@ def train_classifier(folder: Path, *overrides: str, ranks: int = 1) -> list[dict
     return read_journal(folder / "journal.jsonl")
 
 
-def test_a_classifier_trains_and_is_scored_beside_what_is_no_learning(tmp_path: Path) -> None:
+def test_a_classifier_trains_and_is_scored_beside_trivial_baselines(tmp_path: Path) -> None:
     lines = train_classifier(tmp_path / "run", "train.steps=60", "checkpoint.every=60")
     curve = losses(step_records(tmp_path / "run/journal.jsonl"))
     assert curve[0] == pytest.approx(math.log(10), rel=1e-6), "a zero readout starts at ln 10"

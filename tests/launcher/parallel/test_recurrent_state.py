@@ -166,7 +166,9 @@ def test_states_stay_float32_under_bf16() -> None:
     assert run_ranks(2, _bf16_dtypes, recipe) == [{torch.float32}] * 2
 
 
-def _go_on(world: World, recipe: Recipe, before: str | None, first: int, last: int, after: str) -> list[Step]:
+def _train_on(
+    world: World, recipe: Recipe, before: str | None, first: int, last: int, after: str
+) -> list[Step]:
     engine, plan = make_engine(recipe.model_copy(update={"seed": 1000 + first}) if before else recipe, world)
     if before is not None:
         engine.load(partial(restore_tensors, before))
@@ -175,13 +177,13 @@ def _go_on(world: World, recipe: Recipe, before: str | None, first: int, last: i
     return steps
 
 
-def test_streams_go_on_at_another_world_size_and_micro_batch(tmp_path: Path) -> None:
+def test_streams_continue_at_another_world_size_and_micro_batch(tmp_path: Path) -> None:
     stays = [((2, *FSDP2, "train.micro_batch_size=2"), 0, 5), ((1, *SINGLE), 5, 10), ((4, *DDP), 10, 17)]
     before, found = None, []
     for number, ((ranks, *options), first, last) in enumerate(stays):
         after = str(tmp_path / f"stay-{number}")
         recipe = recipe_for(ranks, STREAMS, *options)
-        found += run_ranks(ranks, _go_on, recipe, before, first, last, after)[0]
+        found += run_ranks(ranks, _train_on, recipe, before, first, last, after)[0]
         assert read_shapes(after)["carry/layers.0.s4d/0"] == (8, 12, 8)
         before = after
     assert [s.loss for s in found] == pytest.approx([s.loss for s in alone()[0][:17]], rel=1e-5)
@@ -192,15 +194,15 @@ def test_streams_go_on_at_another_world_size_and_micro_batch(tmp_path: Path) -> 
     [(FSDP2, 2), (ZERO[2], 2), pytest.param(ZERO[3], 2, marks=pytest.mark.slow)],
     ids=["fsdp2", "zero2", "zero3"],
 )
-def test_a_stream_goes_on_from_a_checkpoint_bit_for_bit(
+def test_a_stream_continues_from_a_checkpoint_bit_for_bit(
     tmp_path: Path, options: tuple[str, ...], ranks: int
 ) -> None:
     recipe = recipe_for(ranks, *options, STREAMS)
     if recipe.parallel.engine == "deepspeed":
         import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401 - once, in the parent of all ranks
-    whole = run_ranks(ranks, _go_on, recipe, None, 0, 8, str(tmp_path / "whole"))[0]
-    run_ranks(ranks, _go_on, recipe, None, 0, 4, str(tmp_path / "cut"))
-    rest = run_ranks(ranks, _go_on, recipe, str(tmp_path / "cut"), 4, 8, str(tmp_path / "rest"))[0]
+    whole = run_ranks(ranks, _train_on, recipe, None, 0, 8, str(tmp_path / "whole"))[0]
+    run_ranks(ranks, _train_on, recipe, None, 0, 4, str(tmp_path / "cut"))
+    rest = run_ranks(ranks, _train_on, recipe, str(tmp_path / "cut"), 4, 8, str(tmp_path / "rest"))[0]
     assert rest == whole[4:]
 
 
@@ -225,7 +227,7 @@ def test_a_checkpoint_without_the_states_would_show(tmp_path: Path) -> None:
     assert abs(next_loss(0.0) - next_loss(1.0)) > 1e-4
 
 
-def test_evaluation_goes_on_from_window_to_window_and_leaves_training_alone() -> None:
+def test_evaluation_continues_from_window_to_window_and_leaves_training_alone() -> None:
     model, engine, batches = open_model()
     micros = [batches.at(step) for step in range(3)]
     expected = sum(engine.average(engine.train_step(batch, 0.0).loss) for batch in micros) / 3

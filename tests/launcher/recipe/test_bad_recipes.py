@@ -271,6 +271,6 @@ def test_problems_fill_one_screen_at_most() -> None:
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "3"])
-def test_text_that_is_no_mapping_is_refused(text: str) -> None:
+def test_text_that_is_not_a_mapping_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"^r:1:1: a recipe is `key: value` lines"):
         compile_recipe(text, "r")

@@ -62,7 +62,7 @@ def test_overrides_set_values_items_and_sections_in_order() -> None:
     assert loaded.source.overrides[:4] == tuple(overrides)
 
 
-def test_override_may_mend_a_recipe() -> None:
+def test_override_may_fix_a_recipe() -> None:
     broken = SMALL.replace("steps: 100", "steps: x").replace("lr: 4e-3", "lr: -1")
     assert compile_recipe(broken, "r", ["train.steps=20", "optim.lr=1"]).recipe.train.steps == 20
 

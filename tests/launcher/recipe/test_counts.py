@@ -44,5 +44,5 @@ def test_count_is_exact(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO_COUNTS)
-def test_other_text_is_no_count(text: str) -> None:
+def test_other_text_is_not_a_count(text: str) -> None:
     assert as_count(text) is None

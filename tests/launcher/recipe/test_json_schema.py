@@ -28,5 +28,5 @@ def test_whole_numbers_may_be_counts() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_tells_editors_its_schema(path: Path) -> None:
+def test_every_recipe_shows_editors_its_schema(path: Path) -> None:
     assert path.read_text().startswith(MODELINE + "\n")

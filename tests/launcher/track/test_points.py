@@ -16,7 +16,7 @@ def test_a_step_line_becomes_one_point_for_every_number() -> None:
     assert {(point.step, point.time_ms) for point in points} == {(20, 1700000000250)}
 
 
-def test_other_lines_name_their_event_and_lines_without_a_step_are_no_points() -> None:
+def test_other_lines_name_their_event_and_lines_without_a_step_are_not_points() -> None:
     line = {
         "event": "validation",
         "time": 1.0,

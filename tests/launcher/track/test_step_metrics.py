@@ -54,7 +54,7 @@ def test_rates_are_those_that_the_step_was_taken_with() -> None:
     assert (record.lr, record.lr_group) == (5e-4, {"vector": 5e-4})
 
 
-def test_validation_and_checkpoints_are_no_part_of_a_step() -> None:
+def test_validation_and_checkpoints_are_not_part_of_a_step() -> None:
     now = iter([0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 103.0, 103.0, 203.0, 204.0])
     clock = Clock(lambda: next(now))
     metrics = StepMetrics(1e-3, 64, GROUPS, clock)

@@ -37,7 +37,7 @@ def test_recipe_then_environment_then_earlier_attempts_then_default(
 @pytest.mark.parametrize(
     "uri", ["./mlruns", "file:///data/mlruns", "htp://a:5000", "sqlite://", "sqlite:///:memory:"]
 )
-def test_what_is_no_store_is_refused_where_it_was_given(uri: str) -> None:
+def test_what_is_not_a_store_is_refused_where_it_was_given(uri: str) -> None:
     with pytest.raises(UserError, match=r"^track.mlflow.tracking_uri: ") as caught:
         resolve_tracking_uri(uri, None, FOLDER)
     assert uri in str(caught.value)
