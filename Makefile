@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 JOBS ?= 2
 
-.PHONY: run test test-slow check format clean help
+.PHONY: run test test-slow mutants check format clean help
 
 help:
 	@echo "make run        set up and train the quickstart recipe"
 	@echo "make test       set up, check format, lint and types, and run the tests"
-	@echo "make test-slow  the heavier tests as well"
+	@echo "make test-slow  the heavier tests; writes tests/slow_report.md"
+	@echo "make mutants    change the core in small ways, and see that tests notice; half an hour"
 	@echo "make format     rewrite the code in the house format"
 	@echo "make clean      remove the virtual environment and runs"
 
@@ -22,7 +23,10 @@ test: $(TEST_STAMP) check
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
 test-slow: $(TEST_STAMP)
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup -m slow --report tests/slow_report.md
+
+mutants: $(TEST_STAMP)
+	$(BIN)/python -m tests.mutants --report tests/mutants/report.md
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check .
