@@ -51,7 +51,5 @@ def test_a_rank_that_dies_is_named() -> None:
 
 
 def test_a_hang_ends_at_the_time_limit() -> None:
-    start = time.monotonic()
-    with pytest.raises(AssertionError, match=r"ranks \[0\] of 1 gave nothing in 3 s"):
-        run_ranks(1, lambda world: time.sleep(60), timeout_s=3.0)
-    assert time.monotonic() - start < 20
+    with pytest.raises(AssertionError, match=r"ranks \[0\] of 1 gave nothing in 1 s"):
+        run_ranks(1, lambda world: time.sleep(3600), timeout_s=1.0)
