@@ -1,4 +1,4 @@
-"""What several verbs share: their arguments, and the hints they print."""
+"""What several verbs have in common: arguments, and the hints they print."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 
 def positive(text: str) -> int:
-    """Type of an argument that counts something."""
+    """Argument type of a count: an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
@@ -41,6 +41,6 @@ def positive(text: str) -> int:
 
 
 def show_hints(hints: Iterable[Problem]) -> None:
-    """Print each hint once, on stdout: they belong to what is about to start, and are not errors."""
+    """Print each hint once, on stdout: hints are about what is starting, and are not errors."""
     for hint in dict.fromkeys(hints):
         print(f"hint: {hint}", flush=True)

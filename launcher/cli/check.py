@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_recipe(arguments: Sequence[str]) -> int:
-    """Check a recipe's parametrisation and model at small widths; 0 where all passes, else 1."""
+    """Check a recipe's parametrization and model at small widths. Returns 0 if everything passes, else 1."""
     parser = argparse.ArgumentParser(
         prog="launch check",
         description="Train proxy models of a recipe for a few steps, here on the CPU, and test that nothing "
@@ -52,7 +52,8 @@ def check_recipe(arguments: Sequence[str]) -> int:
     identity = hash_identity(recipe)
     record = write_record(folder, check_record(result, identity))
     if folder != default_folder(recipe):
-        write_record(default_folder(recipe), check_record(result, identity))  # where the gate looks
+        # `launch RECIPE` looks for a record only here: with --out alone, the recipe would count as unchecked.
+        write_record(default_folder(recipe), check_record(result, identity))
     print(check_text(result))
     print(f"\nrecord: {record} ({time.monotonic() - start:.0f} s)")
     print(_draw(folder, result))
@@ -62,17 +63,17 @@ def check_recipe(arguments: Sequence[str]) -> int:
 def _widths(text: str) -> list[int]:
     widths = [int(part) for part in text.split(",")]
     if any(width < 1 for width in widths):
-        raise argparse.ArgumentTypeError(f"{text!r} holds a width below 1")
+        raise argparse.ArgumentTypeError(f"{text!r} has a width below 1")
     return widths
 
 
 def _say(start: float) -> Callable[[str], None]:
-    """Print a stage with the seconds so far."""
+    """A function that prints a stage with the seconds since `start`."""
     return lambda text: print(f"[{time.monotonic() - start:3.0f} s] {text}", flush=True)
 
 
 def _draw(folder: Path, result: "CheckResult") -> str:
-    """Draw the pictures; says where they are, or what is missing to draw them."""
+    """Draw the pictures. Returns a line that says where they are, or what is missing to draw them."""
     from launcher.report.figure import can_draw
 
     if not can_draw():

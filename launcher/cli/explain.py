@@ -1,4 +1,4 @@
-"""`launch explain RECIPE`, `launch shapes RECIPE` and `launch schema`: what a recipe means, and may hold."""
+"""`launch explain RECIPE`, `launch shapes RECIPE`, `launch schema`: what a recipe means and may contain."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from launcher.recipe.compile import load_recipe, recipe_schema
 
 
 def explain_recipe(arguments: Sequence[str]) -> int:
-    """Print what every parameter of a recipe is, how it scales, how it trains, and why."""
+    """Print what every parameter of a recipe is, how it scales and trains, and why."""
     parser = argparse.ArgumentParser(
         prog="launch explain", description="Print every parameter's role, width, init, rate, decay, and why."
     )
@@ -34,7 +34,7 @@ def explain_recipe(arguments: Sequence[str]) -> int:
 
 
 def write_shapes(arguments: Sequence[str]) -> int:
-    """Write the base shapes of a recipe, for mup.base_shapes of others and for the mup package."""
+    """Write the base shapes of a recipe, for mup.base_shapes of other recipes and for the mup package."""
     parser = argparse.ArgumentParser(
         prog="launch shapes",
         description="Write a recipe's base shapes as a .bsh file (the mup package's format).",

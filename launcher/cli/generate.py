@@ -26,19 +26,19 @@ def generate_text(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--tokens", type=positive, default=200, metavar="N", help="how many; default 200")
     parser.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the most likely; default 1"
+        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the most likely token; default 1"
     )
-    parser.add_argument("--top-k", type=positive, metavar="K", help="draw from the K most likely only")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws; default 0")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="sample only from the K most likely")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sampling; default 0")
     options = parser.parse_args(arguments)
     if not 0 <= options.temperature < float("inf"):
-        given = f"--temperature {options.temperature:g}"
-        raise UserError(Problem(given, "is not a temperature", "give 0 or more, such as 0.8"))
+        place = f"--temperature {options.temperature:g}"
+        raise UserError(Problem(place, "is not a temperature", "give 0 or more, such as 0.8"))
     run_url = files.absolute(options.run)
     require_run(run_url)
     saved, rejected = find_newest(run_url, verify=True)
     for bad in rejected:
-        print(f"launch: passing over {bad.url}: {bad.reason}", file=sys.stderr)
+        print(f"launch: passing over {bad.url}: {bad.reason}", file=sys.stderr)  # stdout is the text
     if saved is None:
         remedy = f"train it: launch resume {files.shortest(run_url)}"
         raise UserError(Problem(files.shortest(run_url), "has no good checkpoint yet", remedy))
@@ -56,7 +56,7 @@ def generate_text(arguments: Sequence[str]) -> int:
         tokenizer = open_tokenizer(saved)
         prompt = tokenizer.encode(options.prompt)
         model = load_model(saved, device)
-    assert isinstance(model, LM), "open_tokenizer has refused every other kind"
+    assert isinstance(model, LM), "open_tokenizer refuses every other kind"
     continuation = generate(
         model,
         prompt[None].to(device),

@@ -36,7 +36,7 @@ Verb = Callable[[Sequence[str]], int]
 
 
 def _find_verb(name: str) -> Verb:
-    """The function of a verb, imported only now, so that help and errors stay fast."""
+    """The function of a verb, imported only when it is used, so that help and errors stay fast."""
     match name:
         case "resume":
             from launcher.cli.resume import resume_run as verb
@@ -64,7 +64,7 @@ def _find_verb(name: str) -> Verb:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 2 for what the user can fix, 130 for ctrl-C."""
+    """Run the command line. Returns the exit code: 2 for what the user can fix, 130 for ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # pydantic searches all installed packages for plugins, which takes longer than checking a recipe.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -83,14 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        return 141  # as a shell counts SIGPIPE
+        return 141  # what a shell reports for SIGPIPE: 128 + 13
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout has no reader any more, as in `launch plan RECIPE | head`.
+    """Whether stdout has lost its reader, as in `launch plan RECIPE | head`.
 
-    If so, what is left is dropped, so that Python's exit does not fail at it.
+    If so, the remaining output is dropped, so that flushing it at Python's exit does not fail.
     """
+    # BrokenPipeError alone does not show this: a socket to a server or a pipe to a child raises it too.
     asked = select.poll()
     asked.register(sys.stdout, 0)
     gone = any(event & select.POLLERR for _, event in asked.poll(0))
@@ -100,6 +101,8 @@ def _reader_is_gone() -> bool:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
+    # A recipe is recognized by its looks, not by whether it exists: a mistyped file is reported as a missing
+    # file, a mistyped verb as a verb.
     first = arguments[0]
     if first in VERBS:
         return _find_verb(first)(arguments[1:])

@@ -15,7 +15,7 @@ from launcher.world import World, close_world, die_with_parent, open_world
 
 
 def main() -> int:
-    """Train the run in a folder; the first rank holds its lock and its journal."""
+    """Train the run in a folder. Rank 0 holds its lock and writes its journal."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m launcher.cli.rank")
     parser.add_argument("--run-dir", required=True)
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
-    """Train; rank 0 holds the run's lock and tells how it ended."""
+    """Train. Rank 0 holds the run's lock and prints the summary."""
     lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
     mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
@@ -48,7 +48,7 @@ def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
 
 
 def summary_text(run_url: str, result: Result, recipe: Recipe) -> str:
-    """Where everything is, and what to try next."""
+    """Where the results are, and which commands to try next."""
     short = files.shortest(run_url)
     lines = ["", f"run         {short}", f"checkpoint  {files.shortest(result.checkpoint_url)}"]
     status = result.mlflow

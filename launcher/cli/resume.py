@@ -13,7 +13,7 @@ from launcher.run_folder import RECIPE, lock_run, require_run
 
 
 def resume_run(arguments: Sequence[str]) -> int:
-    """Continue a run from its newest good checkpoint, perhaps on another number of nodes."""
+    """Continue a run from its newest good checkpoint, on the same or another number of nodes."""
     parser = argparse.ArgumentParser(prog="launch resume", description="Continue a run.")
     parser.add_argument("run", help="folder of the run")
     add_overrides(parser)
@@ -27,8 +27,8 @@ def resume_run(arguments: Sequence[str]) -> int:
         nodes=options.nodes,
         nproc_per_node=options.nproc_per_node,
     )
-    # The rank that trains takes the lock for good; this only tells in time that another has it. A run that
-    # was killed a moment ago may still hold it.
+    # Rank 0 takes the lock for the whole run; taking it here only reports early that another process has it.
+    # A run that was killed a moment ago may still hold it, hence the wait.
     if (lock := lock_run(run_url, wait_s=5.0)) is not None:
         lock.close()
     with loaded.locating():
@@ -58,7 +58,7 @@ def resume_run(arguments: Sequence[str]) -> int:
         before = saved_recipe(saved)
         check_model(saved, meta_shapes(before.model), parameters.shapes)
         check_source(saved, before.data, loaded.recipe.data)
-        # The content of the data is compared by the ranks, which read it.
+        # The ranks read the data and compare its content; here only its description is compared.
         check_data(saved, describe_data(loaded.recipe, saved.manifest.data.fingerprint))
         if saved.step >= loaded.recipe.train.steps:
             print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")

@@ -15,7 +15,7 @@ from launcher.run_folder import require_new
 
 
 def run_recipe(arguments: Sequence[str]) -> int:
-    """Start a new run: freeze it in its folder, then train it here or submit it."""
+    """Start a new run: freeze its recipe in its folder, then train here or submit a job."""
     parser = argparse.ArgumentParser(prog="launch", description="Start a new run of a recipe.")
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
@@ -27,6 +27,7 @@ def run_recipe(arguments: Sequence[str]) -> int:
     run_url = files.absolute(options.run_dir or f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if options.dry_run:
         return _show(loaded, run_url)
+    # Whatever can be refused is refused before the folder is written or a job is queued.
     require_new(run_url)
     with loaded.locating():
         check_sources(loaded.recipe.data)

@@ -15,7 +15,7 @@ from launcher.sweep.transfer import Transfer, find_transfers
 
 
 def sweep_recipe(arguments: Sequence[str]) -> int:
-    """Train a grid of a recipe's values here; 0 where every point has a result."""
+    """Train a recipe at every point of a grid, here. Returns 0 if every point has a result, else 1."""
     parser = argparse.ArgumentParser(
         prog="launch sweep",
         description="Train a recipe at every point of a grid, one process per point. The same command again "
@@ -26,7 +26,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
         "axes", nargs="+", metavar="key=a,b,...", help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2"
     )
     parser.add_argument(
-        "--jobs", type=positive, metavar="N", help="points trained at once; default all cores"
+        "--jobs", type=positive, metavar="N", help="points trained at once; default one per core"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the sweep; default runs/sweep-NAME"
@@ -50,6 +50,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     from launcher.sweep.sweep_text import sweep_text
 
     os.environ |= mlflow_environment()
+    # Points that are trained at once divide the cores, or their threads would compete for them.
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
     parent = open_parent(target, recipe.name, out, options.axes, _say)
     run_sweep(
@@ -63,6 +64,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     if transfers:
         _say(_draw(out / PICTURE, transfers, validation=all(result.validation for result in results)))
     parent.close(transfers, [out / RESULTS, out / PICTURE])
+    # A diverged point is a result: too high a rate is part of what a sweep of rates finds.
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
 
 
@@ -71,7 +73,7 @@ def _say(text: str) -> None:
 
 
 def _draw(path: Path, transfers: Sequence[Transfer], *, validation: bool) -> str:
-    """Draw the picture; says where it is, or what is missing to draw it."""
+    """Draw the picture. Returns a line that says where it is, or what is missing to draw it."""
     from launcher.report.figure import can_draw
     from launcher.report.transfer_plot import draw_transfer
 

@@ -1,4 +1,4 @@
-"""`launch replay RUN` and `launch ui`, and which tracking store the command line feeds."""
+"""`launch replay RUN` and `launch ui`, and which tracking store the command line writes to."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from launcher.track.tracking_uri import resolve_tracking_uri
 
 
 def find_target(config: MLflowConfig, folder: Path | None = None) -> MlflowTarget:
-    """The store to feed: the recipe's, the environment's, that of the run's last attempt, or the default."""
+    """The store to write to: of the recipe, the environment or the run's last attempt, else the default."""
     uri = resolve_tracking_uri(
         config.tracking_uri,
         os.environ.get("MLFLOW_TRACKING_URI"),
@@ -29,12 +29,12 @@ def find_target(config: MLflowConfig, folder: Path | None = None) -> MlflowTarge
 
 
 def mlflow_environment() -> dict[str, str]:
-    """Our settings of MLflow where the user has given none."""
+    """Our MLflow settings, except those that the user has set."""
     return {name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ}
 
 
 def replay_run(arguments: Sequence[str]) -> int:
-    """Send MLflow what it has not received of a run that is over; a second time sends nothing."""
+    """Send MLflow what it has not received of a finished run. Doing it again sends nothing."""
     parser = argparse.ArgumentParser(
         prog="launch replay",
         description="Send MLflow what it has not received of a run that is over: its tracking server was "
@@ -49,6 +49,7 @@ def replay_run(arguments: Sequence[str]) -> int:
     require_run(run_url)
     files.check_writable(run_url)
     loaded = load_frozen(files.join(run_url, RECIPE))
+    # A run in training sends its own records; with the lock, replay cannot send them a second time.
     lock = lock_run(run_url)
     mirror = open_mirror(run_url, is_main=True)
     _require_lines(mirror.folder / JOURNAL, short)
@@ -74,7 +75,7 @@ def _require_lines(journal: Path, short: str) -> None:
 
 
 def open_ui(arguments: Sequence[str]) -> int:
-    """Become MLflow's server on the default store, until ctrl-C."""
+    """Replace this process by MLflow's server, until ctrl-C."""
     parser = argparse.ArgumentParser(prog="launch ui", description="Open MLflow's pages on a store.")
     parser.add_argument(
         "--store", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in this folder"

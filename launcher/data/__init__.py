@@ -1,1 +1,1 @@
-"""Sources -> tokens -> the global order -> batches."""
+"""Sources -> tokens -> the global order of samples -> batches."""

@@ -13,41 +13,43 @@ Seed = Annotated[int, Field(ge=0)]
 InputKind = Literal["tokens", "words", "signals"]
 INPUT_KINDS: tuple[InputKind, ...] = ("tokens", "words", "signals")
 NUM_CHARS = 257
-"""Characters of words: none, and every byte."""
+"""Character ids of words: 0 for none, then one for every byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskShape:
-    """What a source asks of a model."""
+    """What a source requires of a model."""
 
     inputs: tuple[InputKind, ...]
-    """What a model may read of it: one of these."""
+    """What a model may read: one of these."""
     targets: Literal["tokens", "label"]
-    """A target at each position, or one for the sequence."""
+    """One target per position, or one label per sequence."""
     vocab_size: int | None = None
-    """Token ids are below this; None where only the data can tell."""
+    """Token ids are below this; None where it depends on the data."""
     num_classes: int | None = None
     num_features: int | None = None
-    """Numbers at each step of a signal."""
+    """Values at each step of a signal."""
     num_chars: int | None = None
-    """Characters of a word are below this."""
+    """Character ids are below this."""
     num_sequences: int = 1
-    """Sequences that a label is for."""
+    """Sequences per label."""
 
 
 class SourceSection(Section):
-    """Abstract: what every source says of itself."""
+    """Abstract: what every source declares about itself."""
 
     type: str
     is_stream: ClassVar[bool] = False
-    """Whether sequences are cut from one long stream, at any length, and follow on one another."""
+    """Whether samples are consecutive windows, of any length, cut from one long stream."""
 
     def shape(self) -> TaskShape:
-        """What a model for this source must take and give."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a model must take and give")
+        """What a model must read from this source and predict."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not declare what a model must read and predict"
+        )
 
     def misfit(self, seq_len: int) -> str | None:
-        """What is wrong with this source at a length; None where it fits."""
+        """Why this source does not fit a sequence length; None where it does."""
         return None
 
 
@@ -56,9 +58,9 @@ class TextSection(SourceSection):
 
     is_stream = True
     unit: Literal["bytes", "words"] = "bytes"
-    """What a position is. Words are names (also of letters that are not ASCII), numbers, line ends, and every
-    other sign by itself; blanks only part them. The most frequent ones of the training files are known by
-    number: model.vocab_size of them, with the NUL and one number for all others. Encoder `char-cnn` reads the
+    """What one token is. Words are names (non-ASCII letters included), numbers, line ends, and every other
+    character by itself; blanks only separate them. The vocabulary has model.vocab_size entries: one for all
+    unknown words, the NUL, and the most frequent words of the training files. Encoder `char-cnn` reads the
     characters of every word, known or not."""
 
     def shape(self) -> TaskShape:
@@ -68,16 +70,16 @@ class TextSection(SourceSection):
 
 
 class StdlibSource(TextSection):
-    """The source of the installed Python's own standard library: a real corpus every machine has.
+    """The source code of the installed Python's standard library: a real corpus on every machine.
 
-    Each file is followed by a NUL. Tests, generated tables and what distributions leave out are not read.
+    Each file is followed by a NUL. Tests, generated tables and what some distributions omit are not read.
     """
 
     type: Literal["python-stdlib"]
 
 
 class FilesSource(TextSection):
-    """Text files under any fsspec URL, each followed by a NUL; hidden files are left out."""
+    """Text files under any fsspec URL, each followed by a NUL; hidden files are skipped."""
 
     type: Literal["files"]
     url: str
@@ -85,7 +87,7 @@ class FilesSource(TextSection):
 
 
 class TokensSource(SourceSection):
-    """A flat file of unsigned little-endian token ids, memory-mapped; validation tokens in a second file."""
+    """A flat file of unsigned little-endian token ids, memory-mapped, and a second one for validation."""
 
     type: Literal["tokens"]
     train: str
@@ -98,7 +100,7 @@ class TokensSource(SourceSection):
         return TaskShape(("tokens",), "tokens")
 
     def required_files(self) -> dict[str, str]:
-        """URL of each file that must be there -> the recipe key that gives it."""
+        """URL of each required file -> the recipe key that names it."""
         return _split_urls(self)
 
 
@@ -106,7 +108,7 @@ class ListOpsSource(SourceSection):
     """ListOps (arXiv 1804.06028) by the rules of Long Range Arena (arXiv 2011.04006): classify a nested list
     expression by its value, 0 to 9. Expressions are `min_length` to `data.seq_len` tokens long.
 
-    Long Range Arena's own set is the default with data.seq_len 1999, made anew.
+    The defaults with data.seq_len 1999 follow Long Range Arena's dataset, but generate new expressions.
     """
 
     type: Literal["listops"]
@@ -116,7 +118,7 @@ class ListOpsSource(SourceSection):
     train_samples: Annotated[int, Field(ge=1)] = 96_000
     validation_samples: Annotated[int, Field(ge=1)] = 2_000
     seed: Seed = 0
-    """Which data set; the recipe's own seed is for its order."""
+    """Selects the dataset; the recipe's own seed sets the order of its samples."""
 
     def shape(self) -> TaskShape:
         return TaskShape(("tokens",), "label", vocab_size=16, num_classes=10)
@@ -129,7 +131,7 @@ class ListOpsSource(SourceSection):
 
 class CopyingSource(SourceSection):
     """Copying (Hochreiter and Schmidhuber 1997; Arjovsky et al., arXiv 1511.06464): symbols, then blanks,
-    then as many cues, at each of which one symbol is to be said. New sequences without end."""
+    then one cue per symbol, at which that symbol is to be predicted. An endless supply of new sequences."""
 
     type: Literal["copying"]
     num_symbols: Annotated[int, Field(ge=1)] = 10
@@ -149,7 +151,7 @@ class CopyingSource(SourceSection):
 
 class RecallSource(SourceSection):
     """Multi-query associative recall (arXiv 2312.04927): pairs of key and value, then blanks, then keys, at
-    each of which its value is to be said. New sequences without end."""
+    each of which its value is to be predicted. An endless supply of new sequences."""
 
     type: Literal["associative-recall"]
     num_pairs: Annotated[int, Field(ge=1)] = 8
@@ -172,11 +174,11 @@ class RecallSource(SourceSection):
 
 
 class DigitsSource(SourceSection):
-    """The 1797 handwritten digits (8 x 8 grey values) that scikit-learn ships, as signals of 64 steps."""
+    """The 1797 handwritten digits (8 x 8 gray values) that scikit-learn ships, as signals of 64 steps."""
 
     type: Literal["digits"]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Fraction of images kept for validation, of each digit alike."""
+    """Fraction of the images of each digit kept for validation."""
 
     def shape(self) -> TaskShape:
         return TaskShape(("signals",), "label", num_classes=10, num_features=1)
@@ -186,12 +188,12 @@ class DigitsSource(SourceSection):
 
 
 class LabelledSource(SourceSection):
-    """Sequences of a label each, in NumPy files of your own: one folder to train on, one to validate on,
-    each with x.npy, y.npy and, where sequences end before data.seq_len, lengths.npy.
+    """Labelled sequences in NumPy files of your own: one folder to train on and one to validate on, each with
+    x.npy, y.npy and, where sequences are shorter than data.seq_len, lengths.npy.
 
-    x: tokens (S, L) of any integer type; or words by their characters (S, L, W), as integers, 0 for none; or
-    signals (S, L, F) as float32, or as uint8, of which 0 to 255 are read as -1 to 1; F may be left out where
-    it is 1. y and lengths: integers (S). Of pairs, x is (S, 2, L, ...) and lengths (S, 2).
+    x: tokens (S, L) of any integer type; or characters of words (S, L, W) as integers, 0 for none; or signals
+    (S, L, F) as float32, or as uint8 with 0 to 255 read as -1 to 1; F may be left out where it is 1. y and
+    lengths: integers (S). For pairs of sequences, x is (S, 2, L, ...) and lengths (S, 2).
     """
 
     type: Literal["labelled"]
@@ -199,21 +201,21 @@ class LabelledSource(SourceSection):
     validation: str | None = None
     num_classes: Annotated[int, Field(ge=2)]
     vocab_size: Annotated[int, Field(ge=2)] | None = None
-    """For tokens: their ids are below this."""
+    """For tokens: ids are below this."""
     num_chars: Annotated[int, Field(ge=2)] | None = None
-    """For words: their characters are below this; there are model.encoder.max_chars of each."""
+    """For words: character ids are below this; each word has model.encoder.max_chars of them."""
     num_features: Annotated[int, Field(ge=1)] | None = None
-    """For signals: numbers at each step."""
+    """For signals: values at each step."""
     num_sequences: Literal[1, 2] = 1
-    """2: a label is for a pair of sequences."""
+    """2: each label is for a pair of sequences."""
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> "LabelledSource":
-        given = (self.vocab_size, self.num_chars, self.num_features)
-        if sum(size is not None for size in given) != 1:
+        sizes = (self.vocab_size, self.num_chars, self.num_features)
+        if sum(size is not None for size in sizes) != 1:
             raise ValueError(
                 "vocab_size is {}, num_chars {} and num_features {}; "
-                "give the first for tokens, the second for words or the third for signals".format(*given)
+                "give the first for tokens, the second for words or the third for signals".format(*sizes)
             )
         return self
 
@@ -230,7 +232,7 @@ class LabelledSource(SourceSection):
         )
 
     def required_files(self) -> dict[str, str]:
-        """URL of each file that must be there -> the recipe key that gives it."""
+        """URL of each required file -> the recipe key that names it."""
         return {
             f"{folder.rstrip('/')}/{name}": key
             for folder, key in _split_urls(self).items()
@@ -239,7 +241,7 @@ class LabelledSource(SourceSection):
 
 
 def _split_urls(source: TokensSource | LabelledSource) -> dict[str, str]:
-    """URL of each split -> the recipe key that gives it."""
+    """URL of each split -> the recipe key that names it."""
     urls = {source.train: "data.source.train"}
     return urls | ({source.validation: "data.source.validation"} if source.validation else {})
 
@@ -258,15 +260,15 @@ Source = Annotated[
 
 
 class DataConfig(Section):
-    """What is read, and how it is cut into windows."""
+    """Which source is read, and at which sequence length."""
 
     source: Source
     seq_len: Annotated[int, Field(ge=1)]
-    """Positions of each sequence that a model sees."""
+    """Positions of each sequence."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of files kept for validation, by a hash of the file's name; null is 0.05.
 
-    Only for `python-stdlib` and `files`: other sources say themselves what they keep."""
+    Only for `python-stdlib` and `files`: the other sources have validation settings of their own."""
     prefetch: Annotated[int, Field(ge=0)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
 

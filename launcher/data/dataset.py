@@ -1,4 +1,4 @@
-"""What a model is fed: numbered samples, and batches of them."""
+"""What a model reads: numbered samples, and batches of them."""
 
 import abc
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from launcher.errors import Problem, UserError
 
 IGNORED = -100
-"""Target that counts for nothing: cross_entropy's default ignore_index."""
+"""Target that the loss skips: cross_entropy's default ignore_index."""
 
 
 @final
@@ -20,15 +20,15 @@ class Batch:
     """One forward's input and targets."""
 
     x: torch.Tensor
-    """Tokens int64 (B, L), characters of words int64 (B, L, W), or signals float32 (B, L, F); of pairs of
-    sequences, (B, 2, L, ...)."""
+    """Tokens int64 (B, L), characters of words int64 (B, L, W), or signals float32 (B, L, F); for pairs of
+    sequences (B, 2, L, ...)."""
     y: torch.Tensor
-    """Targets int64 (B, L), or labels (B,); IGNORED counts for nothing."""
+    """Targets int64 (B, L), or labels (B,); the loss skips IGNORED."""
     lengths: torch.Tensor | None = None
-    """Valid positions of each sequence int64 (B,), of pairs (B, 2); None where all L are."""
+    """Valid positions of each sequence int64 (B,), for pairs (B, 2); None where all L are valid."""
     begins: bool | None = None
-    """Of windows that go on from those of the step before: whether they are the first of their streams. None
-    where windows do not follow on one another."""
+    """For rows that are streams: True where their first windows are read, False where they continue the step
+    before. None where rows are not streams."""
 
 
 class Dataset(abc.ABC):
@@ -37,21 +37,21 @@ class Dataset(abc.ABC):
     @property
     @abc.abstractmethod
     def num_samples(self) -> int:
-        """How many there are."""
+        """Number of samples."""
 
     @abc.abstractmethod
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The samples with these numbers, stacked."""
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
-        """Accuracies on these samples that are no learning, by name, to be shown beside a model's."""
+        """Accuracies of trivial baselines on these samples, by name, to be shown next to the model's."""
         return {}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """A source, opened."""
+    """The two splits of an open source."""
 
     train: Dataset
     validation: Dataset
@@ -59,7 +59,7 @@ class Splits:
     fingerprint: str
     """Hash of the names, sizes and content read, so that a resume on other data is noticed."""
     description: str
-    """One line for people."""
+    """One line for the log."""
 
 
 @final
@@ -68,9 +68,9 @@ class Reader:
     """What the model reads."""
 
     vocab_size: int
-    """0 where it has no vocabulary."""
+    """0 where the model has no vocabulary."""
     max_chars: int | None
-    """Characters of each word; None where it reads none."""
+    """Characters read of each word; None where the model does not read characters."""
 
 
 @final
@@ -90,7 +90,8 @@ class Tokens:
         if not 0 <= start <= start + count <= len(self):
             raise ValueError(f"tokens {start} to {start + count} asked for; there are {len(self)}")
         ids = self._ids[start : start + count].astype(np.int64)
-        # Checked at each read, because a memory-mapped file can be too large to check at the start.
+        # Checked at each read, because a memory-mapped file can be too large to check at the start. No id
+        # is negative: token files are unsigned, and word numbers start at 0.
         if count and int(ids.max()) >= self._vocab_size:
             at = int(ids.argmax())
             message = f"token {start + at} is {ids[at]}; model.vocab_size is {self._vocab_size}"
@@ -109,10 +110,12 @@ class Windows(Dataset):
 
     @property
     def num_samples(self) -> int:
+        # One token fewer, because the last target is one past the last input: 10 tokens at L = 3 are 3
+        # windows, 9 tokens only 2. The last target of a window is the next one's first input.
         return max(0, len(self.tokens) - 1) // self.seq_len
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         L = self.seq_len
         rows = [self.tokens.read(int(index) * L, L + 1) for index in indices]
-        block = torch.from_numpy(np.stack(rows))
+        block = torch.from_numpy(np.stack(rows))  # (B, L + 1)
         return Batch(x=block[:, :-1].contiguous(), y=block[:, 1:].contiguous())

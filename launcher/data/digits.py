@@ -1,4 +1,4 @@
-"""Handwritten digits as signals: the one door to scikit-learn, which ships them."""
+"""Handwritten digits as signals. The only module that imports scikit-learn, which ships them."""
 
 import hashlib
 from typing import final
@@ -12,7 +12,7 @@ from launcher.data.dataset import Batch, Dataset, Reader, Splits
 from launcher.data.order import permute, stream_key
 from launcher.errors import Problem, UserError
 
-_SPLIT_KEY = stream_key(0xD161)  # one split for all, whatever the seed: results compare
+_SPLIT_KEY = stream_key(0xD161)  # one split whatever the seed, so that results compare
 
 
 @final
@@ -45,14 +45,19 @@ def split_digits(source: DigitsSource) -> tuple[Digits, Digits]:
         message = "digits come with scikit-learn, which is not installed"
         raise UserError(Problem.at("data.source.type", message, "pip install 'mulaunch[digits]'")) from None
     pixels, labels = load_digits(return_X_y=True)
-    signals = (pixels / 8 - 1).astype(np.float32)[:, :, None]  # grey values are 0 to 16
+    signals = (pixels / 8 - 1).astype(np.float32)[:, :, None]  # gray values are 0 to 16; (S, 64, 1)
     labels = np.asarray(labels, dtype=np.int64)
-    held = np.zeros(len(labels), dtype=bool)
+    is_validation = np.zeros(len(labels), dtype=bool)
+    # Split each digit by itself, so that chance is about equal in both splits. At least one image of each
+    # goes to either side, however small or large the fraction.
     for digit in range(10):
         of_digit = np.flatnonzero(labels == digit)
         count = min(len(of_digit) - 1, max(1, round(source.validation_fraction * len(of_digit))))
-        held[of_digit[permute(np.arange(count), len(of_digit), _SPLIT_KEY)]] = True
-    return Digits(signals[~held], labels[~held]), Digits(signals[held], labels[held])
+        is_validation[of_digit[permute(np.arange(count), len(of_digit), _SPLIT_KEY)]] = True
+    return (
+        Digits(signals[~is_validation], labels[~is_validation]),
+        Digits(signals[is_validation], labels[is_validation]),
+    )
 
 
 def open_digits(_config: DataConfig, source: DigitsSource, _reader: Reader) -> Splits:

@@ -1,4 +1,4 @@
-"""Sources that make their samples: ListOps, copying, associative recall."""
+"""Sources that generate their samples: ListOps, copying, associative recall."""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,12 +28,16 @@ def open_recall(config: DataConfig, source: RecallSource, _reader: Reader) -> Sp
 
 
 def _splits(source: SourceSection, samples: Sequence[Dataset]) -> Splits:
-    # Under the name that this key had at first: the same data keep the same fingerprint.
+    # `validation_samples` was called `held_out_samples` at first. It is hashed under the old name, so that
+    # runs from before the rename still find the fingerprint that their checkpoints have.
     identity = source.model_dump_json().replace('"validation_samples"', '"held_out_samples"')
     digest = hashlib.blake2b(identity.encode(), digest_size=16)
-    for one in samples:  # a change of the generator shows too
+    for one in samples:
+        # The settings alone would not show a change of the generator's code; its first samples do.
         first = one.batch(np.arange(4))
         digest.update(first.x.numpy().tobytes() + first.y.numpy().tobytes())
     count = samples[0].num_samples
-    described = "new sequences without end" if count == NO_END else f"{count:_} sequences to train on"
+    described = (
+        "an endless supply of new sequences" if count == NO_END else f"{count:_} sequences to train on"
+    )
     return Splits(samples[0], samples[1], digest.hexdigest(), f"{source.type}: {described}")

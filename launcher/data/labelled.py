@@ -1,4 +1,4 @@
-"""Sequences of a label each, from NumPy files: memory-mapped where they are local."""
+"""Labelled sequences from NumPy files, memory-mapped where they are local."""
 
 import hashlib
 import io
@@ -16,12 +16,12 @@ from launcher.data.sources import require_files
 from launcher.errors import Problem, UserError, about
 
 _PROBES = 256
-"""Sequences of each file that are checked, and hashed, at the start; the others as they are read."""
+"""Sequences of x.npy that are checked and hashed at the start; the others are checked as they are read."""
 
 
 @final
 class Labelled(Dataset):
-    """One folder of x.npy, y.npy and perhaps lengths.npy."""
+    """One folder with x.npy, y.npy and optionally lengths.npy."""
 
     def __init__(self, source: LabelledSource, folder: str, seq_len: int, max_chars: int | None) -> None:
         self._source = source
@@ -56,21 +56,23 @@ class Labelled(Dataset):
         digest.update(self._labels.astype(np.int64).tobytes())
         if self._lengths is not None:
             digest.update(self._lengths.astype(np.int64).tobytes())
+        # x may be larger than memory, so only a sample of it is read. Going through batch() also checks its
+        # ids: a wrong vocab_size fails at the start, not hours into a run.
         digest.update(self.batch(evenly_spaced(_PROBES, self.num_samples)).x.numpy().tobytes())
         return digest.digest()
 
     def _ids(self, x: NDArray[Any]) -> torch.Tensor:
-        """Tokens, or characters of words."""
+        """Tokens, or characters of words, after a check of their range."""
         source = self._source
-        noun, key, size = "token", "vocab_size", source.vocab_size
+        noun, size_key, size = "token", "vocab_size", source.vocab_size
         if source.num_chars is not None:
-            noun, key, size = "character", "num_chars", source.num_chars
+            noun, size_key, size = "character", "num_chars", source.num_chars
         least, most = int(x.min(initial=0)), int(x.max(initial=0))
         if size is None or not 0 <= least <= most < size:
-            remedy = f"set data.source.{key} to at least {most + 1}" if least >= 0 else "use ids from 0"
-            place, key = files.join(self._folder, "x.npy"), f"data.source.{key}"
-            given = f"has {noun} {most if least >= 0 else least}; {key} is {size}"
-            raise UserError(Problem(place, given, remedy, key=key))
+            remedy = f"set data.source.{size_key} to at least {most + 1}" if least >= 0 else "use ids from 0"
+            place = files.join(self._folder, "x.npy")
+            message = f"has {noun} {most if least >= 0 else least}; data.source.{size_key} is {size}"
+            raise UserError(Problem(place, message, remedy, key=f"data.source.{size_key}"))
         return torch.from_numpy(x.astype(np.int64))
 
     def _signals(self, x: NDArray[Any]) -> torch.Tensor:
@@ -78,7 +80,7 @@ class Labelled(Dataset):
         return torch.from_numpy(scaled[..., None] if scaled.shape[1:] == self._places else scaled)
 
     def _check(self, seq_len: int, max_chars: int | None) -> None:
-        """Raise UserError, naming all that does not fit the recipe."""
+        """Raise UserError naming everything that does not fit the recipe."""
         x, problems = self._x, []
         count = len(x) if x.ndim else 0
         for name, values, shape in (
@@ -86,15 +88,15 @@ class Labelled(Dataset):
             ("lengths.npy", self._lengths, (count, *self._places[:-1])),
         ):
             if values is not None and (values.shape != shape or values.dtype.kind not in "iu"):
-                given = f"is {values.dtype} {values.shape}; x.npy has {count} {self._noun}"
-                problems.append(Problem(files.join(self._folder, name), given, f"use integers {shape}"))
+                message = f"is {values.dtype} {values.shape}; x.npy has {count} {self._noun}"
+                problems.append(Problem(files.join(self._folder, name), message, f"use integers {shape}"))
         if count == 0:
             problems.append(Problem(files.join(self._folder, "x.npy"), f"holds no {self._noun}", "add data"))
         shapes, has_type, what = self._allowed(max_chars)
         if not has_type or x.shape[1:] not in shapes:
-            given = f"is {x.dtype} {x.shape}; data.seq_len is {seq_len}"
+            message = f"is {x.dtype} {x.shape}; data.seq_len is {seq_len}"
             sizes = ", ".join(map(str, shapes[0]))
-            problems.append(Problem(files.join(self._folder, "x.npy"), given, f"use {what} (S, {sizes})"))
+            problems.append(Problem(files.join(self._folder, "x.npy"), message, f"use {what} (S, {sizes})"))
         if not problems:
             problems += self._check_values(seq_len)
         if problems:
@@ -105,7 +107,7 @@ class Labelled(Dataset):
         return "pairs" if self._source.num_sequences == 2 else "sequences"
 
     def _allowed(self, max_chars: int | None) -> tuple[list[tuple[int, ...]], bool, str]:
-        """Shapes of a sample, the usual one first; whether x has an allowed type; those types in words."""
+        """Allowed shapes of a sample, the usual one first; whether x has an allowed dtype; those in words."""
         features = self._source.num_features
         if features is not None:
             shapes = [(*self._places, features)] + [self._places] * (features == 1)
@@ -121,14 +123,15 @@ class Labelled(Dataset):
             ("lengths.npy", self._lengths, 1, seq_len, "data.seq_len"),
         ):
             if values is not None and not (low <= int(values.min()) and int(values.max()) <= high):
-                given = f"spans {values.min()} to {values.max()}; allowed are {low} to {high}"
-                problems.append(Problem(files.join(self._folder, name), given, f"fix it, or {key}", key=key))
+                message = f"spans {values.min()} to {values.max()}; allowed are {low} to {high}"
+                remedy = f"fix the file, or change {key}"
+                problems.append(Problem(files.join(self._folder, name), message, remedy, key=key))
         return problems
 
 
 @final
 class NoSamples(Dataset):
-    """No validation split."""
+    """Stands for the validation split where there is none."""
 
     @property
     def num_samples(self) -> int:
@@ -139,7 +142,7 @@ class NoSamples(Dataset):
 
 
 def open_labelled(config: DataConfig, source: LabelledSource, reader: Reader) -> Splits:
-    """Raises UserError for what does not fit."""
+    """Open the folder of each split. Raises UserError for files that do not fit the recipe."""
     folders = [source.train] + ([source.validation] if source.validation else [])
     require_files(source.required_files())
     opened: list[Labelled] = []
@@ -154,12 +157,13 @@ def open_labelled(config: DataConfig, source: LabelledSource, reader: Reader) ->
 
 
 def _open_array(url: str) -> NDArray[Any]:
+    # An object store cannot be memory-mapped: a remote file is read whole.
     path = files.local_path(url)
     try:
         if path is not None:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
             return array
         return np.lib.format.read_array(io.BytesIO(files.read_bytes(url)), allow_pickle=False)
-    except (ValueError, OSError) as error:  # what numpy raises for another format, and for pickles
+    except (ValueError, OSError) as error:  # what numpy raises for other formats and for pickles
         reason = str(error).splitlines()[0]
         raise UserError(Problem(url, f"cannot be read: {reason}", "write it with numpy.save")) from None

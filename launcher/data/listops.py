@@ -1,9 +1,9 @@
-"""ListOps: nested list expressions to be classified by their value.
+"""ListOps: classify nested list expressions by their value.
 
-The rules are those of Long Range Arena (arXiv 2011.04006): an argument is an operator with chance 1/4 above
-the greatest depth, else a digit; operators are MIN, MAX, MED and SM (sum modulo 10) with 2 to `max_args`
-arguments; expressions of another length than wanted are thrown away. Its brackets around pairs are left out,
-as is usual for training on it.
+The rules are those of Long Range Arena (arXiv 2011.04006): an argument is an operator with probability 1/4
+above the maximum depth, else a digit; operators are MIN, MAX, MED and SM (sum modulo 10) with 2 to `max_args`
+arguments; expressions outside the wanted range of lengths are rejected. Its brackets around pairs are left
+out, as is usual for training on it.
 """
 
 import random
@@ -27,13 +27,13 @@ _FIRST_OPERATOR = SYMBOLS.index("[MIN")
 _NUM_OPERATORS = 4
 _END = SYMBOLS.index("]")
 _OPERATOR_CHANCE = 0.25
-# Long Range Arena's rules accept one expression in three.
+# Long Range Arena's settings accept one expression in three; other settings may accept none at all.
 _MOST_ATTEMPTS = 20_000
 
 
 @final
 class ListOps(Dataset):
-    """Expressions, padded behind to seq_len; sample i is a pure function of (source.seed, validation, i)."""
+    """Expressions padded at the end to seq_len. Sample i depends on (source.seed, validation, i) alone."""
 
     def __init__(self, source: ListOpsSource, *, seq_len: int, validation: bool) -> None:
         self._source = source
@@ -56,10 +56,11 @@ class ListOps(Dataset):
         )
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
-        """Of always the most frequent value, and of the most frequent for the root operator: no list is read.
+        """Accuracy of the most frequent value, and of the most frequent value for the root operator.
 
-        Both are chosen on the samples they are scored on, so that they are the most such a guess can reach:
-        under Long Range Arena's rules about 0.17 and 0.37, and an accuracy below that is no learning.
+        Neither reads the list. Both are fitted to the samples they are scored on, so they are the most that
+        such guesses can reach: about 0.17 and 0.37 by Long Range Arena's rules. A model below that has
+        learned nothing.
         """
         table = np.zeros((_NUM_OPERATORS, NUM_VALUES), dtype=np.int64)
         for index in indices:
@@ -73,8 +74,10 @@ class ListOps(Dataset):
 
     def _draw(self, index: int) -> tuple[list[int], int]:
         """Tokens and value of one sample."""
-        # Python promises that random() gives the same numbers in all its versions.
+        # Python guarantees that random(), and only random(), returns the same numbers in all its versions.
         stream = random.Random(stream_key(self._source.seed, int(self._validation), index))
+        # Rejection sampling: every attempt draws further numbers from the same stream, so that the accepted
+        # expression is still a function of the seed and the index alone.
         for _ in range(_MOST_ATTEMPTS):
             tokens: list[int] = []
             value = self._grow(stream, tokens, depth=1)
@@ -87,7 +90,7 @@ class ListOps(Dataset):
         )
 
     def _grow(self, stream: random.Random, tokens: list[int], depth: int) -> int:
-        """Append a random expression and return its value. The root is an operator, as a digit is no list."""
+        """Append a random expression and return its value. The root is always an operator."""
         is_operator = depth == 1 or (depth < self._source.max_depth and stream.random() < _OPERATOR_CHANCE)
         if not is_operator:
             digit = int(stream.random() * NUM_VALUES)
@@ -98,7 +101,9 @@ class ListOps(Dataset):
         tokens.append(_FIRST_OPERATOR + operator)
         args: list[int] = []
         for _ in range(num_args):
-            if len(tokens) > self._seq_len:  # will be thrown away: go no deeper
+            # Too long already, so it will be rejected and its value never used. Without this, an
+            # expression could grow to max_args ** (max_depth - 1) digits.
+            if len(tokens) > self._seq_len:
                 return 0
             args.append(self._grow(stream, tokens, depth + 1))
         tokens.append(_END)
@@ -110,7 +115,7 @@ def _apply(operator: int, args: list[int]) -> int:
         return min(args)
     if operator == 1:
         return max(args)
-    if operator == 2:  # of an even number the mean of the middle two, rounded down
+    if operator == 2:  # for an even count the mean of the middle two, rounded down
         ordered = sorted(args)
         return (ordered[(len(args) - 1) // 2] + ordered[len(args) // 2]) // 2
     return sum(args) % NUM_VALUES

@@ -1,4 +1,4 @@
-"""Everything that a run reads, opened: this rank's batches and its part of the validation split."""
+"""Open everything that a run reads: this rank's batches and its part of the validation split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Validation:
     """The validation windows of one rank."""
 
     batches: Sequence[Batch]
-    """Empty where nothing is validated."""
+    """Empty where there is no validation."""
     num_sequences: int
-    """Over all ranks."""
+    """Total over all ranks."""
     baselines: Mapping[str, float]
-    """Accuracies at chance level, by name; on rank 0 only."""
+    """Accuracies of trivial baselines, by name; on rank 0 only."""
     every: int | None
 
     def due(self, step: int) -> bool:
@@ -71,7 +71,7 @@ def open_data(recipe: Recipe, plan: Plan, world: World) -> Data:
             )
         ),
         num_sequences=windows.size,
-        # Making these samples again takes time: only for the rank that shows them.
+        # The samples are read a second time for this: only on the rank that shows the baselines.
         baselines=splits.validation.baselines(windows.ravel()) if world.is_main else {},
         every=recipe.train.validate_every,
     )
@@ -94,10 +94,10 @@ def open_data(recipe: Recipe, plan: Plan, world: World) -> Data:
 
 
 def check_same_data(fingerprints: list[str]) -> None:
-    """Raise UserError where ranks read different data, such as the sources of two versions of Python."""
+    """Raise UserError where ranks read different data, such as the standard libraries of two Pythons."""
     others = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
     if others:
-        message = f"ranks {others[:8]} read other data than rank 0"
+        message = f"ranks {others[:8]} read different data from rank 0"
         raise UserError(
             Problem.at("data.source", message, "give every node the same files and the same Python")
         )

@@ -1,4 +1,4 @@
-"""The closed table of sources: what a recipe's `data.source.type` may name. Torch-free.
+"""The closed table of sources: the values of a recipe's `data.source.type`. Torch-free.
 
 `open` imports what it needs when it is called, so that a recipe can be checked without torch.
 """
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
-    """One source. Its callables are given its own section, whatever type that is."""
+    """One source. Its callables receive a section of type `section`."""
 
     section: type[SourceSection]
-    """Says itself what it asks of a model (`shape`), and which lengths do not fit it (`misfit`)."""
+    """Declares what it requires of a model (`shape`), and which sequence lengths do not fit (`misfit`)."""
     open: Callable[[DataConfig, Any, "Reader"], "Splits"]
     require: Callable[[Any], object] = lambda source: None
-    """Raises UserError for files that are not there, before a job is queued."""
+    """Raises UserError for missing files, before a job is queued."""
 
 
 def _stdlib(config: DataConfig, source: StdlibSource, reader: "Reader") -> "Splits":
@@ -104,5 +104,5 @@ SOURCES: Mapping[str, SourceKind] = {
 
 @about("data.source")
 def check_sources(config: DataConfig) -> None:
-    """Raise UserError for files that are not there, before a job is queued."""
+    """Raise UserError for missing files, before a job is queued."""
     SOURCES[config.source.type].require(config.source)

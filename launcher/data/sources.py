@@ -9,8 +9,8 @@ from pathlib import Path
 from launcher import files
 from launcher.errors import Problem, UserError, about
 
-# What some distributions leave out or ship apart, so that machines would differ; other people's code; tests;
-# and generated tables (encodings, pydoc_data), which are no text.
+# Not read: what some distributions leave out or package separately, because machines would differ;
+# third-party code; tests; and generated tables (encodings, pydoc_data), which are not text.
 _NOT_CORPUS = frozenset(
     {
         *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
@@ -22,14 +22,14 @@ _NOT_CORPUS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of a corpus. `name` is relative to the source, so that a moved corpus is the same corpus."""
+    """One file of a corpus. `name` is relative to the source, so that a corpus stays the same when moved."""
 
     name: str
     url: str
 
 
 def require_files(wanted: Mapping[str, str]) -> None:
-    """Raise UserError, naming all that are missing; `wanted` gives the recipe key that asks for each URL."""
+    """Raise UserError naming all missing files; `wanted` maps each URL to the recipe key that names it."""
     problems = [
         Problem(url, "there is no such file", _nearest(url), key=key)
         for url, key in wanted.items()
@@ -40,18 +40,19 @@ def require_files(wanted: Mapping[str, str]) -> None:
 
 
 def _is_file(url: str) -> bool:
+    # Of a file, find() returns that file; of a folder, what is in it. So a folder does not pass for a file.
     place = files.absolute(url)
     return [_bare(found) for found in files.find(place)] == [_bare(place)]
 
 
 def find_stdlib() -> list[SourceFile]:
-    """Files of the standard library, sorted. Raises UserError where there are none."""
+    """Files of the standard library, sorted by name. Raises UserError where there are none."""
     root = Path(sysconfig.get_path("stdlib"))
     found: list[SourceFile] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in _NOT_CORPUS]
         for name in names:
-            # Build settings and site customisation are the machine's, not Python's.
+            # Build settings and site customization belong to the machine, not to Python.
             if name.endswith(".py") and not name.startswith(("_sysconfigdata", "sitecustomize")):
                 path = Path(folder, name)
                 found.append(SourceFile(path.relative_to(root).as_posix(), str(path)))
@@ -64,7 +65,7 @@ def find_stdlib() -> list[SourceFile]:
 
 @about("data.source.url")
 def find_files(url: str) -> list[SourceFile]:
-    """Files under a folder or glob, sorted, without hidden ones. Raises UserError where there are none."""
+    """Files under a folder or glob, except hidden ones, by name. Raises UserError where there are none."""
     place = files.absolute(url)
     root = _fixed_part(place)
     found = []
@@ -86,7 +87,7 @@ def _fixed_part(url: str) -> str:
 
 
 def _bare(url: str) -> str:
-    """A URL's path, as `s3://b/x`, `s3a://b/x` and `memory:///b/x` name their files in different ways."""
+    """A URL's path alone: `s3://b/x`, `s3a://b/x` and `memory:///b/x` name their files differently."""
     return url.rsplit("://", 1)[-1].strip("/")
 
 

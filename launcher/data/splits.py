@@ -1,4 +1,4 @@
-"""Open a recipe's source: the train and validation splits, after checking that the model can read them."""
+"""Open a recipe's source as a training and a validation split that the model can read."""
 
 from launcher.data.config import DataConfig, SourceSection, TextSection
 from launcher.data.dataset import Reader, Splits
@@ -10,8 +10,8 @@ from launcher.errors import Problem, UserError, about
 def open_splits(config: DataConfig, vocab_size: int | None, max_chars: int | None = None) -> Splits:
     """Read, map or set up a source. Raises UserError for what is missing, too short or unfit for the model.
 
-    `vocab_size` is the model's, None where it has none; `max_chars` what it reads of each word, None where it
-    reads no characters.
+    `vocab_size` is the model's, None where it has none; `max_chars` is how many characters it reads of each
+    word, None where it reads no characters.
     """
     source = config.source
     vocab_size = _check_inputs(source, vocab_size, max_chars)
@@ -26,7 +26,7 @@ _READS = {
 
 
 def _check_inputs(source: SourceSection, vocab_size: int | None, max_chars: int | None) -> int:
-    """Whether the model takes what the source gives; returns a vocabulary size, 0 where it has none."""
+    """Raise UserError unless the model reads what the source gives. Returns the vocabulary size, or 0."""
     shape = source.shape()
     reads = "words" if max_chars is not None else "signals" if vocab_size is None else "tokens"
     if reads not in shape.inputs:
@@ -35,7 +35,7 @@ def _check_inputs(source: SourceSection, vocab_size: int | None, max_chars: int 
         raise UserError(Problem.at("data.source.type", message, remedy))
     if vocab_size is None:
         return 0
-    # A text may do with fewer than all 256 bytes; what it holds is checked as it is read.
+    # A text may not use all 256 bytes, so a smaller vocabulary can be right; its bytes are checked when read.
     if not isinstance(source, TextSection) and vocab_size < (shape.vocab_size or 0):
         message = f"{vocab_size} is too few: `{source.type}` has {shape.vocab_size} symbols"
         raise UserError(Problem.at("model.vocab_size", message, f"set it to at least {shape.vocab_size}"))

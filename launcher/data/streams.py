@@ -1,4 +1,4 @@
-"""Sources that are one long stream, which is cut into windows: text, and files of token ids."""
+"""Sources that are one long stream, cut into windows: text, and files of token ids."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from launcher.data.words import Vocabulary, WordWindows, number_words
 from launcher.errors import Problem, UserError
 
 SEPARATOR = b"\0"
-"""Follows each file of a text source, so that a model sees where one ends; it counts as a token."""
+"""Follows each file of a text source, so that a model sees where the file ends; it counts as a token."""
 
 _PROBES = 64
 _PROBE_BYTES = 65536
 
 
 def open_stdlib(config: DataConfig, source: StdlibSource, reader: Reader) -> Splits:
-    """The source of Python's own standard library."""
+    """The source code of Python's own standard library."""
     return _open_text(config, source.unit, reader, find_stdlib(), source.type)
 
 
@@ -32,33 +32,37 @@ def open_files(config: DataConfig, source: FilesSource, reader: Reader) -> Split
 
 
 def _open_text(config: DataConfig, unit: str, reader: Reader, found: list[SourceFile], place: str) -> Splits:
-    shares = [_share_of(file.name) for file in found]
-    held = [share < config.fraction_for_validation for share in shares]
-    _check_split(found, shares, held, config.fraction_for_validation)
+    fraction = config.fraction_for_validation
+    positions = [_split_position(file.name) for file in found]
+    is_validation = [position < fraction for position in positions]
+    _check_split(found, positions, is_validation, fraction)
 
+    # Name and length are hashed before the content, so that text moved from one file to the next changes the
+    # fingerprint; the split too, because a resume must not train on what it validated on.
     digest = hashlib.blake2b(digest_size=16)
     parts: dict[bool, list[bytes]] = {False: [], True: []}
-    for file, is_held in zip(found, held, strict=True):
+    for file, in_validation in zip(found, is_validation, strict=True):
         content = _read(file.url)
-        digest.update(f"{file.name}\0{len(content)}\0{is_held}\0".encode())
+        digest.update(f"{file.name}\0{len(content)}\0{in_validation}\0".encode())
         digest.update(content)
-        parts[is_held] += [content, SEPARATOR]
+        parts[in_validation] += [content, SEPARATOR]
 
     vocabulary: Vocabulary | None = None
     if unit == "words":
         words, *streams = number_words(parts[False], parts[True])
         vocabulary = Vocabulary(words, vocab_size=reader.vocab_size, max_chars=reader.max_chars)
         tokens = [Tokens(stream, vocab_size=len(words), place=place) for stream in streams]
-        # the vocabulary follows from all of this and the rule of cutting, which may change
+        # The rule that cuts text into words may change in a later version. The resulting vocabulary is hashed
+        # too: with other numbers for its words, a trained embedding would be wrong.
         digest.update(f"\0words\0{reader.vocab_size}\0{reader.max_chars}\0".encode())
         digest.update(b"\n".join(words[: vocabulary.num_known]))
     else:
-        tokens = [_byte_tokens(parts[is_held], reader.vocab_size, place) for is_held in (False, True)]
+        tokens = [_byte_tokens(parts[validation], reader.vocab_size, place) for validation in (False, True)]
     train, validation = (Windows(part, config.seq_len) for part in tokens)
-    _check_lengths(train, validation, wants_validation=any(held))
+    _check_lengths(train, validation, wants_validation=any(is_validation))
     description = (
         f"{place}: {len(found)} files, {len(train.tokens):_} {unit} to train on, "
-        f"{len(validation.tokens):_} to validate on, in {sum(held)} files"
+        f"{len(validation.tokens):_} to validate on, in {sum(is_validation)} files"
     )
     if vocabulary is None:
         return Splits(train, validation, digest.hexdigest(), description)
@@ -71,7 +75,7 @@ def _read(url: str) -> bytes:
     local = files.local_path(url)
     if local is None:
         return files.read_bytes(url)
-    # thousands of small files take a quarter of the time that fsspec needs
+    # For thousands of small files this takes a quarter of the time that fsspec does.
     return local.read_bytes()
 
 
@@ -84,14 +88,18 @@ def _byte_tokens(parts: list[bytes], vocab_size: int, place: str) -> Tokens:
     return Tokens(ids, vocab_size=vocab_size, place=place)
 
 
-def _share_of(name: str) -> float:
-    """Where in [0, 1) a file falls; by its name alone, so that adding files moves none across the split."""
+def _split_position(name: str) -> float:
+    """Where in [0, 1) a file's name hashes to; below the validation fraction it is a validation file."""
+    # By the name alone, without a seed or the other names: files added later do not move any across the
+    # split, and a larger fraction keeps every validation file. The fraction of files is met only on average.
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
 
 
-def _check_split(found: list[SourceFile], shares: list[float], held: list[bool], share: float) -> None:
-    if share > 0 and not any(held):
-        least = min(shares)
+def _check_split(
+    found: list[SourceFile], positions: list[float], is_validation: list[bool], fraction: float
+) -> None:
+    if fraction > 0 and not any(is_validation):
+        least = min(positions)
         remedy = "set data.validation_fraction=0, or add files"
         if len(found) > 1:
             enough = np.ceil(least * 100 + 1e-9) / 100
@@ -99,11 +107,13 @@ def _check_split(found: list[SourceFile], shares: list[float], held: list[bool],
                 f"set data.validation_fraction={enough:.2f} to keep one of {len(found)} files, or 0 for none"
             )
         raise UserError(
-            Problem.at("data.validation_fraction", f"{share} keeps none of {len(found)} files", remedy)
+            Problem.at("data.validation_fraction", f"{fraction} keeps none of {len(found)} files", remedy)
         )
-    if all(held):
-        message = f"{share} keeps all {len(found)} files, and leaves none to train on"
-        raise UserError(Problem.at("data.validation_fraction", message, "set a smaller share, or add files"))
+    if all(is_validation):
+        message = f"{fraction} keeps all {len(found)} files, and leaves none to train on"
+        raise UserError(
+            Problem.at("data.validation_fraction", message, "set a smaller fraction, or add files")
+        )
 
 
 def _check_lengths(train: Windows, validation: Windows, *, wants_validation: bool) -> None:
@@ -158,6 +168,7 @@ def _map_tokens(url: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     path = files.local_path(url)
     if path is None:
         return np.frombuffer(files.read_bytes(url), dtype=dtype)
+    # An empty file cannot be memory-mapped; _check_lengths has the better message for it.
     return np.memmap(path, dtype=dtype, mode="r") if size else np.empty(0, dtype)
 
 
@@ -168,8 +179,12 @@ def _no_windows(seq_len: int, vocab_size: int) -> Windows:
 
 
 def _probe(ids: NDArray[Any], tokens: Tokens, update: Callable[[bytes], None]) -> None:
-    """Read evenly spaced parts, the ends among them: all of a small file, and of a large one what a start can
-    afford. A wrong dtype or vocabulary shows here; the other ids are checked as they are read."""
+    """Check and hash evenly spaced parts, both ends included: all of a small file, some of a large one.
+
+    A wrong dtype or vocabulary shows here; the other ids are checked as they are read.
+    """
+    # A corpus may be terabytes, and every rank does this at every start: at most 64 parts of 64 KiB are read.
+    # An edit between them goes unnoticed, but not a change of the length, which the caller hashes.
     count = min(len(ids), _PROBE_BYTES // ids.itemsize)
     starts = sorted({int(s) for s in np.linspace(0, len(ids) - count, _PROBES)})
     for start in starts:

@@ -1,4 +1,4 @@
-"""Tokenizers: a prompt as a model reads it, and its tokens as text: bytes, words, or bare numbers."""
+"""Tokenizers: from a prompt to what a model reads, and from tokens to text: bytes, words, or bare numbers."""
 
 import abc
 import codecs
@@ -16,7 +16,7 @@ from models.config import LMConfig, max_chars
 
 
 class Tokenizer(abc.ABC):
-    """Encodes one prompt and decodes what continues it, token by token: open a new one for each text."""
+    """Encodes one prompt and decodes its continuation token by token. Open a new one for each text."""
 
     suppressed: torch.Tensor | None = None
     """True for each token that is never to be generated."""
@@ -27,8 +27,8 @@ class Tokenizer(abc.ABC):
         """A prompt as the model reads it: (L), or (L, W) characters. Raises UserError where it cannot."""
         encoded = self._encode(prompt)
         if not len(encoded):
-            given = f"--prompt {prompt!r}"
-            raise UserError(Problem(given, "is empty", "give at least one token to continue from"))
+            place = f"--prompt {prompt!r}"
+            raise UserError(Problem(place, "is empty", "give at least one token to continue from"))
         return encoded
 
     @abc.abstractmethod
@@ -36,20 +36,20 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def echo(self, prompt: str) -> str:
-        """The prompt as this tokenizer writes it, before what continues it."""
+        """The prompt as this tokenizer prints it, before its continuation."""
 
     @abc.abstractmethod
     def decode(self, token: int) -> str:
-        """The text that one more token adds; empty where it takes more tokens to make a character."""
+        """The text that one more token adds; empty until the bytes of a character are complete."""
 
     def finish(self) -> str:
-        """What the tokens so far leave unsaid."""
+        """Text still pending after the last token."""
         return ""
 
 
 def open_tokenizer(saved: Saved) -> Tokenizer:
-    """The tokenizer of a checkpoint's model. Raises UserError for a model that continues no prompt, and for
-    words of a text that has changed since."""
+    """The tokenizer of a checkpoint's model. Raises UserError for a model that does not generate tokens, and
+    for a word vocabulary whose text has changed since."""
     recipe = saved_recipe(saved)
     model, source = recipe.model, recipe.data.source
     if not isinstance(model, LMConfig):
@@ -63,10 +63,10 @@ def open_tokenizer(saved: Saved) -> Tokenizer:
 
 
 def _trained_vocabulary(saved: Saved, data: DataConfig, model: LMConfig) -> Vocabulary:
-    """The words that a model was trained with, found again in its data: no checkpoint holds them."""
+    """The words that a model was trained on, built from its data again: checkpoints do not contain them."""
     splits = open_splits(data, model.vocab_size, max_chars(model))
     if splits.fingerprint != saved.manifest.data.fingerprint:
-        message = "is not the text that the model was trained on, whose words it knows by number"
+        message = "is not the text that the model was trained on, so its words would get other numbers"
         raise UserError(Problem.at("data.source", message, "generate where the run was trained"))
     assert isinstance(splits.train, WordWindows), "a text by words is windows of words"
     return splits.train.vocabulary
@@ -74,7 +74,7 @@ def _trained_vocabulary(saved: Saved, data: DataConfig, model: LMConfig) -> Voca
 
 @final
 class Bytes(Tokenizer):
-    """UTF-8, with a mark for what is not. A character of several bytes appears with its last one."""
+    """UTF-8, with a replacement character for invalid bytes. A character appears with its last byte."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -87,6 +87,7 @@ class Bytes(Tokenizer):
         return prompt
 
     def decode(self, token: int) -> str:
+        # A vocabulary padded above 256 has tokens that are not bytes; a badly trained model may generate one.
         return self._decoder.decode(bytes([token if token < 256 else ord("?")]))
 
     def finish(self) -> str:
@@ -95,13 +96,14 @@ class Bytes(Tokenizer):
 
 @final
 class Words(Tokenizer):
-    """Words with blanks between them. The word for all unknown ones is never generated."""
+    """Words with blanks between them. The entry for unknown words is never generated."""
 
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
         self._vocabulary = vocabulary
         self._last = b"\n"
-        places = torch.arange(vocab_size)
-        self.suppressed = (places == 0) | (places >= vocabulary.num_known)
+        # Word 0 has no spelling, and a text may have fewer words than the model has entries.
+        numbers = torch.arange(vocab_size)
+        self.suppressed = (numbers == 0) | (numbers >= vocabulary.num_known)
         if vocabulary.has_chars:
             self.chars = vocabulary.show(torch.arange(vocabulary.num_known))
 
@@ -116,7 +118,7 @@ class Words(Tokenizer):
 
     def _join(self, *words: bytes) -> str:
         text = join(words, self._last)
-        self._last = words[-1]  # whether a blank follows depends on it
+        self._last = words[-1]  # no blank follows a line end
         return text
 
 
@@ -132,7 +134,7 @@ class Numbers(Tokenizer):
         try:
             tokens = [int(word) for word in prompt.replace(",", " ").split()]
         except ValueError:
-            message = f"is not a list of token ids, which `{self._source}` is made of"
+            message = f"is not a list of token ids, which is what a model of `{self._source}` reads"
             raise UserError(Problem(f"--prompt {prompt!r}", message, "give ids, such as '17 4 9'")) from None
         return _checked(tokens, self._vocab_size, prompt)
 

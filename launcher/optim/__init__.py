@@ -1,1 +1,1 @@
-"""Parameter groups (facts x width -> lr, decay), optimizers, schedules."""
+"""Parameter groups (facts and width -> lr, decay), optimizers and schedules."""

@@ -15,8 +15,9 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Put every parameter into its planned group. Raises ValueError unless each is placed exactly once.
 
-    Parameters may be plain tensors or DTensors; state lives on the same shards.
+    Parameters may be plain tensors or DTensors; elementwise state is sharded as they are.
     """
+    # A parameter without a group would silently not train; one in two groups would be updated twice.
     placed = sorted(name for group in groups for name in group.parameters)
     if placed != sorted(parameters):
         raise ValueError(

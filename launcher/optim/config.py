@@ -12,8 +12,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TensorRate(Section):
-    """Peak learning rate of one kind of SSM tensor: `lr`, or the global lr times `lr_mult`; then at most
-    `lr_cap`."""
+    """Peak learning rate of one kind of SSM tensor: `lr`, or global lr times `lr_mult`; at most `lr_cap`."""
 
     lr: Positive | None = None
     lr_mult: Positive = 1.0
@@ -22,7 +21,7 @@ class TensorRate(Section):
 
 
 class SSMRates(Section):
-    """Rates of the state-space tensors. The schedule multiplies these peaks like every other group's."""
+    """Rates of the state-space tensors. The schedule scales these peaks like those of every other group."""
 
     dt: TensorRate = TensorRate()
     A: TensorRate = TensorRate()
@@ -32,7 +31,7 @@ class SSMRates(Section):
     D: TensorRate = TensorRate(lr_cap=None)
 
     def of(self, tensor: str) -> TensorRate:
-        """The rate of one kind of tensor. Raises ValueError for a name that facts got wrong."""
+        """The rate of one kind of tensor. Raises ValueError for an unknown kind."""
         table = {"dt": self.dt, "A": self.A, "B": self.B, "P": self.P, "C": self.C, "D": self.D}
         if tensor not in table:
             raise ValueError(f"facts name the SSM tensor {tensor!r}; optim.ssm has {', '.join(table)}")
@@ -82,15 +81,15 @@ class AdagradConfig(OptimSection):
 
 
 class SMORMS3Config(OptimSection):
-    """SMORMS3 (Simon Funk, 2015): RMSprop that chooses its own memory and bounds the rate by the signal's
-    share."""
+    """SMORMS3 (Simon Funk, 2015): RMSprop that adapts its averaging time and limits the rate by the fraction
+    of the gradient that is signal."""
 
     type: Literal["smorms3"]
     eps: Positive = 1e-16
 
 
 class LionConfig(OptimSection):
-    """Lion (arXiv 2302.06675): the sign of an interpolated momentum, decoupled decay."""
+    """Lion (arXiv 2302.06675): the sign of an interpolated momentum, with decoupled decay."""
 
     type: Literal["lion"]
     betas: tuple[Beta, Beta] = (0.9, 0.99)
@@ -98,7 +97,7 @@ class LionConfig(OptimSection):
 
 
 class OtherRates(Section):
-    """AdamW for all parameters that are not hidden matrices, beside an optimizer that takes only those."""
+    """AdamW for the parameters that are not hidden matrices, next to an optimizer that updates only those."""
 
     lr: Positive
     betas: tuple[Beta, Beta] = (0.9, 0.95)
@@ -107,21 +106,20 @@ class OtherRates(Section):
 
 
 class MatrixSection(OptimSection):
-    """What every optimizer of hidden matrices has. lr, decay and eps are those of matrices."""
+    """What every optimizer of hidden matrices has. lr, decay and eps are those of the matrices."""
 
     others: OtherRates
-    """Everything that is not a hidden matrix; also the global rate that optim.ssm starts from."""
+    """For everything that is not a hidden matrix; its lr is also the global rate of optim.ssm."""
 
 
 class MuonConfig(MatrixSection):
-    """Muon: orthogonalised momentum for hidden matrices, AdamW for all else
-    (kellerjordan.github.io/posts/muon)."""
+    """Muon (kellerjordan.github.io/posts/muon): orthogonalized momentum for matrices, AdamW for the rest."""
 
     type: Literal["muon"]
     momentum: Beta = 0.95
     nesterov: bool = True
     scale: Literal["spectral", "rms"] = "spectral"
-    """Size of an update: spectral norm sqrt(fan_out/fan_in), or entries of rms 0.2 as AdamW's (arXiv
+    """Size of an update: spectral norm sqrt(fan_out/fan_in), or entries of RMS 0.2 like AdamW's (arXiv
     2502.16982)."""
     ns_steps: Annotated[int, Field(ge=1, le=20)] = 5
     """Newton-Schulz steps."""
@@ -129,27 +127,26 @@ class MuonConfig(MatrixSection):
 
 
 class ShampooConfig(MatrixSection):
-    """Shampoo (arXiv 1802.09568) with averages, for hidden matrices, AdamW for all else; rates are like
-    Muon's."""
+    """Shampoo (arXiv 1802.09568) with averages for hidden matrices, AdamW for the rest; rates as in Muon."""
 
     type: Literal["shampoo"]
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Of the momentum, and of the averages of G G^T and G^T G."""
     eps: Positive = 1e-12
-    """Added to eigenvalues of those averages."""
+    """Added to the eigenvalues of those averages."""
     precondition_every: Annotated[int, Field(ge=1)] = 10
     """Steps between eigendecompositions."""
     weight_decay: NonNegative = 0.1
 
 
 class SOAPConfig(MatrixSection):
-    """SOAP (arXiv 2409.11321), Adam in Shampoo's eigenbasis, for hidden matrices, AdamW for all else."""
+    """SOAP (arXiv 2409.11321): Adam in Shampoo's eigenbasis for hidden matrices, AdamW for the rest."""
 
     type: Literal["soap"]
     betas: tuple[Beta, Beta] = (0.95, 0.95)
     eps: Positive = 1e-8
     sides: Literal["both", "left"] = "both"
-    """Turn rows and columns, or only the side of fan_out."""
+    """Project both sides of a matrix, or only that of fan_out."""
     precondition_every: Annotated[int, Field(ge=1)] = 10
     """Steps between updates of the basis."""
     weight_decay: NonNegative = 0.1
@@ -170,7 +167,7 @@ OptimConfig = Annotated[
 
 
 class WarmupSection(Section):
-    """What every schedule has: a linear rise to the peak."""
+    """What every schedule has: a linear warmup to the peak."""
 
     warmup_steps: Annotated[int, Field(ge=0)] = 0
 
@@ -180,7 +177,7 @@ class CosineConfig(WarmupSection):
 
     type: Literal["cosine"]
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Factor reached at the last step."""
+    """Multiplier reached at the last step."""
 
 
 class LinearConfig(WarmupSection):
@@ -188,7 +185,7 @@ class LinearConfig(WarmupSection):
 
     type: Literal["linear"]
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Factor reached at the last step."""
+    """Multiplier reached at the last step."""
 
 
 class ConstantConfig(WarmupSection):
@@ -203,29 +200,27 @@ class WSDConfig(WarmupSection):
     type: Literal["wsd"]
     decay_steps: Annotated[int, Field(ge=1)]
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Factor reached at the last step."""
+    """Multiplier reached at the last step."""
 
 
 class SineRestartsConfig(WarmupSection):
-    """sin(pi t / period), t counted anew each period: every cycle starts from zero and peaks in its
-    middle."""
+    """sin(pi t / period), with t from 0 in each period: a cycle starts at zero and peaks in its middle."""
 
     type: Literal["sine_restarts"]
     period: Annotated[int, Field(ge=2)]
-    """Steps of a cycle; of one step, the factor would be 0 for ever."""
+    """Steps per cycle; with a single step, the factor would always be 0."""
 
 
 class PlateauConfig(WarmupSection):
-    """The factor is multiplied by `factor` after more than `patience` evaluations without a better validation
-    loss."""
+    """The multiplier is scaled by `factor` after more than `patience` evaluations without a better loss."""
 
     type: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     patience: Annotated[int, Field(ge=0)] = 2
     threshold: Annotated[float, Field(ge=0)] = 1e-4
-    """A better loss is below best x (1 - threshold)."""
+    """A loss is better when it is below best x (1 - threshold)."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The factor goes no lower."""
+    """The multiplier goes no lower."""
 
 
 ScheduleConfig = Annotated[

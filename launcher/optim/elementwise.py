@@ -1,4 +1,4 @@
-"""Optimizers that torch does not have and that treat every number of a parameter by itself."""
+"""Elementwise optimizers that torch does not have: each entry of a parameter is updated by itself."""
 
 from typing import Any, final
 
@@ -7,14 +7,16 @@ from torch.distributed.tensor import DTensor
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a sharded tensor, sharing its memory; a plain tensor itself."""
+    """This rank's part of a sharded tensor, in the same memory; a plain tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @final
 class Lion(torch.optim.Optimizer):
-    """Lion (arXiv 2302.06675, algorithm 2): p -= lr (sign(b1 m + (1 - b1) g) + decay p); m = b2 m + (1 - b2)
-    g."""
+    """Lion (arXiv 2302.06675, algorithm 2).
+
+    p -= lr (sign(b1 m + (1 - b1) g) + decay p); m = b2 m + (1 - b2) g.
+    """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
         super().__init__(groups, {"betas": betas})
@@ -33,6 +35,7 @@ class Lion(torch.optim.Optimizer):
             values = [local(p) for p in parameters]
             gradients = [local(p.grad) for p in parameters]
             averages = [local(self.state[p]["exp_avg"]) for p in parameters]
+            # Into a temporary: the step and the memory interpolate the average with different betas.
             directions = torch._foreach_lerp(averages, gradients, 1 - beta1)
             torch._foreach_sign_(directions)
             torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
@@ -44,11 +47,9 @@ class Lion(torch.optim.Optimizer):
 class SMORMS3(torch.optim.Optimizer):
     """SMORMS3 (Simon Funk, 2015, sifter.org/~simon/journal/20150420.html).
 
-    x = g^2 / (g2 + eps) is the signal's share of the gradient; p -= grad min(lr, x) / (sqrt(g2) + eps), and
-    the memory
-    over which g and g2 are averaged shrinks to one step where all is signal. A width factor multiplies the
-    whole
-    minimum, not lr alone: the share does not know of widths.
+    g and g2 average the gradient and its square. x = g^2 / (g2 + eps) is the fraction of the gradient that is
+    signal; p -= grad min(lr, x) / (sqrt(g2) + eps). The memory of the averages shrinks to one step where all
+    is signal. A width multiplier scales the whole minimum, not lr alone, because x does not depend on width.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -74,11 +75,13 @@ class SMORMS3(torch.optim.Optimizer):
         p: torch.Tensor, grad: torch.Tensor, group: dict[str, Any], state: dict[str, torch.Tensor]
     ) -> None:
         memory, g, g2, eps = state["memory"], state["exp_avg"], state["exp_avg_sq"], group["eps"]
+        # Pure noise has x near 0: memory grows by 1 at each step, and g and g2 average over all steps so far.
         newest = 1 / (memory + 1)
         g.lerp_(grad, newest)
         g2.lerp_(grad.square(), newest)
-        share = g.square() / (g2 + eps)
+        signal = g.square() / (g2 + eps)
+        # group["lr"] contains the width multiplier already: divided by it, it is the rate at the base width.
         factor = group["mup_lr_multiplier"]
-        rate = share.clamp(max=group["lr"] / factor) * factor
+        rate = signal.clamp(max=group["lr"] / factor) * factor
         p.sub_(grad * rate / (g2.sqrt() + eps))
-        memory.mul_(1 - share).add_(1)
+        memory.mul_(1 - signal).add_(1)

@@ -1,4 +1,4 @@
-"""Parameter groups: every parameter sorted exactly once by its facts and its width. Pure data."""
+"""Parameter groups: every parameter is in exactly one, by its facts and its width. Pure data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from models.facts import ParamFacts, Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Parameters that share a peak learning rate, a decay and an eps; the schedule multiplies the peak."""
+    """Parameters with the same peak learning rate, decay and eps; the schedule multiplies the peak."""
 
     name: str
     lr: float
@@ -20,9 +20,9 @@ class Group:
     eps: float | None
     """None where the optimizer has none."""
     mup_lr_multiplier: float
-    """What the parametrisation made of the rate: part of lr."""
+    """The parametrization's factor on the rate; lr includes it."""
     update: Update
-    """How the optimizer treats them; a matrix optimizer has two kinds."""
+    """How the optimizer updates them; a matrix optimizer has two kinds of update."""
     parameters: tuple[str, ...]
 
 
@@ -36,8 +36,8 @@ class _Rates:
 
 
 def choose_update(fact: ParamFacts, shape: tuple[int, ...], config: OptimConfig) -> Update:
-    """How an optimizer treats a parameter: a matrix optimizer takes hidden matrices and leaves the rest to
-    AdamW."""
+    """How an optimizer updates a parameter: a matrix optimizer leaves all but hidden matrices to AdamW."""
+    # The shape is checked besides the role: orthogonalization and G G^T are defined for two dimensions only.
     kind = OPTIMIZERS[config.type]
     if kind.takes_matrices and not (fact.role is Role.MATRIX and len(shape) == 2):
         return "adam"
@@ -47,8 +47,9 @@ def choose_update(fact: ParamFacts, shape: tuple[int, ...], config: OptimConfig)
 def make_groups(
     facts: Mapping[str, ParamFacts], shapes: Shapes, scalings: Mapping[str, Scaling], config: OptimConfig
 ) -> tuple[Group, ...]:
-    """Sort parameters into groups of equal label, update, rate, decay and eps, in order of first
-    appearance."""
+    """Sort parameters into groups of equal label, update, rate, decay and eps, in order of appearance."""
+    # Besides the numbers that a group shares, the key has the label, so that logs can name the group, and the
+    # width multiplier, which SMORMS3 needs apart from the rate.
     sorted_names: dict[tuple[str, Update, float, float, float, float | None], list[str]] = {}
     for name, fact in facts.items():
         update, scaling = choose_update(fact, shapes[name], config), scalings[name]
@@ -74,7 +75,7 @@ def make_groups(
 
 
 def state_size(config: OptimConfig, update: Update, shape: tuple[int, ...]) -> StateSize:
-    """What an optimizer keeps for a parameter of that shape."""
+    """State that an optimizer keeps for a parameter of that shape."""
     kind = OPTIMIZERS[config.type]
     if kind.takes_matrices and update == "adam":
         return ADAM_STATE(config, shape)
@@ -94,12 +95,13 @@ def _unique(label: str, labels: list[str], position: int) -> str:
 
 def _rates(fact: ParamFacts, update: Update, config: OptimConfig) -> _Rates:
     source = config.others if isinstance(config, MatrixSection) and update == "adam" else config
-    given = source.model_dump(include={"lr", "weight_decay", "eps"})  # not every optimizer has the last two
-    lr, weight_decay, eps = given["lr"], given.get("weight_decay", 0.0), given.get("eps")
+    values = source.model_dump(include={"lr", "weight_decay", "eps"})  # not every optimizer has the last two
+    lr, weight_decay, eps = values["lr"], values.get("weight_decay", 0.0), values.get("eps")
     if fact.ssm is None:
         return _Rates(lr=lr, weight_decay=weight_decay if fact.decay else 0.0, eps=eps)
     rate = config.ssm.of(fact.ssm)
     lr = rate.lr if rate.lr is not None else lr * rate.lr_mult
-    # The cap acts on the peak before any width factor: an absolute number, hence independent of width.
+    # Global lr 6e-3 and lr_mult 1 with cap 1e-3 give 1e-3. The cap comes before any width multiplier, because
+    # it is a number for the base width, as lr is.
     capped = lr if rate.lr_cap is None else min(lr, rate.lr_cap)
     return _Rates(lr=capped, weight_decay=rate.weight_decay, eps=eps)

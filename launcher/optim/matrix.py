@@ -1,4 +1,4 @@
-"""What optimizers of whole matrices share: hidden matrices go through a subclass, all else through AdamW."""
+"""Base of optimizers that need whole matrices: a subclass updates hidden matrices, AdamW the rest."""
 
 import abc
 from typing import Any
@@ -19,13 +19,14 @@ def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """This rank's part of a tensor that every rank has whole."""
     if not isinstance(like, DTensor):
         return tensor
+    # src_data_rank=None: no broadcast, each rank slices its own copy.
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None).to_local()
 
 
 class MatrixOptimizer(torch.optim.Optimizer, abc.ABC):
-    """Abstract. One optimizer with one state and one list of groups; those of update `adam` belong to AdamW.
+    """Abstract. One optimizer with one state and one list of groups; AdamW updates those of update `adam`.
 
-    A step gathers one sharded matrix after another on every rank, and updates this rank's part.
+    A step gathers sharded matrices on every rank, one after the other, and updates this rank's part of each.
     """
 
     def __init__(self, groups: list[dict[str, Any]], others: OtherRates) -> None:
@@ -37,7 +38,8 @@ class MatrixOptimizer(torch.optim.Optimizer, abc.ABC):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         if self._others is not None:
-            # The inner optimizer works on this one's groups and state: there is no second copy to save.
+            # The inner optimizer works on this one's groups and state, so checkpoints have one of each. They
+            # are set at every step, because loading a checkpoint replaces both.
             self._others.param_groups = [group for group in self.param_groups if group["update"] == "adam"]
             self._others.state = self.state
             self._others.step()
@@ -55,4 +57,4 @@ class MatrixOptimizer(torch.optim.Optimizer, abc.ABC):
     def _direction(
         self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
     ) -> torch.Tensor:
-        """The whole update of one matrix at rate 1; creates and advances its state."""
+        """The whole, unsharded update of one matrix at rate 1; creates and advances its state."""

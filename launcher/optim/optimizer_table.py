@@ -1,4 +1,4 @@
-"""The closed table of optimizers: one row says of one all that the others must know. Torch-free.
+"""The closed table of optimizers: a row is everything that other modules know about one. Torch-free.
 
 `build` imports torch when it is called, so that a recipe can be checked without it.
 """
@@ -34,10 +34,10 @@ TorchGroups = list[dict[str, Any]]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSize:
-    """Float32 numbers that an optimizer keeps for one parameter."""
+    """Float32 values that an optimizer keeps for one parameter."""
 
     sharded: float
-    """Cut as the parameter is."""
+    """Sharded as the parameter is."""
     whole: float = 0.0
     """Kept by every rank."""
 
@@ -45,25 +45,25 @@ class StateSize:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerKind:
-    """One optimizer. Its callables are given its own section, whatever type that is."""
+    """One optimizer. Its callables receive a section of type `section`."""
 
     section: type[OptimSection]
-    """A MatrixSection takes hidden matrices only, and leaves all else to AdamW; others are elementwise."""
+    """A MatrixSection updates hidden matrices only, and leaves the rest to AdamW; others are elementwise."""
     build: Callable[[TorchGroups, Any], "torch.optim.Optimizer"]
     update: Callable[[Any], "Update"]
-    """Which width rule of launcher/mup/scaling.py its steps follow."""
+    """The width rule of launcher/mup/scaling.py that its steps follow."""
     state: Callable[[Any, Shape], StateSize]
-    """Of a parameter that it takes itself."""
+    """State for a parameter that it updates itself, not AdamW."""
     zero_refusal: str | None = None
     """Why it cannot run under ZeRO 1 to 3; None where it can."""
     umup: bool = False
-    """Whether u-μP has rates for it."""
+    """Whether u-μP defines learning rates for it."""
     check_lr_cap: float | None = None
-    """Peak rate above which `launch check` would saturate a small model; None: not known."""
+    """Peak rate above which `launch check` would saturate a small model; None where it is not known."""
 
     @property
     def takes_matrices(self) -> bool:
-        """Whether it takes hidden matrices only."""
+        """Whether it updates hidden matrices only."""
         return issubclass(self.section, MatrixSection)
 
 
@@ -129,17 +129,18 @@ def _soap(groups: TorchGroups, config: SOAPConfig) -> "torch.optim.Optimizer":
 
 
 def _shampoo_state(_config: ShampooConfig, shape: Shape) -> StateSize:
-    # momentum; and for each side an average of squares and its root's eigenvectors
+    # Momentum is sharded. Each side of length n has an average (n, n) and its inverse fourth root (n, n).
     return StateSize(sharded=math.prod(shape), whole=2.0 * sum(size**2 for size in shape))
 
 
 def _soap_state(config: SOAPConfig, shape: Shape) -> StateSize:
     sides = shape[:1] if config.sides == "left" else shape
-    # Adam's second moment is kept in the eigenbasis, which a cut matrix does not have: whole on every rank
+    # Adam's second moment is kept in the eigenbasis. Its entries mix all rows and columns, so no rank can
+    # keep a shard that belongs to its part of the parameter: it is whole on every rank.
     return StateSize(sharded=math.prod(shape), whole=2.0 * sum(size**2 for size in sides) + math.prod(shape))
 
 
-_WHOLE_MATRICES = "works on whole matrices, which ZeRO cuts"
+_WHOLE_MATRICES = "works on whole matrices, which ZeRO splits"
 
 OPTIMIZERS: Mapping[str, OptimizerKind] = {
     "sgd": OptimizerKind(
@@ -170,7 +171,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         build=_adagrad,
         update=lambda config: "adam",
         state=_per_number(1),
-        # DeepSpeed builds torch's Adagrad again over its buffers, in one group with default options
+        # DeepSpeed builds a new torch Adagrad over its buffers, with one group and default options.
         zero_refusal="would lose its parameter groups under ZeRO",
         umup=True,
         check_lr_cap=2**-4,

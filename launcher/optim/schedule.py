@@ -1,5 +1,5 @@
-"""Learning-rate schedules: one factor on every group's peak, a function of the step and, for plateau, of
-what was seen."""
+"""Learning-rate schedules: one multiplier on every group's peak, a function of the step and, for plateau, of
+the validation losses so far."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,20 @@ from launcher.optim.config import ScheduleConfig
 
 
 def lr_multiplier(config: ScheduleConfig, step: int, total_steps: int) -> float:
-    """Factor for the update that makes step `step` (0-based) of `total_steps`, had no plateau been seen.
+    """Multiplier for the update of step `step` (0-based) of `total_steps`, before any plateau reduction.
 
     Linear warmup reaches 1 at the end of `warmup_steps`; the last step uses `min_lr_ratio`.
     """
+    # Warmup is 1/warmup_steps at step 0, not 0: no step is wasted. Warmup 4 is 0.25, 0.5, 0.75, 1.
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    # past / last is 0 at the first step after warmup and 1 at the last step, whose index is total_steps - 1.
+    # A run with one such step would divide by zero.
     past, last = step - config.warmup_steps, max(1, total_steps - 1 - config.warmup_steps)
     match config.type:
         case "constant" | "plateau":
             return 1.0
+        # Each cycle, the first one included, starts at 0, even right after a warmup that ended at 1.
         case "sine_restarts":
             return math.sin(math.pi * (past % config.period) / config.period)
         case "cosine":
@@ -26,6 +30,7 @@ def lr_multiplier(config: ScheduleConfig, step: int, total_steps: int) -> float:
         case "linear":
             return _between(config.min_lr_ratio, 1.0 - min(1.0, past / last))
         case "wsd":
+            # decay_steps 10 of 100: left / decay_steps is 1 at step 89, 0.9 at step 90 and 0 at step 99.
             left = max(0, total_steps - 1 - step)
             return _between(config.min_lr_ratio, min(1.0, left / config.decay_steps))
 
@@ -36,7 +41,7 @@ def _between(lowest: float, shape: float) -> float:
 
 @final
 class Schedule:
-    """The factor of each step. Only plateau has a state, which a checkpoint's manifest keeps."""
+    """The multiplier of each step. Only plateau has state, which is saved in a checkpoint's manifest."""
 
     def __init__(self, config: ScheduleConfig, total_steps: int) -> None:
         self._config = config
@@ -46,11 +51,11 @@ class Schedule:
         self._reduction = 1.0
 
     def lr_multiplier(self, step: int) -> float:
-        """For the update that makes step `step` (0-based)."""
+        """Multiplier for the update of step `step` (0-based)."""
         return lr_multiplier(self._config, step, self._total_steps) * self._reduction
 
     def observe(self, validation_loss: float) -> bool:
-        """Take note of an evaluation, the same on all ranks; returns whether the factor was reduced."""
+        """Record a validation loss, the same on all ranks. Returns whether the multiplier was reduced."""
         config = self._config
         if config.type != "plateau":
             return False
@@ -65,13 +70,13 @@ class Schedule:
         return self._reduction < before
 
     def state(self) -> dict[str, float | int | None]:
-        """What lr_multiplier() depends on besides the step; numbers that JSON keeps exactly."""
+        """What lr_multiplier() depends on besides the step, in numbers that JSON stores exactly."""
         if self._config.type != "plateau":
             return {}
         return {"best": self._best, "num_bad": self._num_bad, "reduction": self._reduction}
 
     def restore(self, state: Mapping[str, float | int | None]) -> None:
-        """Continue from a state(); one that another type of schedule left is not for this one."""
+        """Continue from a state(); ignored where this or the saved schedule is not plateau."""
         if self._config.type != "plateau" or not state:
             return
         best, num_bad, reduction = state["best"], state["num_bad"], state["reduction"]

@@ -121,7 +121,7 @@ def test_words_of_another_text_are_refused(
     (tmp_path / "other.py").write_text("print ( 'of another Python' )\n" * 50)
     (tmp_path / "more.py").write_text("and ( more )\n" * 50)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(streams, "_share_of", lambda name: float(name == "other.py"))
+    monkeypatch.setattr(streams, "_split_position", lambda name: float(name == "other.py"))
     assert main(["generate", str(folder / "words"), "--prompt", "x"]) == 2
     assert "is not the text that the model was trained on" in capsys.readouterr().err
 

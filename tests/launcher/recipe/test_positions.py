@@ -228,7 +228,7 @@ def test_what_no_recipe_of_today_reaches_blames_a_key_as_well() -> None:
     with pytest.raises(UserError, match=r"bad.yaml:15:30: w: has shape"), loaded.locating():
         check_finite({"w": (16, 8)}, {"w": (8, 8)}, {"w": (None, 8)})
     with (
-        pytest.raises(UserError, match=r"bad.yaml:12:16: data.source: ranks \[1\] read other"),
+        pytest.raises(UserError, match=r"bad.yaml:12:16: data.source: ranks \[1\] read different data"),
         loaded.locating(),
     ):
         check_same_data(["a", "b"])

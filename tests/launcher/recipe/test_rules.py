@@ -106,7 +106,7 @@ PARALLEL = [
     broken(
         "zero-keeps-optimizer",
         (deepspeed(", zero_stage: 2"), MUON),
-        "works on whole matrices, which ZeRO cuts, but parallel.zero_stage = 2 (override",
+        "works on whole matrices, which ZeRO splits, but parallel.zero_stage = 2 (override",
     ),
     broken(
         "zero-keeps-optimizer",
