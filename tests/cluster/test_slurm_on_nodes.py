@@ -11,7 +11,7 @@ from cluster.slurm import SlurmCluster
 from tests.cluster.jobs import NASTY, small_job
 from tests.slurm_lab.lab import SlurmLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]  # one cluster for all
+pytestmark = pytest.mark.slurm
 
 # Runs on the submit host, where sbatch is.
 SUBMIT = """

@@ -30,9 +30,6 @@ from launcher.world import World
 from tests.launcher.checkpoint.savers import ALONE, save
 from tests.ranks import run_ranks
 
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("storage")
-
 # Sizes that no number of ranks here divides.
 SHAPES = {"model/a": (7, 3), "model/b": (5,), "optim/a/exp_avg": (7, 3)}
 

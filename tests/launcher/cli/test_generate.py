@@ -21,9 +21,6 @@ from tests.launcher.parallel.test_engine import CLASSIFIER
 from tests.ranks import run_ranks
 from tests.small_run import make_run, small_recipe, train_rank, train_run
 
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("generate")
-
 HYBRID = ("model.pattern=[s4, attention]", "model.attention.d_head=8")
 WORDS = ("data.source.unit=words", "model.vocab_size=200")
 CHARS = (*WORDS, "model.encoder={type: char-cnn, widths: [1, 2], max_chars: 6}")

@@ -11,9 +11,6 @@ from launcher.track.journal import step_records
 from tests.launch import assert_one_screen, launch, launch_and_kill
 from tests.small_run import RECIPE
 
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("run")
-
 OPTIONS = ("small.yaml", "parallel.strategy=fsdp2", "--nproc-per-node", "2")
 
 

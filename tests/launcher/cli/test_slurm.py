@@ -11,7 +11,7 @@ from tests.launch import LAUNCH
 from tests.slurm_lab.lab import SlurmLab
 from tests.small_run import RECIPE, losses, train_run
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]  # one cluster for all
+pytestmark = pytest.mark.slurm
 
 
 def test_a_recipe_trains_on_two_nodes_and_resumes_by_submitting_the_same_file(

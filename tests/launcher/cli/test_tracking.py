@@ -13,11 +13,8 @@ from launcher import files
 from launcher.cli.main import main
 from launcher.track.journal import step_records
 from launcher.track.mlflow import create_database
-from tests.launch import assert_one_screen, launch
+from tests.launch import assert_one_screen, launch, launch_rank
 from tests.small_run import RECIPE, make_run, small_recipe, train_run
-
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("tracking")
 
 SHORT = ("train.steps=4", "checkpoint.every=2", "train.validation_sequences=0", "schedule.warmup_steps=1")
 
@@ -30,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(RECIPE)
     (folder / "late").write_text("a file where the folder of the store will be")
     store = ("track.mlflow.enabled=true", "track.mlflow.tracking_uri=sqlite:///late/mlflow.db")
-    done = launch("small.yaml", *SHORT, *store, "--run-dir", "away", folder=folder)
+    make_run(folder / "away", small_recipe(*SHORT, *store))
+    done = launch_rank("away", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "output.txt").write_text(done.stdout)
     train_run(folder / "off", *SHORT)

@@ -25,9 +25,6 @@ from tests.launcher.parallel.engines import (
 )
 from tests.ranks import run_ranks
 
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("global batch")
-
 ENGINES = {"ddp": DDP, "fsdp2": FSDP2} | {f"zero{stage}": engine for stage, engine in enumerate(ZERO)}
 LIMIT = 0.1
 # No momentum and no decay: what a step adds to a weight is its group's rate times the clipped gradient.

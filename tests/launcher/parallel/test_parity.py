@@ -7,9 +7,6 @@ import torch
 
 from tests.launcher.parallel.engines import DDP, FSDP2, HSDP, SINGLE, ZERO, Step, train_on
 
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("parity")
-
 STEPS = 20
 # Float32 keeps 24 bits. Engines and world sizes differ only in the order of sums: over the positions of a
 # batch, split among ranks and micro batches, and over parameters in a norm. A sum of n terms in another order

@@ -34,9 +34,6 @@ from tests.launcher.parallel.engines import (
 )
 from tests.ranks import run_ranks
 
-# One worker: what its fixtures and caches have trained is then trained once.
-pytestmark = pytest.mark.xdist_group("recurrent state")
-
 CPU = torch.device("cpu")
 ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=CPU)
 STREAMS = "train.truncated_bptt=true"
