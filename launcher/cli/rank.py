@@ -13,6 +13,9 @@ from launcher.run_folder import RECIPE, lock_run, open_mirror
 from launcher.train import Result, train
 from launcher.world import World, close_world, die_with_parent, open_world
 
+LOCK_WAIT_S = 10.0
+"""An attempt that was killed a moment ago may still hold the run."""
+
 
 def main() -> int:
     """Train the run in a folder. Rank 0 holds its lock and writes its journal."""
@@ -36,7 +39,7 @@ def main() -> int:
 
 def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
     """Train. Rank 0 holds the run's lock and prints the summary."""
-    lock = lock_run(run_url, wait_s=10.0) if world.is_main else None
+    lock = lock_run(run_url, LOCK_WAIT_S) if world.is_main else None
     mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None

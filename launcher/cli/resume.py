@@ -11,6 +11,9 @@ from launcher.recipe.compile import load_frozen
 from launcher.recipe.hints import find_hints
 from launcher.run_folder import RECIPE, lock_run, require_run
 
+LOCK_WAIT_S = 5.0
+"""A run that was killed a moment ago may still hold its lock."""
+
 
 def resume_run(arguments: Sequence[str]) -> int:
     """Continue a run from its newest good checkpoint, on the same or another number of nodes."""
@@ -28,8 +31,7 @@ def resume_run(arguments: Sequence[str]) -> int:
         nproc_per_node=options.nproc_per_node,
     )
     # Rank 0 takes the lock for the whole run; taking it here only reports early that another process has it.
-    # A run that was killed a moment ago may still hold it, hence the wait.
-    if (lock := lock_run(run_url, wait_s=5.0)) is not None:
+    if (lock := lock_run(run_url, LOCK_WAIT_S)) is not None:
         lock.close()
     with loaded.locating():
         check_sources(loaded.recipe.data)

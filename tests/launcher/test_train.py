@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from launcher import files
 from launcher.checkpoint.catalog import Saved, list_steps, read_checkpoint, step_folder
 from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.checkpoint.manifest import manifest_text
@@ -17,7 +18,9 @@ from launcher.clock import Clock
 from launcher.data.batches import Batches
 from launcher.errors import Problem, UserError
 from launcher.parallel.torch_engine import TorchEngine
+from launcher.run_folder import LocalMirror
 from launcher.track.journal import read_journal
+from launcher.train import train
 from launcher.world import World, seed_step
 from tests.launch import launch_rank
 from tests.launcher.checkpoint.savers import ALONE
@@ -236,6 +239,24 @@ def test_a_plateau_counts_the_validation_of_a_last_step_that_was_due(tmp_path: P
     longer = train_run(tmp_path / "cut", *options, "train.steps=8")
     assert [longer[step]["lr"] for step in longer] == [whole[step]["lr"] for step in whole]
     assert whole[8]["lr"] < whole[1]["lr"], "else nothing was reduced"
+
+
+def test_the_journal_of_a_remote_run_is_there_as_of_each_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_url = f"memory://{tmp_path.name}/run"
+    seen = []
+
+    def seed(_seed: int, step: int, _rank: int) -> None:
+        journal = f"{run_url}/journal.jsonl"
+        lines = files.read_text(journal).splitlines() if files.exists(journal) else []
+        seen.append(max((json.loads(line).get("step", 0) for line in lines), default=0))
+
+    monkeypatch.setattr("launcher.train.seed_step", seed)
+    recipe = small_recipe("train.steps=6", "checkpoint.every=2", "schedule={type: constant}")
+    make_run(tmp_path, recipe)
+    train(recipe, run_url, ALONE, mirror=LocalMirror(tmp_path, run_url), mlflow=None)
+    assert seen == [0, 0, 2, 2, 4, 4]
 
 
 def random_states(world: World, run_url: str) -> list[bytes]:

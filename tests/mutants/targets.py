@@ -27,7 +27,6 @@ ROOMS = (
             "tests/launcher/optim/**/test_[!i]*.py",
             "tests/launcher/mup/test_mup_package.py",
             "tests/launcher/plan/test_*.py",
-            "tests/launcher/recipe/test_rate_rules.py",
             "tests/launcher/optim/test_in_the_loop.py",
         ),
     ),
@@ -71,7 +70,7 @@ ROOMS = (
 # The loop around the core: only mutants written by hand.
 LOOP = Room(
     name="loop",
-    sources=("launcher/*.py", "launcher/track/*.py"),
+    sources=("launcher/*.py", "launcher/track/*.py", "launcher/cli/*.py"),
     tests=(
         "tests/launcher/test_clock.py",
         "tests/launcher/track/test_tracker.py",

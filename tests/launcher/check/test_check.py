@@ -49,11 +49,16 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Finding]:
 WIDTHS = ["--widths", "16,24,32,40"]
 
 
-def test_a_gate_stays_shut_until_a_check_has_passed(quick: list[Finding]) -> None:
+def test_a_gate_stays_shut_until_a_check_has_passed(
+    quick: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
     gated = recipe("check.gate=true")
     require_passed(recipe(), TINY)  # no gate, nothing asked
     with pytest.raises(UserError, match="none is recorded"):
         require_passed(gated, TINY)
+    assert main([TINY, "check.gate=true", "--run-dir", "gated"]) == 2
+    assert "asks for a passed check" in capsys.readouterr().err
+    assert not Path("gated").exists()
     quick.append(Finding("anything", False, "1", "0"))
     assert main(["check", TINY, *WIDTHS]) == 1
     with pytest.raises(UserError, match="the recorded one failed"):

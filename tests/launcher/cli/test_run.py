@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.track.journal import step_records
-from tests.launch import assert_one_screen, launch, launch_and_kill
+from tests.launch import assert_one_screen, launch, launch_and_kill, launch_rank
 from tests.small_run import RECIPE
 
 OPTIONS = ("small.yaml", "parallel.strategy=fsdp2", "--nproc-per-node", "2")
@@ -82,11 +82,17 @@ def test_a_run_folder_is_never_started_over(folder: Path) -> None:
     assert (folder / "whole/journal.jsonl").read_bytes() == before
 
 
-def test_a_second_process_on_a_run_is_refused(folder: Path) -> None:
+def test_a_second_process_on_a_run_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both where it is asked for, and where the rank itself is started, as by a second job."""
+    for verb in ("resume", "rank"):
+        monkeypatch.setattr(f"launcher.cli.{verb}.LOCK_WAIT_S", 0.2)
     with open(folder / "whole/lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = launch("resume", "whole", "train.steps=40", folder=folder)
-    assert_one_screen(done, "is being trained by process")
+        for done in (
+            launch("resume", "whole", "train.steps=40", folder=folder),
+            launch_rank("whole", folder=folder),
+        ):
+            assert_one_screen(done, "is being trained by process")
 
 
 def test_other_base_shapes_are_refused_with_the_difference(folder: Path) -> None:
