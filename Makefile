@@ -20,10 +20,10 @@ run: $(STAMP)
 	$(BIN)/launch recipes/s4d-lm-quickstart.yaml
 
 test: $(TEST_STAMP) check
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(TEST_STAMP)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m slow --report tests/slow_report.md
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow --report tests/slow_report.md
 
 mutants: $(TEST_STAMP)
 	$(BIN)/python -m tests.mutants --report tests/mutants/report.md
