@@ -3,7 +3,7 @@
 ARG BASE=pytorch/pytorch:2.9.1-cuda12.8-cudnn9-devel
 FROM ${BASE}
 
-# DeepSpeed compiles at run time what it needs, hence a compiler; git tells which code runs.
+# DeepSpeed compiles at run time what it needs, hence a compiler; git is for the record of which code runs.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential git \
  && rm -rf /var/lib/apt/lists/*

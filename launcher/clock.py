@@ -1,4 +1,4 @@
-"""The phase clock: in which phase the loop is, and the seconds spent in each. Torch-free."""
+"""The phase clock: the current phase of the loop, and the seconds spent in each phase. Torch-free."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, final, get_args
 
 Phase = Literal["data", "step", "log", "validation", "checkpoint"]
-"""Closed: whatever wants to know where the loop is asks the clock, and knows these names only."""
+"""A closed set: code that needs to know where the loop is asks the clock, and there are only these names."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
@@ -16,27 +16,27 @@ class Interval:
     """One stay in a phase."""
 
     seconds: float = 0.0
-    """How long it took, once it is over."""
+    """How long it took, after its end."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lap:
-    """Seconds since the lap before."""
+    """Seconds since the previous lap."""
 
     total_s: float
     phases_s: dict[Phase, float]
-    """By phase; what lies between phases is only in the total."""
+    """By phase; time between phases counts only in the total."""
 
     @property
     def training_s(self) -> float:
-        """All but validation and checkpoints: what the steps of this lap took."""
+        """Without validation and checkpoints: the time that the steps of this lap took."""
         return self.total_s - self.phases_s["validation"] - self.phases_s["checkpoint"]
 
 
 @final
 class Clock:
-    """Counts the seconds of each phase. One phase at a time; `now` may be replaced by a test."""
+    """Counts the seconds of each phase, one phase at a time. Tests can replace `now`."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
@@ -46,7 +46,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: Phase) -> Iterator[Interval]:
-        """Be in a phase until the block ends, however it ends."""
+        """Be in a phase until the end of the block, also after an error."""
         assert self._phase is None, f"phase {name} begins inside phase {self._phase}; phases do not nest"
         interval = Interval()
         start = self._entered = self._now()
@@ -59,7 +59,9 @@ class Clock:
             interval.seconds = self._entered - start
 
     def lap(self) -> Lap:
-        """Seconds since the last lap, those of a phase that is not over yet included; starts the next lap."""
+        """Seconds since the last lap, including a phase that has not ended yet; starts the next lap."""
+        # It is called inside the phase "log". The seconds of that phase so far belong to this lap, the rest
+        # to the next one: laps add up to the whole time.
         self._settle()
         lap = Lap(total_s=self._entered - self._lap_start, phases_s=self._seconds)
         self._lap_start = self._entered

@@ -1,4 +1,4 @@
-"""Errors that are part of the product: what is wrong, where, and what to do. Imports nothing of ours."""
+"""Errors for users: what is wrong, where, and what to do. Imports none of our modules."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong. `place` is "file:line:column", a path, an override, a flag or a name."""
+    """One problem. `place` is "file:line:column", a path, an override, a flag or a name."""
 
     place: str
     message: str
@@ -15,11 +15,11 @@ class Problem:
     key: str = field(default="", kw_only=True)
     """The recipe key at fault, such as data.seq_len, until LoadedRecipe.locating finds its line."""
     rule: str = field(default="", kw_only=True)
-    """Id of the recipe rule that was broken, as in docs/rules.md."""
+    """Id of the recipe rule that is violated, as in docs/rules.md."""
 
     @classmethod
     def at(cls, key: str, message: str, remedy: str = "") -> "Problem":
-        """Something wrong with the value of a recipe key, found where nobody knows who wrote it."""
+        """A problem with the value of a recipe key, found by code that does not know where it was written."""
         return cls(key, message, remedy, key=key)
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class UserError(Exception):
 
 @contextmanager
 def about(key: str) -> Iterator[None]:
-    """Blame a recipe key for each problem inside that does not blame one itself."""
+    """Assign a recipe key to each problem raised inside that does not have one."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The one door to storage: files and folders at any fsspec URL. A plain path is a local file."""
+"""The only access to storage: files and folders at any fsspec URL. A plain path is a local file."""
 
 import contextlib
 import os
@@ -23,20 +23,20 @@ def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def local_path(url: str) -> Path | None:
-    """The absolute local path of a URL, or None where it is not a local file."""
+    """The absolute local path of a URL, or None if it is not local."""
     if "://" in url and not url.startswith("file://"):
         return None
     return Path(url.removeprefix("file://")).expanduser().absolute()
 
 
 def absolute(url: str) -> str:
-    """The same place, independent of the working folder."""
+    """The same URL, independent of the working folder."""
     local = local_path(url)
     return str(local) if local else url.rstrip("/")
 
 
 def shortest(url: str) -> str:
-    """A local path relative to the working folder where it lies in it; any other URL as it is."""
+    """A local path relative to the working folder if it is inside it; any other URL as it is."""
     local = local_path(url)
     if local is None or not local.is_relative_to(Path.cwd()):
         return url
@@ -49,7 +49,7 @@ def join(url: str, *parts: str) -> str:
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     filesystem, path = _open_filesystem(url)
     return bool(filesystem.exists(path))
 
@@ -61,8 +61,9 @@ def size(url: str) -> int:
 
 
 def list_names(url: str) -> list[str]:
-    """Sorted names directly inside a folder; empty where there is no such folder."""
+    """Sorted names directly inside a folder; empty if there is no such folder."""
     filesystem, path = _open_filesystem(url)
+    # fsspec caches listings of object stores, and would not show what another process has written since.
     filesystem.invalidate_cache()
     if not filesystem.exists(path):
         return []
@@ -104,6 +105,9 @@ def write_bytes(url: str, content: bytes) -> None:
         filesystem, path = _open_filesystem(url)
         filesystem.pipe_file(path, content)
         return
+    # A rename within one folder is atomic. fsync before it, or a power loss could leave the new name on an
+    # empty file; fsync of the folder after it, or the rename itself could be lost. The unique name lets two
+    # writers work at once.
     local.parent.mkdir(parents=True, exist_ok=True)
     temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}")
     with open(temporary, "wb") as stream:
@@ -120,7 +124,7 @@ def write_text(url: str, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside a local folder survive power loss."""
+    """Make a rename inside a local folder survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -129,7 +133,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(url: str) -> None:
-    """Make a folder and its parents. Raises UserError where that is not allowed."""
+    """Make a folder and its parents. Raises UserError if that is not allowed."""
     filesystem, path = _open_filesystem(url)
     try:
         filesystem.makedirs(path, exist_ok=True)
@@ -151,7 +155,7 @@ def check_writable(url: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Remove a file or a folder with all in it; nothing happens where there is none."""
+    """Remove a file, or a folder with its content; does nothing if there is none."""
     filesystem, path = _open_filesystem(url)
     with contextlib.suppress(FileNotFoundError):
         filesystem.rm(path, recursive=True)

@@ -1,4 +1,4 @@
-"""JSON as run folders hold it: numbers that are not finite are three reserved strings. Torch-free."""
+"""JSON as in run folders: numbers that are not finite are written as three reserved strings. Torch-free."""
 
 import json
 import math
@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""JSON has no such numbers, and a bare NaN stops most readers; `float()` reads each of these strings."""
+"""JSON has no such numbers, and most readers refuse a bare NaN; `float()` reads each of these strings."""
 
 
 def dump_json(value: object, indent: int | None = None) -> str:
     """The text of mappings, sequences and scalars; on one line without an indent."""
-    return json.dumps(_to_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_to_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    # Letters of any language stay readable. What no UTF-8 can hold, such as a byte of a file's name that was
+    # never text, is written as JSON's own escape.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def load_json(text: str | bytes) -> Any:
-    """Inverse of dump_json. Raises ValueError for what is not JSON."""
+    """Inverse of dump_json. Raises ValueError if the text is not JSON."""
     return _from_plain(json.loads(text))
 
 

@@ -1,4 +1,4 @@
-"""Processes of this machine that run one function: task after task, or side by side. Torch-free."""
+"""Local processes that run one function: task after task, or all at once as a group. Torch-free."""
 
 import contextlib
 import os
@@ -19,24 +19,24 @@ Answer = TypeVar("Answer")
 Context = ForkContext | ForkServerContext
 
 _GRACE_S = 2.0
-"""After the first failure of a group the others have so long to report theirs, which may be the cause."""
+"""After the first failure in a group, the others have this long to report theirs, which may be the cause."""
 _EXIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task has no answer: a traceback, or how its process ended."""
+    """Why a task has no result: a traceback, or how its process ended."""
 
     reason: str
 
 
 class GroupError(RuntimeError):
-    """One or more processes of a group failed, died or were late; the message has all their reasons."""
+    """One or more processes of a group failed, died or timed out; the message has all reasons."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__("\n".join(reasons))
         self.first = reasons[0]
-        """The earliest; the later ones are often its consequences."""
+        """The earliest reason; later ones are often its consequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +46,24 @@ class _Worker:
     connection: Connection
 
     def give(self, task: object) -> None:
-        # Of a dead process nothing can be said here: its end of the pipe is read as the end of the task.
+        # If the process is dead, receive() will find its end of the pipe closed, and report that.
         with contextlib.suppress(ConnectionError):
             self.connection.send_bytes(pickle.dumps(task))
 
     def receive(self) -> Any:
-        """The answer to the last task, or its Failure; waits for it."""
+        """Wait for the result of the last task, or its Failure."""
         try:
             return pickle.loads(self.connection.recv_bytes())
         except (EOFError, ConnectionError):
             self.process.join()
-            return Failure(f"the process ended with exit code {self.process.exitcode}, without a word")
+            return Failure(f"the process ended with exit code {self.process.exitcode} and no message")
 
 
 def forkserver(preload: str) -> ForkServerContext:
-    """Processes forked from one that has only imported a module: torch is loaded once for all of them, and
-    no process that has started its threads is ever forked."""
+    """A context whose processes are forked from one that has only imported a module.
+
+    torch is loaded once for all of them, and no process that has started threads is ever forked.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload([preload])
     return context
@@ -70,9 +72,9 @@ def forkserver(preload: str) -> ForkServerContext:
 def run_each(
     function: Callable[[Task, int], Answer], tasks: Sequence[Task], *, jobs: int, context: Context
 ) -> Iterator[tuple[Task, Answer | Failure]]:
-    """Yield each task with function(task, slot) as it ends, `jobs` at a time, one in each slot.
+    """Yield each task with the result of function(task, slot) when it ends; `jobs` run at once, one per slot.
 
-    A process serves many tasks. One that dies takes only the task it has with it, and is replaced.
+    A process runs many tasks. If it dies, only its current task fails, and it is replaced.
     """
     queue = list(reversed(tasks))
     workers = [_start(context, function, slot) for slot in range(min(jobs, len(tasks)))]
@@ -84,6 +86,7 @@ def run_each(
         while given:
             for worker in _wait([worker for worker in workers if worker.slot in given]):
                 task, answer = given.pop(worker.slot), worker.receive()
+                # The next task is sent before this result is yielded: the caller may take its time with it.
                 if queue:
                     if not worker.process.is_alive():
                         worker = workers[worker.slot] = _start(context, function, worker.slot)
@@ -97,9 +100,9 @@ def run_each(
 def run_group(
     function: Callable[[Task, int], Answer], tasks: Sequence[Task], *, timeout_s: float, context: Context
 ) -> list[Answer]:
-    """function(task, rank) of every task, each in a process of its own, all at once: they may talk.
+    """The results of function(task, rank), each task in its own process, all at once: they may communicate.
 
-    Raises GroupError, and ends all of them, where one raises, dies, or has no answer in time.
+    Raises GroupError, and ends all of them, if one raises, dies, or has no result in time.
     """
     workers = [_start(context, function, rank) for rank in range(len(tasks))]
     deadline = time.monotonic() + timeout_s
@@ -113,6 +116,7 @@ def run_group(
             for worker in ready:
                 answer = worker.receive()
                 if isinstance(answer, Failure):
+                    # The others may now wait for this one forever, so the deadline moves close.
                     failures[worker.slot] = answer.reason
                     deadline = min(deadline, time.monotonic() + _GRACE_S)
                 else:
@@ -125,7 +129,7 @@ def run_group(
         raise GroupError([f"rank {rank}: {reason}" for rank, reason in failures.items()])
     if late:
         ranks = [worker.slot for worker in late]
-        raise GroupError([f"ranks {ranks} of {len(tasks)} gave nothing in {timeout_s:g} s"])
+        raise GroupError([f"ranks {ranks} of {len(tasks)} had no result within {timeout_s:g} s"])
     return [answers[rank] for rank in range(len(tasks))]
 
 
@@ -133,12 +137,12 @@ def _start(context: Context, function: Callable[[Any, int], object], slot: int) 
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, slot), daemon=True)
     process.start()
-    theirs.close()  # before the next one is forked: the end of a process is the end of its pipe
+    theirs.close()  # before the next fork: else the pipe would outlive this process
     return _Worker(slot, process, ours)
 
 
 def _wait(workers: Sequence[_Worker], timeout_s: float | None = None) -> list[_Worker]:
-    """Those that have answered or died; waits for the first."""
+    """Wait for the first worker that has a result or died; returns all such workers."""
     ready = wait([worker.connection for worker in workers], timeout_s)
     return [worker for worker in workers if worker.connection in ready]
 
@@ -154,7 +158,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 
 def _serve(connection: Connection, function: Callable[[Any, int], object], slot: int) -> None:
-    """A process's life: answer what comes until the other end is closed, or ctrl-C."""
+    """Main loop of a process: run tasks until the other end is closed, or ctrl-C."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
         while True:
@@ -162,10 +166,10 @@ def _serve(connection: Connection, function: Callable[[Any, int], object], slot:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that wants its answers is gone: nobody else would end a long task.
+    """End this process when the one that started the tasks is gone: nothing else would end a long task.
 
-    Linux's signal for that would not come: it is for the end of the fork server, which lives as long as its
-    children do.
+    Linux's signal for the death of a parent does not help: the parent is the fork server, which lives as long
+    as its children.
     """
     parent = parent_process()
     assert parent is not None, "every worker is started by a process"
@@ -174,8 +178,8 @@ def _end_with_parent() -> None:
 
 
 def _answer(function: Callable[[Any, int], object], task: bytes, slot: int) -> bytes:
-    # Pickled here, because torch changes what pipes do with tensors: they would send a handle to memory that
-    # is gone when its process is.
+    # Pickled here, because torch changes how pipes send tensors: as a handle to shared memory, which is gone
+    # when this process ends.
     try:
         return pickle.dumps(function(pickle.loads(task), slot))
     except KeyboardInterrupt:

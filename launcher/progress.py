@@ -1,4 +1,4 @@
-"""How far a run is. Torch-free."""
+"""Progress of a run. Torch-free."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,14 +7,14 @@ from typing import final
 @final
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands, and what it reads next."""
+    """How far training is, and what it reads next."""
 
     step: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps completed."""
     data_step: int = 0
-    """Global batches read or skipped: the next step reads the batch of this number. Ahead of `step` once a
-    rollback has skipped a range of the data."""
+    """Global batches read or skipped; the next step reads the batch with this number. Larger than `step`
+    after a rollback that skips a range of the data."""
 
     def after_step(self) -> "Progress":
-        """One step further, on the next data."""
+        """Progress after one more step."""
         return Progress(self.step + 1, self.data_step + 1)

@@ -1,11 +1,10 @@
-"""The run folder: everything about one training, across restarts. Torch-free.
+"""The run folder: everything about one run, across restarts. Torch-free.
 
 recipe.yaml (resolved), recipe.source.yaml (as written), plan.json, base_shapes.bsh, job.sh, environment.json,
 code.diff, journal.jsonl, mlflow.json, checkpoints/, logs/, quarantine/, lock
 """
 
 import fcntl
-import json
 import os
 import socket
 import tempfile
@@ -17,6 +16,7 @@ from typing import IO
 
 from launcher import files
 from launcher.errors import Problem, UserError
+from launcher.json_text import dump_json
 from launcher.track.journal import read_journal
 
 RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
@@ -33,17 +33,17 @@ ARTIFACTS = (RECIPE, PLAN, SHAPES)
 
 
 def is_run(run_url: str) -> bool:
-    """Whether a folder holds a run."""
+    """Whether a folder contains a run."""
     return files.exists(files.join(run_url, RECIPE)) and files.exists(files.join(run_url, PLAN))
 
 
 def require_new(run_url: str) -> None:
-    """Raise UserError where a new run would mix with what a folder holds, or could not be written."""
+    """Raise UserError if a new run would mix with the content of a folder, or could not be written."""
     if is_run(run_url):
         raise UserError(
             Problem(
                 f"--run-dir {run_url}",
-                "already holds a run",
+                "already contains a run",
                 f"continue it with `launch resume {run_url}`, or choose another --run-dir",
             )
         )
@@ -52,12 +52,12 @@ def require_new(run_url: str) -> None:
         raise UserError(Problem(f"--run-dir {run_url}", "is a file", "choose another --run-dir"))
     if files.list_names(run_url):
         raise UserError(
-            Problem(f"--run-dir {run_url}", "is not empty and holds no run", "choose another --run-dir")
+            Problem(f"--run-dir {run_url}", "is not empty and is not a run", "choose another --run-dir")
         )
 
 
 def require_run(run_url: str) -> None:
-    """Raise UserError where a folder holds no run."""
+    """Raise UserError if a folder does not contain a run."""
     if is_run(run_url):
         return
     what = "is not a run: it has no recipe.yaml and plan.json" if files.exists(run_url) else "does not exist"
@@ -81,7 +81,9 @@ def freeze(
     environment: Mapping[str, object],
     diff: str,
 ) -> str:
-    """Write what will run into the run folder; returns the script's URL."""
+    """Write everything that defines a run into its folder; returns the URL of the script."""
+    # recipe.yaml and plan.json make a folder a run (is_run). The recipe comes after all the others except the
+    # script, so a crash in between leaves a folder that no command takes for a run.
     files.make_folder(files.join(run_url, "logs"))
     texts = {SOURCE: source, ENVIRONMENT: _json(environment), DIFF: diff, SHAPES: shapes, PLAN: _json(plan)}
     for name, text in {**texts, RECIPE: recipe, SCRIPT: script}.items():
@@ -91,14 +93,17 @@ def freeze(
 
 
 def _json(record: Mapping[str, object]) -> str:
-    return json.dumps(record, indent=1) + "\n"
+    return dump_json(record, indent=1) + "\n"
 
 
 def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
-    """Take a run for this process until the returned file is closed or the process ends.
+    """Lock a run for this process until the returned file is closed or the process ends.
 
-    Raises UserError naming the holder where another process has it. None for remote folders: no locks there.
+    Raises UserError that names the holder if another process has the lock. None for remote folders, which
+    have no locks.
     """
+    # flock, not the existence of a file: the kernel releases it when the process dies, however it dies, and
+    # no stale lock has to be removed by hand. The text in the file is only for the message.
     local = files.local_path(run_url)
     if local is None:
         return None
@@ -125,16 +130,16 @@ def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class LocalMirror:
-    """Where journal and tracking state are written: the run folder, or a local copy of a remote one's.
+    """Where journal and tracking state are written: the run folder, or a local copy if that is remote.
 
-    Object stores cannot append, so those files are put there whole, at each checkpoint and at the end.
+    Object stores cannot append, so these files are uploaded whole, at each checkpoint and at the end.
     """
 
     folder: Path
     run_url: str
 
     def publish(self, names: Sequence[str] = MIRRORED) -> None:
-        """Copy files to a remote run folder; nothing to do for a local one."""
+        """Copy files to a remote run folder; does nothing for a local one."""
         if self.folder == files.local_path(self.run_url):
             return
         for name in names:
@@ -143,7 +148,7 @@ class LocalMirror:
 
 
 def open_mirror(run_url: str, is_main: bool) -> LocalMirror:
-    """The mirror of a run; for a remote one, rank 0 fetches what earlier attempts have written."""
+    """The mirror of a run; for a remote run, rank 0 downloads what earlier attempts have written."""
     local = files.local_path(run_url)
     if local is not None:
         return LocalMirror(local, run_url)
@@ -152,14 +157,14 @@ def open_mirror(run_url: str, is_main: bool) -> LocalMirror:
         for name in MIRRORED:
             if files.exists(url := files.join(run_url, name)):
                 (mirror.folder / name).write_bytes(files.read_bytes(url))
-        # what the tracking server is sent, named relative to the journal
+        # These are sent to the tracking server, by their names relative to the journal.
         for name in ARTIFACTS:
             (mirror.folder / name).write_bytes(files.read_bytes(files.join(run_url, name)))
     return mirror
 
 
 def next_attempt(folder: Path) -> int:
-    """Number of the attempt that starts now: one more than the starts in the journal."""
+    """Number of the attempt that starts now: one more than the start lines in the journal."""
     path = folder / JOURNAL
     if not path.exists():
         return 1

@@ -1,4 +1,4 @@
-"""From a checked recipe to a started run: plan, render, freeze, submit. Imports torch for the plan."""
+"""From a checked recipe to a started run: plan, render, freeze, submit. Imports torch, for the plan."""
 
 import sys
 import tempfile
@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that could start: nothing is written yet."""
+    """A run that is ready to start; nothing is written yet."""
 
     recipe: Recipe
     run_url: str
@@ -36,7 +36,7 @@ class Prepared:
 def prepare(recipe: Recipe, run_url: str, *, env: Mapping[str, str], only_show: bool = False) -> Prepared:
     """Plan a run and render its script; `env` is for its processes.
 
-    `only_show`: for another machine, whatever this host has.
+    `only_show`: the script is for another machine, so this one need not have sbatch.
     """
     plan = make_plan(recipe, recipe.cluster.world_size)
     try:
@@ -51,8 +51,8 @@ def prepare(recipe: Recipe, run_url: str, *, env: Mapping[str, str], only_show: 
 def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str]) -> Job:
     shape = recipe.cluster
     before = _first_launch(run_url)
-    # Sums depend on the number of threads, relative paths on the folder: both stay the first attempt's.
-    # Another number of processes per node shares the cores differently, and changes sums in any case.
+    # The order of sums depends on the number of threads, and relative paths depend on the folder. A resume
+    # keeps both from the first attempt. With another number of processes per node, sums change in any case.
     same_shape = before.get("nproc_per_node") == shape.nproc_per_node
     threads = before.get("threads") if same_shape else None
     return Job(
@@ -77,7 +77,7 @@ def _first_launch(run_url: str) -> dict[str, object]:
 
 
 def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
-    """Write the run folder, then train here (and never return) or submit the script to the queue."""
+    """Write the run folder, then train in this process (and never return) or submit the script."""
     job = prepared.job
     launch = {
         "cwd": job.cwd,
@@ -108,7 +108,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
 
 
 def _local_script(script_url: str, text: str) -> Path:
-    """The script as a local file: itself, or for a remote run folder a copy in a temporary one."""
+    """The script as a local file: for a remote run folder, a copy in a temporary one."""
     local = files.local_path(script_url)
     if local is not None:
         return local

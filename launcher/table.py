@@ -1,10 +1,10 @@
-"""Tables for a terminal: cells padded to the width of their column. Torch-free."""
+"""Tables for a terminal: cells are padded to the width of their column. Torch-free."""
 
 from collections.abc import Sequence
 
 
 def table_lines(rows: Sequence[Sequence[str]], *, right_align: bool = False) -> list[str]:
-    """One line per row, columns two blanks apart; `right_align` for all columns but the first, of names."""
+    """One line per row, two spaces between columns; `right_align` applies to all columns but the first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,8 +1,8 @@
-"""The loop. Everything that happens to a model in training happens on this page.
+"""The training loop. Everything that happens to a model in training happens on this page.
 
-Set-up of nouns, then a `while`; no hooks. The rule for what comes next: a feature adds one noun to the set-up
-and at most two lines to the loop. If it seems to need a third, it either only wants to know where the loop
-is: then it asks the clock, whose phases are a closed set; or it is part of the step, in Engine.train_step.
+Set-up of objects, then a `while`; no hooks. A new feature adds one object to the set-up and at most two lines
+to the loop. If it seems to need a third, it either only needs to know where the loop is, and asks the clock,
+whose phases are a closed set; or it is part of the step, in Engine.train_step.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from launcher.world import World, seed_step
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Where a training ended."""
+    """Result of a training."""
 
     step: int
     checkpoint_url: str
@@ -41,7 +41,7 @@ def train(
     """
     with open_tracker(recipe, run_url, world, mirror=mirror, mlflow=mlflow) as tracker:
         plan = make_plan(recipe, world.size)
-        # Before the model: it may take minutes to build, and the data be unfit for it.
+        # Data before the model: a large model takes minutes to build, and the data may not fit it.
         with open_data(recipe, plan, world) as data:
             _, engine = open_engine(recipe, plan, world)
             schedule = Schedule(recipe.schedule, plan.steps)

@@ -1,4 +1,4 @@
-"""Who and where this process is: rank, device, process group. Created once, passed down."""
+"""Rank, device and process group of this process. Created once, and passed as an argument."""
 
 import ctypes
 import hashlib
@@ -30,7 +30,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes what is written once."""
+        """Whether this rank does what only one rank should do, such as writing files."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -62,17 +62,18 @@ def close_world(world: World) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this rank when the agent that started it dies, so that no orphan goes on writing."""
+    """Ask Linux to kill this rank when the torchrun agent that started it dies."""
+    # An orphan would continue to write checkpoints into a run that another attempt has already resumed.
     if platform.system() == "Linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def open_world(timeout_s: float) -> World:
-    """Join the process group that torchrun's variables describe, and bind the device of this local rank."""
+    """Join the process group of torchrun's variables, and select the device of this local rank."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed reads it, also of a process alone
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed reads it even for a single process
     use_cuda = torch.cuda.is_available()
     for name, value in rank_environment(use_cuda=use_cuda).items():
         os.environ.setdefault(name, value)
@@ -80,6 +81,7 @@ def open_world(timeout_s: float) -> World:
     if use_cuda:
         torch.cuda.set_device(device)
     if size > 1:
+        # gloo as well, for what is on the CPU: pickled objects, and parameters that are offloaded.
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
         dist.init_process_group(
             backend, timeout=timedelta(seconds=timeout_s), device_id=device if use_cuda else None
@@ -89,8 +91,8 @@ def open_world(timeout_s: float) -> World:
 
 
 def join_local_world(rank: int, size: int, rendezvous: Path, timeout_s: float) -> World:
-    """Join `size` processes of this machine, on its CPU, that meet in a file: no ports, no torchrun."""
-    # torchrun's variables, which DeepSpeed reads instead of asking the process group
+    """Join `size` processes on the CPU of this machine through a file: no ports, no torchrun."""
+    # torchrun's variables: DeepSpeed reads them, not the process group.
     for name, value in {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -110,5 +112,7 @@ def join_local_world(rank: int, size: int, rendezvous: Path, timeout_s: float) -
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one step of one rank: a resume draws the same dropout masks as an uninterrupted run."""
+    # Hashed, because sums would collide: seed + step gives (1, 2) and (2, 1) the same masks. Shifted to 63
+    # bits, which manual_seed takes as a non-negative number.
     digest = hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8]) >> 1)

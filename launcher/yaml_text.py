@@ -1,7 +1,7 @@
-"""The one door to YAML: text -> values with places, by the rules of YAML 1.2, and values -> text.
+"""The only module that imports YAML: text -> values with places, by YAML 1.2, and values -> text.
 
 Stricter than YAML: one document, no tags, no anchors or aliases, no merge keys, no repeated keys, keys are
-text. So what a line says does not depend on another line, and reading never runs or builds anything.
+text. So the meaning of a line never depends on another line, and reading never executes anything.
 """
 
 import re
@@ -23,7 +23,7 @@ _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
-# The parser's words -> ours, and what to do. The first pattern that is found wins.
+# The parser's message -> ours, and what to do. The first pattern that matches wins.
 _SYNTAX = (
     (r"found character '\\t'", "a tab where YAML allows only spaces", "indent with spaces"),
     (r"found character '(.)'", r"a plain value cannot start with {0}", "put the value in quotes"),
@@ -59,7 +59,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def parse_tree(text: str, name: str) -> tuple[Node, list[Problem]]:
-    """Read one YAML document into nodes, and what our rules forbid in it. Raises UserError on bad syntax."""
+    """Read one YAML document into nodes, and find what our rules forbid. Raises UserError on bad syntax."""
     try:
         reader = _Reader(name, yaml.parse(text.removeprefix("\ufeff"), Loader=yaml.SafeLoader))
         node = reader.document()
@@ -73,7 +73,7 @@ def parse_tree(text: str, name: str) -> tuple[Node, list[Problem]]:
 
 
 def decode(content: bytes, name: str) -> str:
-    """UTF-8 text of a file. Raises UserError at the first byte that is not."""
+    """UTF-8 text of a file. Raises UserError at the first byte that is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,7 +84,7 @@ def decode(content: bytes, name: str) -> str:
 
 
 def dump_yaml(data: Any) -> str:
-    """Write plain values as YAML that reads back equal, by YAML 1.1 and 1.2 readers alike."""
+    """Write plain values as YAML that YAML 1.1 and 1.2 readers both read back equal."""
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
@@ -92,6 +92,8 @@ def dump_yaml(data: Any) -> str:
 
 def resolve(text: str) -> Scalar:
     """The value of a plain scalar by the core schema of YAML 1.2, with `_` allowed between digits."""
+    # PyYAML resolves by YAML 1.1, where `no` is false, `1e-3` is text (no dot) and `12:30` is 750. In 1.2
+    # these are text, a number and text, which is what people mean.
     if text in _NULLS:
         return None
     if text in _BOOLS:
@@ -108,7 +110,7 @@ def resolve(text: str) -> Scalar:
 
 
 class _Reader:
-    """Builds nodes from parser events, collecting every problem that does not stop the reading."""
+    """Builds nodes from parser events, and collects every problem that does not stop the reading."""
 
     def __init__(self, name: str, events: Iterator[Any]) -> None:
         self.name = name
@@ -116,7 +118,7 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def document(self) -> Node | None:
-        """The one document, or None when there is none."""
+        """The only document, or None if there is none."""
         root = None
         for event in self.events:
             if not isinstance(event, yaml.NodeEvent):
@@ -139,7 +141,7 @@ class _Reader:
             return Node(self.sequence(depth), place, key_place)
         if isinstance(event, yaml.AliasEvent):
             return Node(None, place, key_place)
-        # An empty value has no place of its own worth showing.
+        # An empty value has no place of its own; its key is shown instead.
         return Node(
             self.scalar(event), place if event.value or event.style else key_place, key_place, _text(event)
         )
@@ -162,7 +164,7 @@ class _Reader:
         return members
 
     def key(self, event: Any, depth: int) -> str | None:
-        """The text of a key, or None after noting why it is not one."""
+        """The text of a key, or None after recording why it is not one."""
         node = self.node(event, depth + 1)
         if not isinstance(event, yaml.ScalarEvent):
             if not isinstance(event, yaml.AliasEvent):
@@ -197,8 +199,8 @@ class _Reader:
             return 0
 
     def check_plainness(self, event: Any) -> None:
-        """Refuse what lets one line mean something that is written elsewhere, or builds objects."""
-        complete = "write the value out: a recipe repeats itself rather than refer"
+        """Refuse what gives a line a meaning that is written elsewhere, or builds objects."""
+        complete = "write the value out: a recipe has no references"
         if isinstance(event, yaml.AliasEvent):
             self.refuse(event, f"alias *{event.anchor} is not allowed", complete)
             return
@@ -220,7 +222,7 @@ def _text(event: Any) -> str:
 
 
 def _syntax_problem(name: str, error: yaml.MarkedYAMLError) -> Problem:
-    """Our words for a parser's complaint, at the place where the mistake begins."""
+    """Our message for a parser's error, at the place where the mistake starts."""
     said = error.problem or "broken syntax"
     mark = error.problem_mark or error.context_mark
     place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name

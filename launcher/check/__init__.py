@@ -1,1 +1,1 @@
-"""Checks of a recipe's parametrisation and model, small enough for two CPU cores, before it is launched."""
+"""Checks of a recipe's parametrization and model before launch, small enough for two CPU cores."""

@@ -1,4 +1,4 @@
-"""A check as people read it."""
+"""The result of a check as text."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def check_text(result: CheckResult) -> str:
 
 
 def _slope_table(result: CheckResult) -> list[str]:
-    """Slopes at the last step, with ! where any judged step is out of bounds."""
+    """Slopes at the last step, with ! if any judged step is out of bounds."""
     modules = dict.fromkeys(slope.module for slope in result.slopes)
     heads = [head for _, _, head in _COLUMNS]
     sharded_head = f"change, {sharding_name(result.setting.recipe)}"

@@ -4,7 +4,7 @@ from models.section import Section
 
 
 class CheckConfig(Section):
-    """What must hold before a run may start."""
+    """What a run requires before it may start."""
 
     gate: bool = False
     """Refuse to start this recipe until `launch check` has passed for its model, mup, optim and parallel."""

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 RECORD = "check.json"
 FOLDER = Path("runs") / "checks"
-"""Where checks are kept, below the folder that `launch` is called in."""
+"""Where checks are stored, below the folder in which `launch` is called."""
 
 
 def hash_identity(recipe: Recipe) -> str:
-    """Hash of what a check depends on: model, parametrisation, optimizer and sharding.
+    """Hash of what a check depends on: model, parametrization, optimizer and sharding.
 
-    The width is left out: the check is over widths, so that the proxy model's record serves the large run.
+    The width is left out: a check covers widths, so its record is valid for the large run too.
     """
+    # Rates are part of it, as they are in `optim`: a check of lr 1e-3 says nothing about lr 1e-1. Data,
+    # schedule and cluster are not: changing them does not change how activations scale with width.
     parts = {
         name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "mup", "optim", "parallel")
     }
@@ -46,8 +48,10 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
 
 
 def check_record(result: "CheckResult", identity: str) -> dict[str, Any]:
-    """What check.json holds."""
-    from launcher.check.coordinates import BOUND  # torch, which is loaded where there is a result
+    """The content of check.json."""
+    from launcher.check.coordinates import (
+        BOUND,
+    )  # imports torch, which is loaded already if there is a result
 
     setting = result.setting
     return {
@@ -66,15 +70,15 @@ def check_record(result: "CheckResult", identity: str) -> dict[str, Any]:
 
 
 def require_passed(recipe: Recipe, path: str) -> None:
-    """Raise UserError where the recipe asks for a passed check and none is recorded for its identity."""
+    """Raise UserError if the recipe requires a passed check and none is recorded for its identity."""
     if not recipe.check.gate:
         return
     record = default_folder(recipe) / RECORD
     problem = None
     if not record.exists():
-        problem = "asks for a passed check, and none is recorded for this model and its rates"
+        problem = "requires a passed check, and none is recorded for this model and its rates"
     elif not load_json(record.read_bytes())["passed"]:
-        problem = f"asks for a passed check; the recorded one failed: {record}"
+        problem = f"requires a passed check; the recorded one failed: {record}"
     if problem is not None:
         remedy = f"run: launch check {path}, with the same overrides"
         raise UserError(Problem.at("check.gate", problem, remedy))

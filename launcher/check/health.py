@@ -1,4 +1,4 @@
-"""Checks of one small model: initial loss, one batch overfitted, gradients of every layer, state dynamics."""
+"""Checks of one small model: initial loss, overfitting one batch, gradients of every layer, states."""
 
 import math
 from dataclasses import dataclass, fields
@@ -20,19 +20,19 @@ from models.ssm.system import Recurrence
 
 INITIAL_LOSS_TOLERANCE = 0.02
 OVERFIT_FRACTION, OVERFIT_STEPS = 0.1, 200
-"""The loss on one tiny batch must fall below this fraction of the first within so many steps."""
+"""The loss on one tiny batch must fall below this fraction of the initial loss within this many steps."""
 GRADIENT_RATIO = 1e3
-"""Most by which the same parameter's gradient may differ between two layers of the stack."""
+"""Largest ratio of the gradient norms of the same parameter in two layers of the stack."""
 RADIUS = 1.0 + 1e-5
-"""Largest modulus of a state-space layer's eigenvalues, rounding allowed for: above 1 states explode."""
+"""Largest modulus of a state-space layer's eigenvalues: above 1, plus rounding, states explode."""
 UNIT_RANGE = (0.5, 2.0)
-"""Standard deviations that count as one under unit scaling."""
+"""Range of standard deviations that are accepted as 1 under unit scaling."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check's outcome."""
+    """The outcome of one check."""
 
     name: str
     passed: bool
@@ -42,7 +42,10 @@ class Finding:
 
 
 def check_initial_loss(recipe: Recipe, width: int, world: World) -> Finding:
-    """A model that knows nothing is as unsure as a uniform guess."""
+    """The initial loss is that of a uniform guess, ln(number of classes)."""
+    # For 256 bytes ln 256 = 5.545. A higher loss means that the initial logits are not near zero, so that the
+    # model is confidently wrong and the first steps only undo that; a lower one can mean that targets leak
+    # into the inputs.
     proxy = _proxy(recipe, width, world)
     _, loss = proxy.record()
     proxy.close()
@@ -60,7 +63,7 @@ def check_initial_loss(recipe: Recipe, width: int, world: World) -> Finding:
 
 
 def check_overfit(recipe: Recipe, width: int, world: World) -> Finding:
-    """Two short sequences can be learned by heart: a model that fails at that cannot learn."""
+    """Two short sequences can be memorized: a model that fails at this cannot learn."""
     proxy = _proxy(recipe, width, world)
     proxy.batch = _cut(proxy.batch, num_sequences=2, length=32)
     _, first = proxy.record()
@@ -81,7 +84,9 @@ def check_overfit(recipe: Recipe, width: int, world: World) -> Finding:
 
 
 def _cut(batch: Batch, *, num_sequences: int, length: int) -> Batch:
-    """Fewer sequences; shorter ones where every position has its own target."""
+    """Fewer sequences, and shorter ones if every position has its own target."""
+    # A classifier's one label belongs to the whole sequence, and a sequence cut from a padded batch may have
+    # no target left: those keep their length.
     x, y = batch.x[:num_sequences], batch.y[:num_sequences]
     lengths = None if batch.lengths is None else batch.lengths[:num_sequences]
     if y.ndim == 2 and lengths is None and bool((y[:, :length] >= 0).any()):
@@ -90,7 +95,7 @@ def _cut(batch: Batch, *, num_sequences: int, length: int) -> Batch:
 
 
 def check_gradient_flow(recipe: Recipe, width: int, world: World) -> Finding:
-    """At full depth every parameter gets a gradient, finite and of similar size in every layer."""
+    """At full depth every parameter has a finite gradient, of similar size in all layers."""
     shrunk = shrink_recipe(recipe, d_model=width, seed=recipe.seed)
     deep = shrunk.model_copy(
         update={"model": shrunk.model.model_copy(update={"num_layers": recipe.model.num_layers})}
@@ -116,7 +121,9 @@ def check_gradient_flow(recipe: Recipe, width: int, world: World) -> Finding:
 
 
 def _largest_ratio(sizes: dict[str, float]) -> tuple[float, str]:
-    """Largest over smallest gradient norm of the same parameter among the layers, and which parameter."""
+    """Largest ratio of gradient norms of the same parameter between layers, and which parameter it is."""
+    # layers.0.ffn.up.weight and layers.2.ffn.up.weight are one family, `ffn.up.weight`. Different parameters
+    # are not compared: a bias and a matrix have gradients of different sizes in any model.
     families: dict[str, list[float]] = {}
     for name, size in sizes.items():
         parts = name.split(".")
@@ -129,7 +136,7 @@ def _largest_ratio(sizes: dict[str, float]) -> tuple[float, str]:
 
 @torch.no_grad()
 def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
-    """State-space layers are stable and their memories fit the sequences; nothing for models without any."""
+    """State-space layers are stable, and how long they remember; nothing for models without such layers."""
     proxy = _proxy(recipe, width, world)
     proxy.close()
     layers = proxy.model.get_submodule("layers")
@@ -156,7 +163,7 @@ def check_states(recipe: Recipe, width: int, world: World) -> list[Finding]:
 
 
 def _moduli(mixer: SSMMixer) -> torch.Tensor:
-    """Moduli of the eigenvalues of the recurrence matrix of every channel."""
+    """Moduli of the eigenvalues of every channel's recurrence matrix."""
     return torch.linalg.eigvals(recurrence_matrix(mixer.recurrence())).abs().flatten()
 
 
@@ -165,6 +172,9 @@ def recurrence_matrix(recurrence: Recurrence) -> torch.Tensor:
     exact = Recurrence(
         **{field.name: getattr(recurrence, field.name).double() for field in fields(recurrence)}
     )
+    # The layers have recurrences of several forms (diagonal, diagonal plus low rank), and A is not stored as
+    # a matrix. What they share is one step x' = A x + b u. With u = 0 and x the n-th unit vector, it gives
+    # column n of A.
     H, N = exact.b.shape
     units_NHN = torch.eye(N, dtype=torch.float64)[:, None].expand(N, H, N)
     _, columns_NHN = exact.step(exact.b.new_zeros(N, H), units_NHN)

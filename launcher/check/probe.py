@@ -1,4 +1,4 @@
-"""What every module of a model returns in one forward pass, and what its own parameters have changed."""
+"""Record the output of every module in a forward pass, and measure what its own parameters have changed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from models.ssm.ssm_mixer import SSMMixer
 @final
 @dataclass(slots=True)
 class Recording:
-    """One forward pass: by module name, with #2, #3, ... for further uses of the same module."""
+    """One forward pass, by module name, with #2, #3, ... for later uses of the same module."""
 
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
     inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Recording:
 
 @final
 class Recorder:
-    """Hooks on every module of a model that note inputs and outputs while `recording` is set."""
+    """Hooks on every module of a model that record inputs and outputs while `recording` is set."""
 
     def __init__(self, model: nn.Module) -> None:
         self.recording: Recording | None = None
@@ -36,12 +36,12 @@ class Recorder:
         ]
 
     def start(self) -> Recording:
-        """Note all passes until stop in a new recording."""
+        """Record all passes until stop, in a new recording."""
         self.recording = Recording()
         return self.recording
 
     def stop(self) -> None:
-        """Note nothing."""
+        """Stop recording."""
         self.recording = None
 
     def remove(self) -> None:
@@ -55,7 +55,7 @@ class Recorder:
             if self.recording is None or not isinstance(tensor, torch.Tensor):
                 return
             if any(_is_same(tensor, arg) for arg in args):
-                return  # dropout in evaluation, no norm: nothing of its own to show
+                return  # dropout in evaluation, or no norm: it has no effect of its own
             # A module that is used twice has two outputs; a change must be compared with the same use.
             key, use = name, 1
             while key in self.recording.outputs:
@@ -69,7 +69,7 @@ class Recorder:
 
 
 def _is_same(output: torch.Tensor, given: object) -> bool:
-    """Whether a module returned what it was given; by storage, because ZeRO-3's hooks wrap it again."""
+    """Whether a module returned its input; compared by storage, because ZeRO-3's hooks wrap tensors again."""
     return (
         isinstance(given, torch.Tensor)
         and output.shape == given.shape
@@ -88,12 +88,12 @@ def changes(now: Recording, before: Recording) -> dict[str, float]:
 
 
 def own_changes(model: nn.Module, before: Recording) -> dict[str, float]:
-    """The part of each module's change that its own parameters made: it is run again on its earlier inputs.
+    """The part of each module's change that its own parameters caused: it is run again on its earlier inputs.
 
-    Modules that hold no parameters, and the model as a whole, are left out.
+    Modules without parameters, and the model as a whole, are left out.
     """
     modules: Mapping[str, nn.Module] = dict(model.named_modules())
-    model.eval()  # dropout would be a change that no parameter made
+    model.eval()  # dropout would be a change that no parameter caused
     found = {}
     for name, (args, named) in before.inputs.items():
         module = modules[name.partition("#")[0]]

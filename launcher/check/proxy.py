@@ -1,4 +1,4 @@
-"""The proxy model of a recipe: small, and trained for a few steps on one batch by the same path as a run."""
+"""The proxy model of a recipe: small, and trained for a few steps on one batch with the code of a run."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ from models.config import max_chars
 @final
 @dataclass(slots=True)
 class ProxyModel:
-    """A model with its engine and its one batch."""
+    """A proxy model with its engine and its only batch."""
 
     recipe: Recipe
     plan: Plan
@@ -39,7 +39,8 @@ class ProxyModel:
     step: int = 0
 
     def train_step(self, lr_amplification: float) -> GradientNorms:
-        """One update on the batch, spread over the ranks, every peak rate times `lr_amplification`."""
+        """One update on the batch, divided among the ranks, with every peak rate times `lr_amplification`."""
+        # The amplification takes the place of lr_multiplier, which is at most 1 in a run.
         seed_step(self.recipe.seed, self.step, self.world.rank)
         taken = self.engine.train_step([rank_batch(self.batch, self.world)], lr_amplification)
         self.step += 1
@@ -58,14 +59,16 @@ class ProxyModel:
 
 
 def cpu_world() -> World:
-    """This process alone, on the CPU: the check is small, and the same on every machine."""
+    """This process alone, on the CPU: a check is small, and gives the same result on every machine."""
     return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: proxy models gain nothing from a second one, and lose tenfold where its core is
-    another process's."""
+    """Compute on one thread.
+
+    Proxy models gain nothing from a second one, and become ten times slower if another process uses its core.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -75,7 +78,7 @@ def one_thread() -> Iterator[None]:
 
 
 def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:
-    """Initialise a recipe's model as a run does, on this rank's part of the world."""
+    """Initialize the model of a recipe as a run does, on this rank."""
     plan = make_plan(recipe, world.size)
     model, engine = open_engine(recipe, plan, world)
     return ProxyModel(recipe, plan, model, engine, Recorder(model), batch, world)
@@ -87,7 +90,7 @@ def _open(data: DataConfig, vocab_size: int | None, max_chars: int | None) -> Sp
 
 
 def first_batch(recipe: Recipe) -> Batch:
-    """One step's first samples of the recipe's own data."""
+    """The first samples of the recipe's own data, as many as one step has."""
     splits = _open(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
     return splits.train.batch(np.arange(recipe.train.global_batch_size))
 

@@ -35,13 +35,13 @@ from launcher.recipe.schema import Recipe
 
 NUM_SEEDS = 3
 SHARDED_TOLERANCE = 0.02
-"""Sharded models sum gradients in another order, which Adam's division amplifies where they are tiny."""
+"""Sharded models sum gradients in another order; Adam's division amplifies this where they are tiny."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """Everything that a check found."""
+    """Everything that a check measured and found."""
 
     setting: Setting
     slopes: tuple[Slope, ...]
@@ -50,12 +50,12 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether every finding is a pass."""
+        """Whether every check has passed."""
         return all(finding.passed for finding in self.findings)
 
 
 def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None]) -> CheckResult:
-    """Check a recipe's parametrisation at every width, whole and sharded, and one small model's health."""
+    """Check a recipe's parametrization at every width, whole and sharded, and the health of a small model."""
     setting = Setting(
         recipe=recipe,
         widths=widths,
@@ -93,7 +93,7 @@ def _check_health(recipe: Recipe, widths: tuple[int, ...]) -> list[Finding]:
 
 
 def sharding_name(recipe: Recipe) -> str:
-    """How a recipe shards, in a word."""
+    """How a recipe shards, in a few words."""
     parallel = recipe.parallel
     return (
         f"deepspeed zero {parallel.zero_stage or 0}" if parallel.engine == "deepspeed" else parallel.strategy
@@ -116,9 +116,12 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
     slopes = fit_slopes(values, setting.recipe.mup.type)
     judged = judge_slopes(name, slopes)
     if setting.recipe.model.norm == "batch":
-        detail = f"{judged.detail}; not compared with the whole: batch norm sees a rank's own sequences only"
+        detail = (
+            f"{judged.detail}; not compared with the whole: batch norm uses only the sequences of its rank"
+        )
         return slopes, [dataclasses.replace(judged, detail=detail)]
-    # Slopes alone would miss an error that is the same at every width.
+    # Slopes alone would miss an error that is the same at every width, such as gradients summed instead of
+    # averaged.
     worst, place = largest_difference(whole, values)
     return slopes, [
         judged,
@@ -153,5 +156,5 @@ def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
 
 
 def _distance(slope: Slope) -> float:
-    """From where the slope should be; infinite where there is none."""
+    """Distance from the expected slope; infinite if there is no slope."""
     return math.inf if math.isnan(slope.slope) else abs(slope.slope - slope.expected)

@@ -1,4 +1,4 @@
-"""A recipe's proxy models for the check: other widths, short sequences, few layers, one batch. Torch-free."""
+"""Recipes of a check's proxy models: other widths, short sequences, few layers, one batch. Torch-free."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,10 @@ _FIRST_WIDTHS_SSD = (256, 192, 320, 384)
 
 
 def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[int, ...]:
-    """At least four widths of which the model can be made: `given`, or w, 2w, 4w, 8w from about 128 on, or
-    256 for layers with heads of few numbers."""
+    """At least four widths that are possible for the model: `given`, or w, 2w, 4w, 8w.
+
+    w is about 128, or 256 for layers with one number per head.
+    """
     if given is not None:
         widths = tuple(sorted(set(given)))
         if len(widths) < NUM_WIDTHS:
@@ -42,7 +44,10 @@ def choose_widths(recipe: Recipe, given: Sequence[int] | None = None) -> tuple[i
 
 
 def choose_lr_amplification(recipe: Recipe) -> float:
-    """Ten times the recipe's rates, less where that would saturate, never less than the recipe's own."""
+    """Factor on the recipe's rates: 10, less if that would saturate, and at least 1."""
+    # A change at a wrong rate must be larger than the noise after four steps, hence the factor. But where it
+    # is so large that outputs saturate, they are equal at every width, and a wrong rate passes. With a cap of
+    # 2^-6 and lr 4e-3 it is 3.9.
     optim = recipe.optim
     lr = optim.others.lr if isinstance(optim, MatrixSection) else optim.lr
     cap = OPTIMIZERS[optim.type].check_lr_cap
@@ -59,7 +64,7 @@ def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) ->
         update={
             "global_batch_size": NUM_SEQUENCES,
             "micro_batch_size": NUM_SEQUENCES // ranks,
-            "truncated_bptt": False,  # the same batch again and again
+            "truncated_bptt": False,  # every step has the same batch
         }
     )
     parallel = ParallelConfig(strategy="single")
@@ -88,7 +93,7 @@ def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) ->
 
 
 def shrunk_layers(recipe: Recipe) -> int:
-    """At least two layers and the whole pattern; all of them where a base-shapes file names them."""
+    """At least two layers and the whole pattern; all layers if a base-shapes file names them."""
     model, period = recipe.model, len(recipe.model.pattern)
     if recipe.mup.base_shapes is not None:
         return model.num_layers
@@ -96,19 +101,19 @@ def shrunk_layers(recipe: Recipe) -> int:
 
 
 def shrunk_length(recipe: Recipe) -> int:
-    """Sequences of text and tokens can be cut; those of a generated task cannot."""
+    """Sequences of text and tokens can be shortened; those of a generated task cannot."""
     return min(recipe.data.seq_len, SEQ_LEN) if recipe.data.source.is_stream else recipe.data.seq_len
 
 
 def sharded_ranks(recipe: Recipe) -> int:
-    """Processes of the sharded check: four for hsdp's two axes, two for any other sharding, one for none."""
+    """Processes of the sharded check: 4 for the two axes of hsdp, 2 for other sharding, 1 for none."""
     if recipe.parallel.engine == "torch" and recipe.parallel.strategy == "single":
         return 1
     return 4 if recipe.parallel.engine == "torch" and recipe.parallel.strategy == "hsdp" else 2
 
 
 def describe_shrinking(recipe: Recipe, widths: Sequence[int]) -> str:
-    """What is smaller than in the recipe, in a line."""
+    """What is smaller than in the recipe, in one line."""
     return (
         f"widths {', '.join(map(str, widths))} instead of {recipe.model.d_model}; "
         f"{shrunk_layers(recipe)} of {recipe.model.num_layers} layers; "

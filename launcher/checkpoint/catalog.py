@@ -1,6 +1,6 @@
-"""The checkpoints of a run: which folders there are, which are good, which go. Torch-free.
+"""The checkpoints of a run: which exist, which are good, which are deleted. Torch-free.
 
-A folder without a valid manifest is no checkpoint.
+A folder without a valid manifest is not a checkpoint.
 """
 
 import hashlib
@@ -23,13 +23,16 @@ class Saved:
 
     @property
     def step(self) -> int:
-        """Optimizer steps that it has behind it."""
+        """Optimizer steps completed."""
         return self.manifest.step
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A step folder that is not a good checkpoint, and why. `damaged`: its manifest vouches for more."""
+    """A step folder that is not a good checkpoint, and why.
+
+    `damaged`: it was published and has changed since. False for a save that never finished.
+    """
 
     url: str
     reason: str
@@ -37,7 +40,7 @@ class Rejected:
 
 
 def step_folder(run_url: str, step: int) -> str:
-    """Where the checkpoint of a step lives."""
+    """URL of the checkpoint folder of a step."""
     return files.join(run_url, "checkpoints", f"step-{step:010d}")
 
 
@@ -52,6 +55,8 @@ def read_checkpoint(url: str) -> Saved | Rejected:
 
     Raises UserError for a manifest of a newer format.
     """
+    # The manifest is written last. Without one the save was interrupted, which is expected after a crash.
+    # With one, anything that is wrong is damage.
     path = files.join(url, MANIFEST)
     if not files.exists(path):
         return Rejected(url, "no manifest: the save never finished", damaged=False)
@@ -59,6 +64,8 @@ def read_checkpoint(url: str) -> Saved | Rejected:
         manifest = parse_manifest(files.read_text(path), path)
     except ValueError as error:
         return Rejected(url, f"the manifest cannot be read ({error})", damaged=True)
+    # Sizes are one metadata request per file, and already find truncated and missing ones. Reading terabytes
+    # to compare digests is left to verify_digests.
     for name, entry in manifest.files.items():
         file_url = files.join(url, name)
         if not files.exists(file_url):
@@ -79,8 +86,11 @@ def verify_digests(saved: Saved) -> Rejected | None:
 
 
 def find_newest(run_url: str, *, verify: bool) -> tuple[Saved | None, list[Rejected]]:
-    """The newest good checkpoint of a run, and the newer folders that were passed over."""
+    """The newest good checkpoint of a run, and the newer folders that were skipped."""
     rejected: list[Rejected] = []
+    # Newest first, and stop at the first good one: normally the digests of one checkpoint only are computed.
+    # Say 10 and 20 are good, 30 has a flipped bit and 40 has no manifest: the result is 20, with 40 and 30
+    # rejected.
     for step in reversed(list_steps(run_url)):
         found = read_checkpoint(step_folder(run_url, step))
         if isinstance(found, Saved):
@@ -93,7 +103,7 @@ def find_newest(run_url: str, *, verify: bool) -> tuple[Saved | None, list[Rejec
 
 
 def digest_file(url: str) -> str:
-    """sha256 of one file, read in pieces."""
+    """sha256 of one file, read in pieces of 4 MiB: a shard can be larger than memory."""
     digest = hashlib.sha256()
     with files.open_binary(url) as stream:
         while piece := stream.read(1 << 22):
@@ -110,9 +120,11 @@ def describe_files(url: str, names: Sequence[str]) -> dict[str, FileEntry]:
 
 
 def clear_place(run_url: str, url: str) -> None:
-    """Make room for a save: an unfinished one is deleted, a published one (of a rewound run) put aside."""
+    """Make room for a save: an unfinished one is deleted, a published one is moved to quarantine."""
     if not files.exists(url):
         return
+    # A published checkpoint of this very step exists if the run went back to an earlier step and got here
+    # again. It may be the better of the two, so a person decides what to do with it.
     if isinstance(read_checkpoint(url), Saved):
         quarantine(run_url, url)
     else:
@@ -122,8 +134,10 @@ def clear_place(run_url: str, url: str) -> None:
 def delete_old(run_url: str, keep: int) -> list[int]:
     """Delete all but the newest `keep` complete checkpoints; returns the steps deleted.
 
-    Folders newer than the oldest kept one are never touched, so an unfinished save by others stays.
+    Folders newer than the oldest one kept are not touched, whatever is in them.
     """
+    # Only complete checkpoints count. keep 2, with 10, 20 and 40 complete and 5 and 30 unfinished: 20 and 40
+    # are kept, 5 and 10 are deleted, and 30 stays. Counting 30 would have cost the good 20.
     complete = [s for s in list_steps(run_url) if isinstance(read_checkpoint(step_folder(run_url, s)), Saved)]
     if len(complete) <= keep:
         return []
@@ -135,7 +149,7 @@ def delete_old(run_url: str, keep: int) -> list[int]:
 
 
 def quarantine(run_url: str, url: str) -> str:
-    """Move a checkpoint out of the way, keeping all of it; returns where to."""
+    """Move a checkpoint to RUN/quarantine with all its files; returns its new URL."""
     name = url.rsplit("/", 1)[-1]
     place = files.join(run_url, "quarantine")
     number = sum(other.startswith(name) for other in files.list_names(place)) + 1

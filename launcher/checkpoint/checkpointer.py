@@ -1,4 +1,4 @@
-"""Save and restore one run. A save is staged, written, published; a resume sees only what is published."""
+"""Save and restore one run. A save is staged, written, published; a resume reads only what is published."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,19 +35,19 @@ ScheduleState = Mapping[str, float | int | None]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """Where an attempt begins."""
+    """Where an attempt starts."""
 
     progress: Progress
     url: str | None
-    """The checkpoint; None where there is none and training begins at step 0."""
+    """The checkpoint; None if there is none and training starts at step 0."""
     rejected: Sequence[Rejected]
-    """Newer folders that were passed over."""
+    """Newer folders that were skipped."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Save:
-    """A save under way."""
+    """A save in progress."""
 
     progress: Progress
     tensors: Mapping[str, torch.Tensor]
@@ -59,9 +59,18 @@ class _Save:
 class Checkpointer:
     """The checkpoints of one attempt. All ranks call every method together.
 
-    One save at a time: idle -> staged -> written -> (published) idle. Nothing older is touched before the new
-    manifest is published.
+    One save at a time: idle -> staged -> written -> (published) idle. Older checkpoints are not touched
+    before the new manifest is published.
     """
+
+    # The order of a save's writes, and why a crash at any point leaves a run that can be resumed:
+    #   1. journal  synced by the loop before save(), so that no checkpoint is newer than its journal lines.
+    #   2. stage    rank 0 empties the step's folder: the manifest will list files of this save only.
+    #   3. write    every rank writes its shards, then DCP its index. No manifest yet, so not a checkpoint.
+    #   4. publish  files are hashed, and the manifest appears by one rename or put: a resume now finds it.
+    #   5. delete   old checkpoints are deleted last. Before 4, a failed save would leave nothing to resume.
+    # Barriers separate the steps: no rank writes into a folder that is still being emptied, and no rank
+    # hashes a file that another one is still writing.
 
     def __init__(
         self,
@@ -84,11 +93,13 @@ class Checkpointer:
         self._stage: Literal["idle", "staged", "written"] = "idle"
 
     def restore(self, engine: Engine, schedule: Schedule) -> Restored:
-        """Fill engine and schedule from the newest good checkpoint, if there is one.
+        """Load engine and schedule from the newest good checkpoint, if there is one.
 
-        Raises UserError where it belongs to another run. Damaged ones are moved to RUN/quarantine only after
-        all checks have passed: a resume that is refused changes nothing.
+        Raises UserError if it belongs to another run. Damaged ones are moved to RUN/quarantine only after all
+        checks have passed: a resume that is refused changes nothing.
         """
+        # Rank 0 chooses for all: on a network file system two ranks may list different folders for a while,
+        # and ranks that load different steps would train on without an error.
         found = find_newest(self._run_url, verify=True) if self._world.is_main else (None, [])
         saved, rejected = self._world.from_main(found)
         progress = Progress()
@@ -105,7 +116,7 @@ class Checkpointer:
         return Restored(progress=progress, url=saved.url if saved else None, rejected=rejected)
 
     def due(self, step: int) -> bool:
-        """Whether the recipe asks for a checkpoint after a step."""
+        """Whether a checkpoint is saved after a step."""
         return step % self._config.every == 0
 
     def save(
@@ -119,7 +130,7 @@ class Checkpointer:
     def stage(
         self, progress: Progress, tensors: Mapping[str, torch.Tensor], schedule_state: ScheduleState
     ) -> None:
-        """Take what is to be saved, and make room for it."""
+        """Hold what is to be saved, and empty its folder."""
         self._step_from("idle", "staged")
         url = step_folder(self._run_url, progress.step)
         self._save = _Save(progress=progress, tensors=tensors, schedule_state=dict(schedule_state), url=url)
@@ -135,12 +146,13 @@ class Checkpointer:
         self._world.barrier()
 
     def publish(self) -> str:
-        """Write the manifest, the commit point; then delete what is too old, and mirror the journal."""
+        """Write the manifest, the commit point; then delete old checkpoints and mirror the journal."""
         self._step_from("written", "idle")
         assert self._save is not None, "written"
         save, world, self._save = self._save, self._world, None
         names = world.from_main(sorted(files.list_names(save.url)) if world.is_main else [])
-        # Each rank reads back and hashes its part of the files.
+        # Each rank reads back and hashes its part of the files: digests of what the storage holds, not of
+        # what was sent there. With 8 files on 4 ranks, rank 1 hashes files 1 and 5.
         parts = world.gather(describe_files(save.url, names[world.rank :: world.size]))
         if world.is_main:
             step, data_step = save.progress.step, save.progress.data_step

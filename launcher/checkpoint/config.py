@@ -8,9 +8,9 @@ from models.section import Section
 
 
 class CheckpointConfig(Section):
-    """When to save, and what to keep. The last step is always saved."""
+    """When to save, and how many checkpoints to keep. The last step is always saved."""
 
     every: Annotated[int, Field(ge=1)]
     """Steps between checkpoints."""
     keep: Annotated[int, Field(ge=1)] = 3
-    """Newest checkpoints kept."""
+    """Number of checkpoints kept, the newest ones."""

@@ -1,4 +1,4 @@
-"""Which run a checkpoint belongs to: what its manifest says of recipe, plan and data, and the comparison."""
+"""Which run a checkpoint belongs to: what its manifest records of recipe, plan and data, and the checks."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -14,14 +14,15 @@ from launcher.recipe.compile import dump_recipe
 from launcher.recipe.schema import Recipe
 from models.config import max_chars
 
-SAME_DATA = "resume with the data it began with, or start a new run"
+SAME_DATA = "resume with the data it started with, or start a new run"
 ADDRESSES = ("url", "train", "validation")
-"""Keys of a source that say where, not what."""
+"""Keys of a source that say where the data is stored, not what it is."""
 
 
 def describe_attempt(recipe: Recipe, plan: Plan, *, fingerprint: str, attempt: int) -> Manifest:
-    """The manifest of an attempt's checkpoints, as of step 0 and without files: made once, completed at each
-    save."""
+    """The manifest of an attempt at step 0, without files: made once, completed at each save."""
+    # A checkpoint can be loaded under any engine, strategy and number of ranks. These are recorded for people
+    # who investigate a run, and check_identity does not compare them.
     engine_is_torch = recipe.parallel.engine == "torch"
     return Manifest(
         written_by=f"mulaunch {_version()}",
@@ -55,6 +56,9 @@ def _version() -> str:
 
 def describe_data(recipe: Recipe, fingerprint: str) -> DataEntry:
     """What the samples and their order depend on."""
+    # With the data step, this fixes every batch: a resume at data step 300 reads the batches that an
+    # uninterrupted run would read from there. The number of ranks is not part of it: a global batch is the
+    # same set of samples however many ranks share it.
     return DataEntry(
         fingerprint=fingerprint,
         seed=recipe.seed,
@@ -83,10 +87,12 @@ def describe_parameters(parameters: Parameters) -> dict[str, ParameterEntry]:
 
 
 def check_identity(saved: Saved, parameters: Parameters) -> None:
-    """Raise UserError where a checkpoint was trained with other base shapes, roles or multipliers.
+    """Raise UserError if a checkpoint was trained with other base shapes, roles or multipliers.
 
-    Its weights were scaled once, at the start, by its own base shapes; under others they mean something else.
+    Its weights were scaled once, at initialization, by its own base shapes.
     """
+    # Tensor names and sizes would not show this: base width 64 changed to 128 gives the same shapes, and
+    # training would continue at half or twice the learning rates and forward multipliers, without an error.
     manifest = saved.manifest
     if manifest.base_shapes_hash != parameters.base_shapes_hash:
         lines = compare_shapes(manifest.base_shapes, parameters.base_shapes)
@@ -97,6 +103,8 @@ def check_identity(saved: Saved, parameters: Parameters) -> None:
                 "resume with the mup section (and model widths) of RUN/recipe.yaml, or start a new run",
             )
         )
+    # The same base shapes can still give other multipliers: another mup.type, optimizer or version of the
+    # rules.
     now = describe_parameters(parameters)
     lines = [
         f"{name}: {change}"
@@ -109,29 +117,29 @@ def check_identity(saved: Saved, parameters: Parameters) -> None:
 
 
 def _known(entry: ParameterEntry) -> dict[str, object]:
-    """What a manifest says of a parameter; format 1 says nothing of its role."""
+    """What a manifest records of a parameter; format 1 does not record its role."""
     values = entry.model_dump()
     return values if entry.role is not None else {k: v for k, v in values.items() if k not in ("role", "ssm")}
 
 
 def check_data(saved: Saved, now: DataEntry) -> None:
-    """Raise UserError where the run would not go through the samples that an uninterrupted one reads."""
+    """Raise UserError if the run would not read the samples that an uninterrupted one reads."""
     if different := _differences(saved.manifest.data.model_dump(), now.model_dump()):
         message = "was trained on other data or in another order:\n    " + "\n    ".join(different)
         raise UserError(Problem(saved.url, message, SAME_DATA))
 
 
 def check_model(saved: Saved, before: Shapes, now: Shapes) -> None:
-    """Raise UserError where a run's model has other tensors than that of its checkpoint."""
+    """Raise UserError if a run's model has other tensors than its checkpoint."""
     if different := _differences(before, now, both=True):
         more = [f"and {len(different) - 6} more"] if len(different) > 6 else []
         message = "has other tensors than this model:\n    " + "\n    ".join(different[:6] + more)
-        remedy = "resume with the model it began with, or start a new run"
+        remedy = "resume with the model it started with, or start a new run"
         raise UserError(Problem(saved.url, message, remedy))
 
 
 def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
-    """Raise UserError where other data are asked for. The same data may be elsewhere by now."""
+    """Raise UserError if the data differ. The same data may have moved to another address."""
     theirs, ours = (
         {"data.validation_fraction": config.fraction_for_validation}
         | {
@@ -147,7 +155,8 @@ def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
 
 
 def _differences(before: Mapping[str, object], now: Mapping[str, object], *, both: bool = False) -> list[str]:
-    """A line for each value that is not what it was; `both`: for one that only `now` has, too."""
+    """A line for each value that has changed; with `both`, also for each key that only `now` has."""
+    # Without `both`, a key that only `now` has is not a difference: format 1 did not record all of them.
     return [
         f"{key}: {before.get(key, 'not')} saved, {now.get(key, 'not')} now"
         for key in ({**now, **before} if both else before)

@@ -1,7 +1,7 @@
-"""The manifest: what a checkpoint is, and the mark that it is complete. Torch-free.
+"""The manifest: what a checkpoint contains, and the mark that it is complete. Torch-free.
 
-Written last and published whole. Writer and reader share the types below, and it ends with a digest of
-itself: a manifest with a missing, unknown or changed value is damaged, whatever else may be right about it.
+Written last and published whole. Writer and reader share the types below. It ends with a digest of itself: a
+manifest with a missing, unknown or changed value is damaged, even if everything else in it is right.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.errors import Problem, UserError
+from launcher.json_text import dump_json, load_json
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -31,7 +32,7 @@ class FileEntry(Entry):
 
 
 class ParameterEntry(Entry):
-    """What a parameter is to μP, and the multipliers that follow. Format 1 did not keep the first two."""
+    """Role of a parameter under μP, and its multipliers. Format 1 did not record the first two."""
 
     role: str | None
     ssm: str | None
@@ -56,14 +57,14 @@ class DataEntry(Entry):
 
 
 class RandomEntry(Entry):
-    """Random numbers are drawn in each step from (seed, data_step, rank): this is their whole state."""
+    """The whole random state: every step seeds its generators from (seed, data_step, rank)."""
 
     seed: int
     data_step: int
 
 
 class ScheduleEntry(Entry):
-    """The schedule's section, the run's length, and what the schedule has seen of validation."""
+    """The schedule's section, the length of the run, and what the schedule remembers of validation losses."""
 
     config: dict[str, Any]
     total_steps: int
@@ -71,7 +72,7 @@ class ScheduleEntry(Entry):
 
 
 class Manifest(Entry):
-    """All that a resume needs or checks, and who wrote it."""
+    """Everything that a resume needs or checks, and the version that wrote it."""
 
     format: Literal[2] = 2
     written_by: str
@@ -87,7 +88,7 @@ class Manifest(Entry):
     schedule: ScheduleEntry
     data: DataEntry
     recipe: str
-    """Its text, resolved."""
+    """The resolved recipe as text."""
     files: dict[str, FileEntry]
     base_shapes_hash: str
     base_shapes: dict[str, tuple[int | None, ...]]
@@ -95,25 +96,27 @@ class Manifest(Entry):
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The manifest as a file, with its digest at the end."""
+    """The manifest as the text of a file, with its digest at the end."""
     content = manifest.model_dump(mode="json")
-    return json.dumps(content | {"digest": _digest(content)}, indent=1) + "\n"
+    return dump_json(content | {"digest": _digest(content)}, indent=1) + "\n"
 
 
 def parse_manifest(text: str, place: str) -> Manifest:
     """Inverse of manifest_text; reads format 1 as well.
 
-    Raises ValueError saying what is damaged, and UserError for a format that only a newer version reads: that
-    one is no damage, and must not be treated as such.
+    Raises ValueError that says what is damaged, and UserError for a format of a newer version: that one is
+    not damaged, and must not be treated as such.
     """
-    content = json.loads(text)
+    content = load_json(text)
     if not isinstance(content, dict) or not isinstance(found := content.get("format"), int):
         raise ValueError("it has no format")
+    # Before the digest: how a newer version computes it is not known here. If this were counted as damage, a
+    # resume with an old version would move good checkpoints to quarantine.
     if found > FORMAT:
         writer = content.get("written_by", "a newer version")
         message = f"has manifest format {found}, written by {writer}; this version reads up to {FORMAT}"
         raise UserError(Problem(place, message, "continue with the version that wrote it, or a newer one"))
-    if found == 1:
+    if found == 1:  # it has no digest
         content = _from_format_1(content)
     elif content.pop("digest", None) != _digest(content):
         raise ValueError("its digest is not that of its content")
@@ -125,13 +128,17 @@ def parse_manifest(text: str, place: str) -> Manifest:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """sha256 of the content, whatever its spacing and the order of its keys."""
+    """sha256 of the content, independent of spacing and the order of keys."""
+    # A flipped bit in "step" would still be valid JSON of the right types, and nothing else protects the
+    # manifest. So its content, parsed and without the digest, is hashed in one fixed form: keys sorted, no
+    # blanks, ASCII. {"step": 40, "seed": 1} and {"seed":1,"step":40} have the same digest. Not dump_json:
+    # any change of this form would make every stored manifest look damaged.
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same checkpoint as today's format has it. Data and optimizer steps were one number then.
+    """Convert to the current format. In format 1, data steps and optimizer steps were one number.
 
     Raises ValueError for a missing key.
     """

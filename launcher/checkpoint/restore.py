@@ -1,4 +1,4 @@
-"""From a checkpoint to live tensors, and to a whole model after training."""
+"""Load a checkpoint into live tensors, or into a whole model after training."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,10 @@ from models.build_model import build_model
 
 
 def restore_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill live tensors, however sharded, from a checkpoint. Raises UserError if names or shapes differ."""
+    """Load live tensors, however sharded, from a checkpoint. Raises UserError if names or shapes differ."""
+    # Compared before DCP reads anything: DCP ignores tensors that the checkpoint has and the run has not, and
+    # stops at the first missing one with an error of its own. Shapes are those of whole tensors, so that the
+    # sharding on either side does not matter.
     index = read_shapes(url)
     problems = [
         Problem(files.join(url, name), "is in the checkpoint but not in this run", "see RUN/recipe.yaml")
@@ -36,12 +39,12 @@ def restore_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def saved_recipe(saved: Saved) -> Recipe:
-    """The recipe that a checkpoint was trained by."""
+    """The recipe that a checkpoint was trained with."""
     return read_frozen(saved.manifest.recipe, saved.url).recipe
 
 
 def load_model(saved: Saved, device: torch.device) -> nn.Module:
-    """Build the model of a checkpoint, whole, on one process, whatever sharded it, and fill it.
+    """Build the whole model of a checkpoint on one process, however it was sharded, and load its weights.
 
     Optimizer moments are not read. Raises UserError if names differ.
     """

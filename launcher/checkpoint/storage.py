@@ -1,7 +1,8 @@
-"""Tensors to and from a folder at any fsspec URL, through torch.distributed.checkpoint. Executes no pickle.
+"""Write and read tensors in a folder at any fsspec URL, through torch.distributed.checkpoint (DCP).
 
-DCP keeps its index, `.metadata`, as a pickle. It is read here by an unpickler that knows nothing but the
-plain data classes of that index; tensors are read by torch with weights_only; nothing else is ever stored.
+DCP stores its index, `.metadata`, as a pickle, and a pickle can run code. Here it is read by an unpickler
+that accepts only the plain data classes of that index. Tensors are read by torch with weights_only. Nothing
+else is stored.
 """
 
 import contextlib
@@ -21,6 +22,9 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+# A pickle can call only what find_class has returned to it; all other opcodes build numbers, strings and
+# containers. So this list is all that a forged index can reach. Each entry either holds data or looks a
+# layout or memory format up by its name: none of them opens, imports or runs anything.
 _ALLOWED = {
     ("torch.distributed.checkpoint.metadata", "Metadata"),
     ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
@@ -37,13 +41,16 @@ _ALLOWED_DTYPES = {"float32", "float64", "float16", "bfloat16", "int64", "int32"
 
 
 class UntrustedIndexError(Exception):
-    """A checkpoint's index names something other than the index's own data classes."""
+    """A checkpoint's index refers to something other than the index's own data classes."""
 
 
 def _memory_format(kind: object, name: object) -> Any:
-    """Stands for `getattr`, by which some versions of Python (3.11.0 to 3.11.3) pickle members of an enum."""
+    """Replaces `getattr`, which some versions of Python (3.11.0 to 3.11.3) use to pickle enum members."""
+    # The real getattr would lead from any allowed class to its functions, and on to their globals.
     if kind is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
-        raise UntrustedIndexError(f"the checkpoint's .metadata asks for {name} of {kind}, which is no index")
+        raise UntrustedIndexError(
+            f"the checkpoint's .metadata asks for {name} of {kind}, which is not part of an index"
+        )
     return _MEM_FORMAT_ENCODING[str(name)]
 
 
@@ -54,7 +61,7 @@ class _IndexUnpickler(pickle.Unpickler):
         if (module, name) in _ALLOWED or (module == "torch" and name in _ALLOWED_DTYPES):
             return super().find_class(module, name)
         raise UntrustedIndexError(
-            f"the checkpoint's .metadata names {module}.{name}, which no index contains"
+            f"the checkpoint's .metadata refers to {module}.{name}, which is not part of an index"
         )
 
 
@@ -62,6 +69,7 @@ class _SafeReader(FsspecReader):
     """DCP's reader with the index read by the restricted unpickler."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        # The base class's method with one change, the unpickler; its own calls pickle.load.
         path = self._get_metadata_path(kwargs.get("rank"))
         with self.fs.create_stream(path, "rb") as stream:
             metadata = _IndexUnpickler(stream).load()
@@ -72,31 +80,35 @@ class _SafeReader(FsspecReader):
 
 
 def write_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write every rank's shards (all ranks together); one file a rank, then the index."""
+    """Write every rank's shards (all ranks together): one file per rank, then the index."""
+    # DCP plans across ranks: one of them writes a tensor that all hold, and each writes its own pieces of a
+    # sharded one. Rank 0 writes the index after all have reported their pieces. The folder was emptied
+    # before, so an index in it now is another process's, and is not overwritten.
     with _quiet():
         save(dict(tensors), storage_writer=FsspecWriter(url, overwrite=False))
 
 
 def read_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill the given tensors, sharded as they now are, from a folder written at any sharding."""
+    """Load the given tensors, sharded as they are now, from a folder written with any sharding."""
     with _quiet():
         load(dict(tensors), storage_reader=_SafeReader(url))
 
 
 def read_shapes(url: str) -> dict[str, tuple[int, ...]]:
-    """Name and whole shape of every tensor that a folder holds. UntrustedIndexError for anything else."""
+    """Name and whole shape of every tensor in a folder. Raises UntrustedIndexError for anything else."""
     entries = _SafeReader(url).read_metadata().state_dict_metadata
     shapes = {}
     for name, entry in entries.items():
+        # Other kinds of entries are pickled objects, which DCP would load with torch.load.
         if not isinstance(entry, TensorStorageMetadata):
-            raise UntrustedIndexError(f"{name} is no tensor; a checkpoint of ours holds nothing else")
+            raise UntrustedIndexError(f"{name} is not a tensor; our checkpoints contain only tensors")
         shapes[name] = tuple(entry.size)
     return shapes
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A world of one makes DCP warn that there is no process group; there need not be one."""
+    """On a single process DCP warns that there is no process group, which is not needed there."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed.*")
         yield

@@ -6,26 +6,26 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
-    """How one optimizer step's sequences are spread over ranks and forwards."""
+    """How the samples of one optimizer step are divided among ranks and forward passes."""
 
     global_batch_size: int
     micro_batch_size: int
-    """Sequences in each forward of each rank."""
+    """Samples in each forward pass of each rank."""
     num_micro: int
-    """Forwards per step and rank (gradient accumulation)."""
+    """Forward passes per step and rank (gradient accumulation)."""
     world_size: int
     seq_len: int
     num_sequences: int
-    """Sequences of seq_len positions in each sample: 2 in a pair, which counts as one above."""
+    """Sequences of seq_len positions in each sample: 2 for pairs. A pair counts as one sample above."""
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions per optimizer step, over all ranks and both sequences of a pair."""
+        """Positions per optimizer step, over all ranks, and both sequences of a pair."""
         return self.global_batch_size * self.num_sequences * self.seq_len
 
 
 class UnevenBatchError(ValueError):
-    """A batch that cannot be spread evenly. `key` of the train section is wrong; each of `fits` would do."""
+    """A batch that cannot be divided evenly. `key` of the train section is wrong; each of `fits` works."""
 
     def __init__(
         self, key: Literal["global_batch_size", "micro_batch_size"], fits: list[int], message: str
@@ -38,7 +38,9 @@ class UnevenBatchError(ValueError):
 def shape_batch(
     global_batch_size: int, most_per_forward: int, world_size: int, seq_len: int, num_sequences: int = 1
 ) -> BatchShape:
-    """Spread a step's samples evenly, at most `most_per_forward` at once. Raises UnevenBatchError."""
+    """Divide a step's samples evenly, at most `most_per_forward` at once. Raises UnevenBatchError."""
+    # 48 samples over 3 ranks with at most 8 at once: 16 per rank, in 2 forward passes of 8. With at most 6,
+    # the 16 would leave 4 over, and that is refused: all forward passes of a run have the same shape.
     per_rank, rest = divmod(global_batch_size, world_size)
     if rest or per_rank == 0:
         fits = [count * world_size for count in (per_rank, per_rank + 1) if count]

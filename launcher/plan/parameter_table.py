@@ -1,4 +1,4 @@
-"""Why every parameter trains as it does: the table of rules, filled in for one recipe's real parameters."""
+"""The table of `launch explain`: the scaling rules, applied to the actual parameters of a recipe."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,21 +17,21 @@ from models.facts import ParamFacts
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _MOST_ROWS = 256
-"""Rows of a tensor that are drawn to estimate its initial values; enough for three digits."""
+"""Rows of a tensor that are drawn to estimate its initial values: enough for three digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """Parameters that are alike in all but the layer they are in."""
+    """Parameters that differ only in their layer."""
 
     name: str
-    """Of layers that are alike, `layers.*.`; of some of them, `layers.{0,2}.`."""
+    """With `layers.*.` for all layers of the pattern, `layers.{0,2}.` for some of them."""
     num_tensors: int
     shape: tuple[int, ...]
     base_shape: tuple[int | None, ...]
     role: str
     width: float
-    """Growth of fan-in over the base."""
+    """Width multiplier of fan-in."""
     init_mean: float
     init_std: float
     forward: float
@@ -44,6 +44,9 @@ class Explained:
 
 def explain_parameters(recipe: Recipe, parameters: Parameters) -> list[Explained]:
     """One entry per distinct kind of parameter, in the order of the model."""
+    # Forty layers would give forty equal rows. Parameters are one entry if everything that is shown is equal:
+    # name without the layer, shapes, role, multipliers and group. Layers whose multipliers differ keep
+    # entries of their own.
     groups = {name: group for group in parameters.groups for name in group.parameters}
     folded: dict[tuple[object, ...], list[str]] = {}
     for name in parameters.shapes:
@@ -83,6 +86,8 @@ def _explain(
 
 
 def _fold(names: Sequence[str], *, whole: bool) -> str:
+    # layers.0.ffn.up.weight and layers.2.ffn.up.weight: `layers.*.ffn.up.weight` if no other entry has this
+    # pattern (`whole`), else `layers.{0,2}.ffn.up.weight`.
     if len(names) == 1:
         return names[0]
     if whole:
@@ -92,14 +97,17 @@ def _fold(names: Sequence[str], *, whole: bool) -> str:
 
 
 def _initial_values(fact: ParamFacts, shape: tuple[int, ...], factor: float) -> tuple[float, float]:
-    """Mean and standard deviation of what init_parameters would fill in, from some of the rows."""
+    """Mean and standard deviation of the initial values, from some of the rows."""
+    # Drawn, because an initializer can be any function (HiPPO, log-uniform dt). Fan-in is dimension 1 of most
+    # weights, so fewer rows have the same distribution. In float64, or the mean of many equal values would
+    # drift.
     some = torch.Size((min(shape[0], _MOST_ROWS), *shape[1:])) if shape else torch.Size(())
     values = fact.init(some, torch.Generator().manual_seed(0)).double() * factor
     return float(values.mean()), float(values.std(correction=0))
 
 
 def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Group) -> Iterator[str]:
-    """What the recipe adds to the rule."""
+    """What the recipe changes beyond the rule."""
     if fact.ssm is not None:
         rate = recipe.optim.ssm.of(fact.ssm)
         capped = rate.lr_cap is not None and group.lr == rate.lr_cap * group.mup_lr_multiplier
@@ -113,7 +121,7 @@ def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Gr
 
 
 def explain_text(recipe: Recipe, parameters: Parameters) -> str:
-    """The table as people read it; the reasons below it are numbered."""
+    """The table as text, with numbered reasons below it."""
     entries = explain_parameters(recipe, parameters)
     reasons = list(dict.fromkeys(entry.why for entry in entries))
     head = ("parameter", "shape", "role", "width x", "init", "forward x", "peak lr", "decay", "eps", "why")
@@ -159,7 +167,8 @@ def _row(entry: Explained, reason: int) -> tuple[str, ...]:
 def _show_values(mean: float, std: float) -> str:
     if std == 0:
         return f"{mean:.3g}"
-    # a drawn mean of N(0, std) strays by std / sqrt(count); 1/4 is far above that and below any real offset
+    # The mean of `count` draws from N(0, std) is off by about std / sqrt(count). A quarter of std is far
+    # above that, and far below the mean of any parameter that does have one, such as log dt.
     return f"std {std:.3g}" if abs(mean) < std / 4 else f"{mean:.3g} +- {std:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""What every parameter is, and what follows for it: from meta-device builds, before anything is allocated."""
+"""Shape, role, width and scaling of every parameter, from models on the meta device: nothing is allocated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from models.config import ModelConfig, with_width
 from models.facts import Multipliers, ParamFacts, Role, match_facts
 
 STACK = "layers."
-"""What the names of parameters inside the stack of residual branches start with."""
+"""Prefix of the names of parameters inside the stack of residual branches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """All derived facts of a model's parameters, keyed by fully qualified name."""
+    """Everything derived for a model's parameters, by fully qualified name."""
 
     shapes: Shapes
     facts: Mapping[str, ParamFacts]
@@ -43,12 +43,12 @@ class Parameters:
 
     @property
     def num_parameters(self) -> int:
-        """Total number of trainable numbers."""
+        """Number of trainable values."""
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
 
 def meta_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter, without allocating one."""
+    """Shape of every parameter, without allocating any."""
     with torch.device("meta"):
         model = build_model(config)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -57,8 +57,14 @@ def meta_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def describe_parameters(
     model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int
 ) -> Parameters:
-    """Sort, measure and scale every parameter of a model. Raises UserError where shapes, roles or names
-    don't fit."""
+    """Find role, width and scaling of every parameter of a model.
+
+    Raises UserError if shapes, roles or names do not fit.
+    """
+    # shapes -> roles (from the names) -> base shapes (from two more builds) -> width multipliers (ratio of
+    # the first to the third) -> scalings (table of rules) -> optimizer groups (equal scalings). For d_model
+    # 128 and base_width 64: a matrix (512, 128) over (256, 64) has width multiplier 2, so Adam's rate is
+    # halved.
     shapes = meta_shapes(model)
     facts = match_facts(shapes, model_facts(model))
     base_shapes = _base_shapes(model, mup, shapes)
@@ -97,6 +103,7 @@ def _scalings(
     check_roles({name: fact.role for name, fact in facts.items()}, widths)
     updates = {name: choose_update(fact, shapes[name], optim) for name, fact in facts.items()}
     check_updates(updates, widths)
+    # The depth rule is for branches that are added up: embedding and readout are not, so their depth is 1.
     return {
         name: scale_mup(
             fact.role,
@@ -138,6 +145,9 @@ def _base_shapes(model: ModelConfig, mup: MupConfig, shapes: Shapes) -> BaseShap
     if mup.base_shapes is not None:
         return read_base_shapes(mup.base_shapes)
     assert mup.base_width is not None, "the recipe compiler requires base_width or base_shapes for mup"
+    # Which dimensions grow is found by experiment, as in the mup package: those that differ between two
+    # widths. Sizes alone do not show it: at d_model 256 and 256 bytes, an embedding (256, 256) grows in one
+    # of them.
     base = meta_shapes(with_width(model, mup.base_width))
     base_shapes = find_base_shapes(
         base, meta_shapes(with_width(model, mup.delta_width or 2 * mup.base_width))

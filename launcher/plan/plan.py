@@ -1,4 +1,4 @@
-"""Plan: every derived number of a run, computed once, before anything starts."""
+"""Plan: every derived number of a run, computed once before the run starts."""
 
 from dataclasses import dataclass, replace
 
@@ -14,49 +14,53 @@ from models.config import sequences_per_sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes per rank of what a step keeps, activations not counted."""
+    """Bytes per rank, without activations."""
 
     parameters: float
     gradients: float
     optimizer: float
     carried: float = 0.0
-    """States that go on to the next step."""
+    """States that continue in the next step (train.truncated_bptt)."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of the above."""
         return self.parameters + self.gradients + self.optimizer + self.carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What will run, in numbers."""
+    """Every derived number of a run."""
 
     batch: BatchShape
     parameters: Parameters
     steps: int
     shard_size: int
-    """Ranks that hold one whole set of parameters between them."""
+    """Number of ranks over which one copy of the parameters is sharded."""
     memory: Memory
     flops_per_token: float
-    """Forward and backward, by the formula of each layer's docstring."""
+    """Forward and backward; each layer's docstring has its formula."""
     checkpoint_bytes: float
 
     @property
     def total_tokens(self) -> int:
-        """Positions trained on over the whole run."""
+        """Positions trained on in the whole run."""
         return self.steps * self.batch.tokens_per_step
 
     @property
     def total_flops(self) -> float:
         """Floating-point operations of the whole run."""
+        # recipes/transformer-lm-tiny.yaml: 6 FLOPs for each of the 425,984 weights of matrices and readout (2
+        # in the forward pass, 4 in the backward pass), and 3 x 4 x 128 x 64.5 for each of 2 attention layers,
+        # in which a position looks at 64.5 others on average: 2,754,048 a token. x 204,800 tokens = 5.64e11.
+        # Embedding look-ups, norms and the optimizer are not counted.
         return self.total_tokens * self.flops_per_token
 
 
 def make_plan(recipe: Recipe, world_size: int) -> Plan:
-    """Derive every number of a run from its recipe and the number of its ranks.
+    """Derive every number of a run from its recipe and the number of ranks.
 
-    Raises UserError for a number of ranks that the recipe does not allow.
+    Raises UserError if that is not the number of ranks in the recipe.
     """
     _check_world(recipe, world_size)
     train = recipe.train
@@ -64,6 +68,8 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
     shard_size = find_shard_size(recipe, world_size)
     weights = 4.0 * parameters.num_parameters  # float32 masters
     state = count_state(recipe, parameters)
+    # One state per sequence of the global batch, in float32. recipes/s4d-lm-tiny.yaml: 2 layers x 128
+    # channels x 16 numbers = 4096 a sequence, hence 128 KiB over all ranks for a batch of 8.
     carries = train.truncated_bptt
     carried = 4.0 * train.global_batch_size * recurrent_state_size(recipe.model) if carries else 0.0
     memory = measure_memory(recipe, weights, state, world_size)
@@ -80,6 +86,8 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
         shard_size=shard_size,
         memory=replace(memory, carried=carried / world_size),
         flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
+        # Whatever the sharding: 4 bytes a parameter and 8 for Adam's two moments. 462,336 parameters: 5.29
+        # MiB.
         checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
     )
 
@@ -96,7 +104,9 @@ def _check_world(recipe: Recipe, world_size: int) -> None:
 
 
 def find_shard_size(recipe: Recipe, world_size: int) -> int:
-    """Ranks over which one copy of the parameters is spread."""
+    """Number of ranks over which one copy of the parameters is sharded."""
+    # ZeRO 1 and 2 shard moments and gradients, but every rank has all parameters. hsdp on 2 nodes of 8: each
+    # node has one copy, on 8 ranks, unless shard_size says otherwise.
     if recipe.parallel.engine == "deepspeed":
         return world_size if recipe.parallel.zero_stage == 3 else 1
     match recipe.parallel.strategy:
@@ -109,12 +119,18 @@ def find_shard_size(recipe: Recipe, world_size: int) -> int:
 
 
 def measure_memory(recipe: Recipe, weights: float, state: StateSize, world_size: int) -> Memory:
-    """Share of one rank in bytes of all weights and moments; gradients are as large as weights."""
+    """Bytes per rank for `weights` bytes of parameters, as many of gradients, and the optimizer's state."""
+    # In float32, whatever the precision of the forward pass. N parameters under Adam take 4N bytes for
+    # weights, 4N for gradients and 8N for two moments. recipes/transformer-lm-tiny.yaml has N = 462,336;
+    # fsdp2 on 2 ranks shards all of it: 903 KiB + 903 KiB + 1806 KiB = 3.53 MiB a rank. `whole` is what each
+    # rank keeps in full.
     stage, moments, whole = recipe.parallel.zero_stage, 4.0 * state.sharded, 4.0 * state.whole
     if recipe.parallel.engine == "torch" or not stage:
         size = find_shard_size(recipe, world_size)
         return Memory(parameters=weights / size, gradients=weights / size, optimizer=moments / size + whole)
-    # ZeRO steps a second, sharded copy of the weights (arXiv 1910.02054, section 3.1, at one precision).
+    # ZeRO's optimizer updates a second copy of the weights, which is sharded (arXiv 1910.02054, section 3.1,
+    # at one precision). N = 1e9 under Adam on 8 ranks, in GB per rank: stage 1 has 0.5 + 4 for parameters, 4
+    # for gradients and 1 for moments, 9.5 in all; stage 2 shards gradients too, 6; stage 3 all of them, 2.5.
     return Memory(
         parameters=weights / world_size + (weights / world_size if stage == 3 else weights),
         gradients=weights / world_size if stage >= 2 else weights,
@@ -123,7 +139,7 @@ def measure_memory(recipe: Recipe, weights: float, state: StateSize, world_size:
 
 
 def count_state(recipe: Recipe, parameters: Parameters) -> StateSize:
-    """Numbers that the optimizer keeps for one copy of the parameters."""
+    """Number of values in the optimizer's state for one copy of the parameters."""
     sizes = [
         state_size(recipe.optim, group.update, parameters.shapes[name])
         for group in parameters.groups

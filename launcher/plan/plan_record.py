@@ -7,7 +7,7 @@ from launcher.plan.plan import Plan
 
 
 def plan_record(plan: Plan) -> dict[str, object]:
-    """RUN/plan.json."""
+    """The content of RUN/plan.json."""
     parameters = plan.parameters
     return {
         "num_parameters": parameters.num_parameters,

@@ -1,4 +1,4 @@
-"""Recipe text, overrides and flags -> one typed recipe, or every problem at once. Imports no torch."""
+"""Recipe text, overrides and flags -> one typed recipe, or every problem at once. Torch-free."""
 
 import json
 import re
@@ -22,9 +22,9 @@ from launcher.recipe.validation_errors import Explainer
 from launcher.yaml_text import decode, dump_yaml, parse_tree
 
 MAX_PROBLEMS = 20
-"""Shown at once: about one screen."""
+"""Most problems shown at once: about one screen."""
 _ROUNDS = 5
-"""Most validations in a row: an unknown section inside an unknown section inside ... is not nested deeper."""
+"""Most validations in a row: misspelled sections are not nested deeper than this."""
 
 
 def load_recipe(
@@ -61,11 +61,14 @@ def load_frozen(
 def _compile(
     tree: Node, problems: list[Problem], source: SourceText, nodes: int | None, nproc_per_node: int | None
 ) -> LoadedRecipe:
+    # Text, overrides and flags become one tree first. So an override is checked exactly as if it were written
+    # in the file, and the place of each value goes with it into the messages.
     if not isinstance(tree.value, dict):
         message = "a recipe is `key: value` lines, this is " + (
             "a list" if isinstance(tree.value, list) else "one value"
         )
         raise UserError(Problem(tree.place, message, f"its sections are {', '.join(Recipe.model_fields)}"))
+    # Flags last: --nproc-per-node says what is started now, whatever was written before.
     tree, found = apply_overrides(tree, source.overrides)
     problems += found
     tree = _with_flags(tree, {"nodes": nodes, "nproc_per_node": nproc_per_node})
@@ -74,6 +77,8 @@ def _compile(
     problems += found
     if recipe is None or problems:
         raise UserError(*_one_screen(problems))
+    # Rules compare values of several sections, so they need a recipe whose values are all right by
+    # themselves.
     loaded = LoadedRecipe(recipe=recipe, source=source, tree=tree)
     if found := check_rules(loaded):
         raise UserError(*_one_screen(found))
@@ -81,12 +86,12 @@ def _compile(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as loadable YAML with every key written and every override in it."""
+    """The recipe as YAML that can be loaded again, with all keys and with the overrides applied."""
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def read_frozen(text: str, name: str) -> LoadedRecipe:
-    """The recipe that `dump_recipe` wrote. It was checked then: what this machine lacks is not asked."""
+    """The recipe that `dump_recipe` wrote. Rules are not checked again: this machine may lack a package."""
     tree = with_new_names(parse_tree(text, name)[0])
     recipe = Recipe.model_validate_json(json.dumps(plain(tree)))
     return LoadedRecipe(recipe=recipe, source=SourceText(name, text, ()), tree=tree)
@@ -100,7 +105,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _with_flags(tree: Node, flags: Mapping[str, int | None]) -> Node:
-    """Write the flags given into the cluster section; validation tells if that is no section."""
+    """Write the flags given into the cluster section; validation reports if that is not a section."""
     cluster = child(tree, "cluster")
     if cluster is not None and not isinstance(cluster.value, (dict, NoneType)):
         return tree
@@ -111,14 +116,14 @@ def _with_flags(tree: Node, flags: Mapping[str, int | None]) -> Node:
 
 
 def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
-    """Validate, put what was most likely meant in place of each mistake, and validate that again.
+    """Validate, replace each mistake by what was most likely meant, and validate the result again.
 
-    All problems shall come at once, but some mistakes hide others: pydantic looks neither into an unknown
-    section nor at the keys beside an unknown `type`. With `modle: {d_modle: x}`, round 1 says that `modle` is
-    unknown and `model` missing, which is one mistake: it is taken for `model`. Round 2 finds `d_modle`, and
-    takes it for `d_model`. Round 3 finds that x is not a number, for which there is nothing to guess: that is
-    the last round, and three problems are reported. Guesses only serve the messages: a recipe with a mistake
-    is refused, whatever was guessed. (500M for a whole number is not a mistake, and read in the same way.)
+    All problems should be reported at once, but some mistakes hide others: pydantic does not look into an
+    unknown section, or at the keys next to an unknown `type`. With `modle: {d_modle: x}`, round 1 reports
+    that `modle` is unknown and `model` is missing, which is one mistake: it is read as `model`. Round 2 finds
+    `d_modle` and reads it as `d_model`. Round 3 finds that x is not a number, where there is nothing to
+    guess: this is the last round, and three problems are reported. Guesses only serve the messages: a recipe
+    with a mistake is refused. (500M for a whole number is not a mistake, and is replaced in the same way.)
     """
     explainer: Explainer | None = None
     settled: list[Problem] = []
@@ -129,6 +134,7 @@ def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
         except ValidationError as error:
             explainer = explainer or Explainer(Recipe.model_json_schema())
             report = explainer.explain(tree, error.errors(include_url=False))
+        # Guessed problems will not be found again. The others will, and come from the last round.
         settled += report.guessed
         if report.guess is tree:
             return None, tree, settled + report.remaining
@@ -137,7 +143,8 @@ def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
 
 
 def _non_finite(node: Node, path: tuple[Key, ...] = ()) -> Iterator[Problem]:
-    """YAML can write infinity and not-a-number; no number of a recipe may be one."""
+    """YAML can express infinity and NaN; no number in a recipe may be one."""
+    # Before validation: pydantic would accept infinity wherever there is no upper limit.
     if isinstance(node.value, dict):
         for key, inner in node.value.items():
             yield from _non_finite(inner, (*path, key))
@@ -149,7 +156,7 @@ def _non_finite(node: Node, path: tuple[Key, ...] = ()) -> Iterator[Problem]:
 
 
 def _one_screen(problems: Sequence[Problem]) -> list[Problem]:
-    """In the order of the file, each once, at most a screen of them."""
+    """The problems in the order of the file, each once, at most MAX_PROBLEMS of them."""
     kept = list(dict.fromkeys(sorted(problems, key=_position)))
     if len(kept) <= MAX_PROBLEMS:
         return kept
@@ -159,12 +166,13 @@ def _one_screen(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _position(problem: Problem) -> tuple[int, int]:
+    # Overrides and flags have no line, and come after the file.
     found = re.search(r":(\d+):(\d+)$", problem.place)
     return (int(found[1]), int(found[2])) if found else (1 << 30, 0)
 
 
 def _read(path: str) -> str:
-    """The text of a recipe file. Raises UserError naming the nearest file when there is none."""
+    """The text of a recipe file. Raises UserError that names the most similar file if there is none."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:

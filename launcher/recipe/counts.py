@@ -9,7 +9,9 @@ PATTERN = r"^[-+]?[0-9]+((_[0-9]+)+|(_[0-9]+)*(\.[0-9]*)?([eE]\+?[0-9]{1,3}|[kKM
 
 
 def as_count(text: str) -> int | None:
-    """The exact whole number that a suffix or an exponent stands for, or None where there is none."""
+    """The exact whole number that a suffix or an exponent stands for, or None if there is none."""
+    # In integers, not floats: 1.5B is "15" and power 9 - 1, so 15 * 10^8 exactly. 1.2345k has power 3 - 4 =
+    # -1, and is not a whole number.
     found = _COUNT.fullmatch(text)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""The JSON Schema that editors complete and check recipes with."""
+"""The JSON Schema with which editors complete and check recipes."""
 
 import ast
 import inspect
@@ -13,14 +13,14 @@ from launcher.recipe.counts import PATTERN
 
 
 def editor_schema(recipe: type[BaseModel]) -> dict[str, Any]:
-    """The recipe's schema with every field's docstring, and with whole numbers as people may write them."""
+    """The recipe's schema with the docstring of every field, and with whole numbers such as 500M allowed."""
     schema = recipe.model_json_schema(schema_generator=_Documented)
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return _with_counts(described)
 
 
 class _Documented(GenerateJsonSchema):
-    """Puts the docstring under each field into the schema, for an editor to show."""
+    """Adds the docstring under each field to the schema, for editors to show."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         described = super().model_schema(schema)
@@ -37,10 +37,11 @@ class _Documented(GenerateJsonSchema):
 
 
 def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
-    """The string under each field of a class, as people write docstrings of fields."""
+    """The string literal under each field of a class, which is its docstring by convention."""
+    # Python does not keep these strings, so they are read from the source of the class.
     tree = ast.parse(textwrap.dedent(inspect.getsource(section)))
     definition = tree.body[0]
-    assert isinstance(definition, ast.ClassDef), f"{section} is no class statement"
+    assert isinstance(definition, ast.ClassDef), f"{section} is not a class statement"
     documented = {}
     for line, following in zip(definition.body, definition.body[1:], strict=False):
         if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
@@ -51,13 +52,16 @@ def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
 
 
 def _with_counts(schema: Any) -> Any:
-    """Allow 500M and the like wherever a whole number is wanted."""
+    """Allow 500M and the like for every whole number."""
     if isinstance(schema, list):
         return [_with_counts(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("type") != "integer" or "const" in schema or "enum" in schema:
         return {key: _with_counts(part) for key, part in schema.items()}
+    # {"type": "integer", "minimum": 1, "default": 10} becomes {"anyOf": [{"type": "integer", "minimum": 1},
+    # {a string of that pattern}], "default": 10}: editors look for description and default outside of the
+    # alternatives.
     outside = {key: schema[key] for key in ("description", "default") if key in schema}
     number = {key: part for key, part in schema.items() if key not in outside}
     return {"anyOf": [number, {"type": "string", "pattern": PATTERN}], **outside}

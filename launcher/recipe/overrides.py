@@ -1,4 +1,4 @@
-"""`section.key=value` after the recipe: the same typing and the same errors as the file."""
+"""Overrides, `section.key=value`: the same types and the same errors as in the file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,9 @@ from launcher.yaml_text import parse_tree
 
 
 def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
-    """Write each override into the tree, in order; return the tree and what could not be written."""
+    """Write each override into the tree, in order; returns the tree and the problems found."""
+    # On the tree, before types are known: `optim.lr=3e-4` puts a node with the text 3e-4 at (optim, lr), and
+    # what validates the file then validates it too. A later override of the same key wins.
     problems: list[Problem] = []
     for override in overrides:
         try:
@@ -21,13 +23,14 @@ def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Pr
 
 
 def flag_node(key: str, value: int) -> Node:
-    """The value of a flag such as --nproc-per-node, placed at the flag."""
+    """The node of a flag such as --nproc-per-node, with the flag as its place."""
     flag = f"--{key.replace('_', '-')}"
     return Node(value, flag, flag, str(value))
 
 
 def _read_override(override: str) -> tuple[list[str], Node]:
     """Split `a.b=value` and read the value as YAML."""
+    # As YAML: `model.pattern=[s4d, ffn]` is a list, and `schedule={type: plateau}` replaces a section.
     place = f"override {override!r}"
     name, equals, text = override.partition("=")
     path = name.strip().split(".")
@@ -47,7 +50,7 @@ def _read_override(override: str) -> tuple[list[str], Node]:
 
 
 def _placed(node: Node, place: str) -> Node:
-    """The tree with every place set to the override."""
+    """The tree with the override as the place of every node."""
     value = node.value
     if isinstance(value, dict):
         value = {key: _placed(inner, place) for key, inner in value.items()}
@@ -57,7 +60,9 @@ def _placed(node: Node, place: str) -> Node:
 
 
 def _typed_path(tree: Node, path: list[str], override: str) -> tuple[Key, ...]:
-    """The path with list positions as numbers. Raises UserError where it leads into a plain value."""
+    """The path with positions in lists as numbers. Raises UserError if it leads into a plain value."""
+    # optim.betas.1=0.95: `betas` is a list in the file, so "1" is a position and not a key. A path into a
+    # section that is not written yet stays a path of keys.
     typed: list[Key] = []
     node: Node | None = tree
     for name in path:

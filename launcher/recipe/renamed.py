@@ -1,10 +1,12 @@
-"""Recipe keys that have changed their name: named in errors, and still read in old run folders."""
+"""Recipe keys that were renamed: errors give the new name, and old run folders can still be read."""
 
 from launcher.recipe.tree import Key, Node, find, put, without
 
 _ANY = ""
 """Stands for a source of any type."""
 
+# A new recipe with an old key is refused, with the new name in the message: one spelling for one thing. The
+# recipe in a run folder was right when it was written and nobody should have to edit it, so it is converted.
 RENAMED: dict[tuple[str, str, str], str] = {
     ("data", _ANY, "held_out"): "validation_fraction",
     ("data.source", "tokens", "held_out"): "validation",
@@ -19,7 +21,7 @@ RENAMED: dict[tuple[str, str, str], str] = {
 
 
 def new_name(tree: Node, path: tuple[Key, ...]) -> str | None:
-    """What an old key is called now; None for one that never was a key."""
+    """The current name of an old key; None if it never was a key."""
     section = ".".join(map(str, path[:-1]))
     tag = find(tree, (*path[:-1], "type"))
     kinds = (_ANY, str(tag.value)) if tag is not None else (_ANY,)
@@ -27,7 +29,7 @@ def new_name(tree: Node, path: tuple[Key, ...]) -> str | None:
 
 
 def with_new_names(tree: Node) -> Node:
-    """A recipe that an earlier version wrote into a run folder, under today's names."""
+    """A recipe that an earlier version wrote into a run folder, with the current names."""
     for section, _, old in RENAMED:
         path = (*section.split("."), old)
         node, new = find(tree, path), new_name(tree, path)

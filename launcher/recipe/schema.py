@@ -1,4 +1,4 @@
-"""The recipe: every section assembled, and the training section. Torch-free."""
+"""The recipe, with all its sections, and the training section. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -17,25 +17,25 @@ from models.section import Section
 
 
 class TrainConfig(Section):
-    """How long, and how much at once."""
+    """Length of the run, and batch sizes."""
 
     steps: Annotated[int, Field(ge=1)]
     """Optimizer steps."""
     global_batch_size: Annotated[int, Field(ge=1)]
     """Sequences per optimizer step, over all ranks."""
     micro_batch_size: Annotated[int, Field(ge=1)]
-    """Most sequences per rank in one forward."""
+    """Most sequences per rank in one forward pass."""
     truncated_bptt: bool = False
-    """Read windows one behind the other, and start each from the states that the layers had at the end of the
-    one before; gradients end where a window begins. Validation windows are read in the same way."""
+    """Read consecutive windows, and start each from the layers' states at the end of the previous one.
+    Gradients stop at the start of a window. Validation windows are read in the same way."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between evaluations on validation data; null evaluates at the end only."""
+    """Steps between evaluations on validation data; null evaluates only at the end."""
     validation_sequences: Annotated[int, Field(ge=0)] = 64
     """Validation windows per evaluation, over all ranks; 0 never evaluates."""
 
 
 class Recipe(Section):
-    """One experiment, complete."""
+    """One complete experiment."""
 
     version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -1,4 +1,4 @@
-"""What a recipe may hold, read off its JSON Schema: keys, kinds and limits, in words for people."""
+"""What a recipe may contain, from its JSON Schema: keys, types and limits, in plain words."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ Schema = Mapping[str, Any]
 
 
 class Shape:
-    """A JSON Schema that can be walked along a recipe. Unions of sections are told apart by their tag."""
+    """A JSON Schema that can be followed along a recipe. The tag selects a variant of a union of sections."""
 
     def __init__(self, root: Schema) -> None:
         self.root = root
 
     def deref(self, schema: Schema) -> Schema:
-        """The schema itself, past references and past `or null`."""
+        """The schema itself, without references and without `or null`."""
         while True:
             if "$ref" in schema:
                 schema = self.root["$defs"][schema["$ref"].rpartition("/")[2]]
@@ -34,14 +34,17 @@ class Shape:
         return {tag: self.deref({"$ref": ref}) for tag, ref in mapping.items()}
 
     def tag_key(self, schema: Schema) -> str:
-        """The key that tells the variants of a tagged union apart."""
+        """The key that selects a variant of a tagged union, such as `type`."""
         return str(self.deref(schema)["discriminator"]["propertyName"])
 
     def locate(self, tree: Node, loc: tuple[Key, ...]) -> tuple[tuple[Key, ...], Schema]:
         """Turn a validator's location, which has union tags between the keys, into a path and its schema.
 
-        Stops at a union without a tag: what is wrong inside is told as one problem of the whole.
+        Stops at a union without a tag: an error inside it is reported as one problem of the whole value.
         """
+        # pydantic locates a wrong rate at ("optim", "adamw", "lr"). "adamw" is the tag of the union, not a
+        # key of the recipe: the path is ("optim", "lr"), and the tag selects the schema in which `lr` is
+        # looked up.
         schema: Schema = self.root
         path: tuple[Key, ...] = ()
         node: Node | None = tree
@@ -58,7 +61,7 @@ class Shape:
         return path, schema
 
     def at(self, tree: Node, path: tuple[Key, ...]) -> Schema:
-        """The schema of what a recipe has at a path, by its tags; {} where nothing fits."""
+        """The schema of a recipe's value at a path, selected by its tags; {} if nothing fits."""
         schema: Schema = self.root
         node: Node | None = tree
         for key in path:
@@ -67,7 +70,7 @@ class Shape:
         return self.section(schema, node)
 
     def section(self, schema: Schema, node: Node | None) -> Schema:
-        """The variant that the node's tag names, else the schema without references."""
+        """The variant of the node's tag, else the schema without references."""
         schema = self.deref(schema)
         if not (variants := self.variants(schema)):
             return schema
@@ -75,6 +78,7 @@ class Shape:
         return variants.get(str(tag.value), schema) if tag is not None else schema
 
     def _inner(self, schema: Schema, key: Key) -> Schema | None:
+        # prefixItems: a tuple, with a schema for each position. items: a list, with one schema for all.
         if isinstance(key, int):
             prefix = schema.get("prefixItems", ())
             found = prefix[key] if key < len(prefix) else schema.get("items")
@@ -95,7 +99,7 @@ class Shape:
                 yield from self.key_paths(inner, (*path, name))
 
     def describe(self, schema: Schema) -> str:
-        """What may stand here, such as `a whole number >= 1 or null`."""
+        """What is allowed here, such as `a whole number >= 1 or null`."""
         if "$ref" in schema:
             return self.describe(self.root["$defs"][schema["$ref"].rpartition("/")[2]])
         if "anyOf" in schema:
@@ -150,7 +154,7 @@ def _limits(schema: Schema) -> str:
 
 
 def allowed(schema: Schema) -> list[Any]:
-    """The values of a closed list; empty where the schema is not one."""
+    """The allowed values if they are a fixed list, else empty."""
     return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
 
 

@@ -1,4 +1,4 @@
-"""A recipe as a tree of values that know where they were written. Pure data: no YAML, no schema."""
+"""A recipe as a tree of values with the places where they were written. Pure data: no YAML, no schema."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -7,17 +7,21 @@ from typing import Any
 Key = str | int
 """A mapping's key or a list's index."""
 
+# Plain values would lose where they were written, and messages would have to search the text for a key again.
+# So every value is a Node with its place. Nodes are frozen: put() copies only the nodes along its path, and a
+# guess at what was meant (see compile.py) leaves the original tree as it was.
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One value and its places, each "file:line:column", an override or a flag."""
+    """One value and its places. A place is "file:line:column", an override or a flag."""
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
     place: str
     key_place: str
-    """Where its key stands; the same as `place` in a list and at the root."""
+    """Where its key is written; the same as `place` in a list and at the root."""
     text: str = ""
-    """A plain scalar as it was written; empty when quoted."""
+    """A plain scalar as it was written; empty if quoted."""
 
 
 def plain(node: Node) -> Any:
@@ -39,7 +43,7 @@ def child(node: Node, key: Key) -> Node | None:
 
 
 def find(node: Node, path: Iterable[Key]) -> Node | None:
-    """The node at a path, or None where nothing is written."""
+    """The node at a path, or None if nothing is written there."""
     found: Node | None = node
     for key in path:
         found = child(found, key) if found is not None else None
@@ -57,7 +61,7 @@ def nearest(node: Node, path: Iterable[Key]) -> Node:
 
 
 def put(node: Node, path: tuple[Key, ...], new: Node) -> Node:
-    """A tree with `new` at a path; missing sections are made, everything else is shared."""
+    """A tree with `new` at a path. Missing sections are created; other nodes are shared, not copied."""
     if not path:
         return new
     head, rest = path[0], path[1:]
@@ -68,7 +72,7 @@ def put(node: Node, path: tuple[Key, ...], new: Node) -> Node:
         return replace(node, value=items)
     members = {} if node.value is None else node.value
     assert isinstance(members, dict), f"{path} leads into {node.value!r}"
-    assert isinstance(head, str), f"{head!r} is no key"
+    assert isinstance(head, str), f"{head!r} is not a key"
     return replace(node, value={**members, head: put(inner, rest, new)})
 
 
@@ -78,12 +82,12 @@ def without(node: Node, path: tuple[Key, ...]) -> Node:
     assert isinstance(node.value, dict), f"{path} leads into {node.value!r}"
     if not rest:
         return replace(node, value={key: kept for key, kept in node.value.items() if key != head})
-    assert isinstance(head, str), f"{head!r} is no key"
+    assert isinstance(head, str), f"{head!r} is not a key"
     return replace(node, value={**node.value, head: without(node.value[head], rest)})
 
 
 def dotted(path: Iterable[Key]) -> str:
-    """A path as a reader writes it: optim.betas.1."""
+    """A path as text: optim.betas.1."""
     return ".".join(str(key) for key in path)
 
 

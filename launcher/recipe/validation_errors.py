@@ -1,4 +1,4 @@
-"""Validation errors -> problems in our own words, placed in the recipe, with the nearest right answer."""
+"""Validation errors -> problems in our own words, with their place in the recipe and a suggestion."""
 
 import json
 import re
@@ -23,21 +23,21 @@ _SHOWN_LETTERS = 60
 class Report:
     """What one validation found, and a guess at what was meant.
 
-    Of `optim: {type: adanw, lrr: 1}` the validator says only that there is no optimizer `adanw`: it cannot
-    know the keys beside it. So that problem goes to `guessed`, `guess` has `adamw` in its place, and
-    validating the guess finds `lrr`.
+    For `optim: {type: adanw, lrr: 1}` the validator reports only that there is no optimizer `adanw`: without
+    an optimizer it cannot check the other keys. So that problem is added to `guessed`, `guess` has `adamw`
+    instead, and validating the guess finds `lrr`.
     """
 
     guess: Node
     """The recipe with what was most likely meant; the validated tree itself where nothing was guessed."""
     guessed: list[Problem] = field(default_factory=list)
-    """Problems that validating `guess` will not find again, since it has what was meant instead."""
+    """Problems that validating `guess` will not find again, because it has what was meant instead."""
     remaining: list[Problem] = field(default_factory=list)
-    """Problems that it will find again: in the next round they come from there."""
+    """Problems that it will find again; the next round reports them."""
 
 
 class Explainer:
-    """Knows what a recipe may hold, from its JSON Schema."""
+    """Turns validation errors into problems, with the JSON Schema of a recipe."""
 
     def __init__(self, schema: Schema) -> None:
         self.shape = Shape(schema)
@@ -45,6 +45,7 @@ class Explainer:
     def explain(self, tree: Node, errors: Iterable[Mapping[str, Any]]) -> Report:
         """Turn the validator's errors about a tree into problems."""
         report = Report(tree)
+        # Collected by section: three missing keys of `model` are one problem with one remedy, not three.
         missing: dict[KeyPath, list[str]] = {}
         for error in errors:
             path, schema = self.shape.locate(tree, error["loc"])
@@ -84,6 +85,7 @@ class Explainer:
         inside = f" in {dotted(path[:-1])}" if len(path) > 1 else ""
         target, remedy = self._intended(tree, path)
         problem = Problem(node.key_place, f"unknown key {str(path[-1])!r}{inside}", remedy)
+        # Moved only to a place that is free in the guess too: `lrr` and `l_r` cannot both be taken for `lr`.
         if target is None or find(report.guess, target) is not None:
             report.remaining.append(problem)
         else:
@@ -91,7 +93,9 @@ class Explainer:
             report.guess = put(without(report.guess, path), target, node)
 
     def _intended(self, tree: Node, path: KeyPath) -> tuple[KeyPath | None, str]:
-        """Where an unknown key most likely belongs, if there is one such place, and what to say of it."""
+        """Where an unknown key most likely belongs, if there is one such place, and the remedy."""
+        # From the most to the least certain: renamed, misspelled in this section, a key of another variant of
+        # it (`betas` of sgd), a key of another section (`lr` in `train`), misspelled in another section.
         section, key = path[:-1], str(path[-1])
         if (new := new_name(tree, path)) is not None:
             return (*section, new), f"it is now called {new!r}"
@@ -114,7 +118,7 @@ class Explainer:
         return None, f"the keys {f'of {dotted(section)}' if section else 'of a recipe'} are {', '.join(keys)}"
 
     def _owners(self, tree: Node, section: KeyPath, key: str) -> list[str]:
-        """The variants of this very section that do have the key."""
+        """The variants of this section that have the key."""
         schema, node = self.shape.locate(tree, section)[1], find(tree, section)
         variants = self.shape.variants(schema)
         if not variants or node is None:
@@ -123,7 +127,7 @@ class Explainer:
         return [f"`{tag}: {name}`" for name, known in variants.items() if key in known.get("properties", {})]
 
     def _free_place(self, tree: Node, places: list[tuple[str, ...]]) -> KeyPath | None:
-        """The one place, if its section is written and knows the key."""
+        """The only place, if its section is written and has the key."""
         if len(places) != 1:
             return None
         section, key = places[0][:-1], places[0][-1]
@@ -146,10 +150,10 @@ class Explainer:
             report.remaining.append(problem)
 
     def _own_words(self, tree: Node, path: KeyPath, message: str) -> Problem:
-        """A problem that a section's own validator found, placed at the key that its message begins with.
+        """A problem that a section's own validator found, placed at the key with which its message starts.
 
-        "num_heads 3 does not divide d_model 32" of model.attention stands at model.attention.num_heads; the
-        validator of a single key may also begin with that key, or with a neighbour.
+        "num_heads 3 does not divide d_model 32" of model.attention is placed at model.attention.num_heads.
+        The message of a single key's validator may start with that key, or with another one of its section.
         """
         named = split_key(re.split(r"[^\w.]", message, maxsplit=1)[0])
         for section in (path, path[:-1]):
@@ -163,15 +167,16 @@ class Explainer:
 
     def _wrong_value(self, report: Report, node: Node, path: KeyPath, schema: Schema, kind: str) -> None:
         if isinstance(node.value, float) and not isfinite(node.value):
-            return  # said already, whatever else is wrong with it
+            return  # reported already by _non_finite
         if kind == "int_type" and (count := as_count(node.text)) is not None:
+            # 500M: not a problem, so it is only replaced, and the next round validates the number.
             report.guess = put(report.guess, path, replace(node, value=count))
             return
         message = f"{dotted(path)} is {_shown(node)}, must be {self.shape.describe(schema)}"
         report.remaining.append(Problem(node.place, message, self._remedy(node, schema)))
 
     def _remedy(self, node: Node, schema: Schema) -> str:
-        """How to fix a value, where what was written shows it."""
+        """How to fix a value, if what was written shows it."""
         kinds, choices = _kinds(self.shape, schema)
         value, text = node.value, node.text
         if value is None:
@@ -195,7 +200,7 @@ class Explainer:
 
 
 def _kinds(shape: Shape, schema: Schema) -> tuple[set[str], list[Any]]:
-    """The JSON kinds that may stand here, and the closed list of values if there is one."""
+    """The JSON types that are allowed here, and the fixed list of values if there is one."""
     schema = shape.deref(schema)
     options = [shape.deref(option) for option in schema.get("anyOf", [schema])]
     choices = [value for option in options for value in allowed(option)]
@@ -203,7 +208,7 @@ def _kinds(shape: Shape, schema: Schema) -> tuple[set[str], list[Any]]:
 
 
 def _shown(node: Node) -> str:
-    """A value as the user wrote it, short."""
+    """A value as the user wrote it, shortened."""
     if isinstance(node.value, dict):
         return "a section"
     if isinstance(node.value, list):

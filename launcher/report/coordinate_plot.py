@@ -1,4 +1,4 @@
-"""Pictures of a coordinate check: magnitudes over width, and the exponents against their bounds."""
+"""Plots of a coordinate check: magnitudes over width, and the exponents with their bounds."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,9 @@ _PANELS: tuple[tuple[Measure, int, str], ...] = (
 
 
 def draw_coordinates(path: Path, result: CheckResult) -> Path:
-    """Mean magnitude of a coordinate against width, one line a module; failing ones are named."""
+    """Mean magnitude of a coordinate against width, one line per module; failing modules are named."""
+    # Logarithmic on both axes: magnitude ~ width^x is a straight line of slope x, so a right rule is a flat
+    # line and a wrong one is at once visible, whatever the magnitudes are.
     setting = result.setting
     modules = list(dict.fromkeys(slope.module for slope in result.slopes))
     colours = dict(zip(modules, sequential_colours(len(modules)), strict=True))
@@ -35,6 +37,8 @@ def draw_coordinates(path: Path, result: CheckResult) -> Path:
             panel.set_title(title)
             panel.set_xlabel("width (d_model)")
         panels[0].set_ylabel("mean magnitude of a coordinate")
+        # A legend of forty modules would fill the page. Colors run from the first to the last one, so two
+        # suffice.
         for name in (modules[0], modules[-1]):
             panels[-1].plot([], [], "o-", color=colours[name], markersize=3, label=name)
         panels[-1].legend(title="from first to last", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -50,7 +54,7 @@ def draw_coordinates(path: Path, result: CheckResult) -> Path:
 
 
 def _draw_line(panel: "Axes", slope: Slope, widths: Sequence[int], colour: str) -> None:
-    """One module; in red with its exponent where that is out of bounds."""
+    """One module; in red and with its exponent if that is out of bounds."""
     bad = fails(slope)
     colour = ACCENTS[1] if bad else colour
     panel.plot(widths, slope.values, "o-", color=colour, markersize=3, linewidth=1.8 if bad else 1.2)
@@ -63,7 +67,7 @@ def _draw_line(panel: "Axes", slope: Slope, widths: Sequence[int], colour: str) 
 
 
 def draw_slopes(path: Path, result: CheckResult) -> Path:
-    """Every module's exponents at the last step; the band is what passes."""
+    """Every module's exponents at the last step; values inside the band pass."""
     modules = list(dict.fromkeys(slope.module for slope in result.slopes))
     rows = {module: len(modules) - index for index, module in enumerate(modules)}
     kinds = [(result.slopes, measure, step, title) for measure, step, title in _PANELS]

@@ -1,4 +1,4 @@
-"""The one door to matplotlib: figures in one style, with colours that colour-blind readers can tell apart."""
+"""Figures in one style, with colors that color-blind readers can distinguish. The base of all plots."""
 
 import contextlib
 import importlib.util
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#222222", "#666666", "#dddddd"
 ACCENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart with every common colour blindness."""
+"""Colors of Okabe and Ito (jfly.uni-koeln.de/color), distinct under every common color blindness."""
 
 _STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -39,7 +39,7 @@ _STYLE: dict[str, Any] = {
 
 @contextlib.contextmanager
 def _styled(settings: Any) -> Iterator[None]:
-    """The house style for as long as a figure is drawn: labels and legends read it when they are made."""
+    """Set our style while a figure is drawn: labels and legends read it when they are created."""
     before = {key: settings[key] for key in _STYLE}
     settings.update(_STYLE)
     try:
@@ -57,7 +57,7 @@ def can_draw() -> bool:
 def new_page(
     path: Path, rows: int, columns: int, size: tuple[float, float], *, share_y: bool = False
 ) -> Iterator[tuple["Figure", list["Axes"]]]:
-    """A figure and its rows x columns panels in reading order, to draw on; written as a PNG at the end.
+    """A figure and its rows x columns panels in reading order; written as a PNG at the end of the block.
 
     Raises UserError without matplotlib.
     """
@@ -67,7 +67,8 @@ def new_page(
     from matplotlib.figure import Figure
 
     with _styled(rcParams):
-        # no pyplot: no global state, no window system
+        # Not pyplot: it keeps every figure in global state, and may look for a window system on a cluster
+        # node.
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
         yield figure, list(panels.flat)
@@ -76,10 +77,11 @@ def new_page(
 
 
 def sequential_colours(count: int) -> list[str]:
-    """Colours for an ordered quantity such as width: light to dark, readable on white and in grey."""
+    """Colors for an ordered quantity such as width: light to dark, readable on white and in gray."""
     if not can_draw():
         return [INK] * count
     from matplotlib import colormaps, colors
 
     scale = colormaps["viridis_r"]
+    # The first 12 % of the scale are too light for lines on white.
     return [colors.to_hex(scale(0.12 + 0.88 * i / max(1, count - 1))) for i in range(count)]

@@ -1,4 +1,4 @@
-"""The muTransfer picture: loss against learning rate, a curve per width, each width's optimum marked."""
+"""The muTransfer plot: loss against learning rate, one curve per width, with the optimum of each width."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from launcher.sweep.transfer import Mean, Optimum, Transfer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMES = {"mup": "muP", "sp": "standard parametrisation (SP)", "umup": "u-muP"}
+_NAMES = {"mup": "muP", "sp": "standard parametrization (SP)", "umup": "u-muP"}
 
 
 def draw_transfer(path: Path, transfers: Sequence[Transfer], loss_name: str) -> Path:
-    """One panel per series with a common loss axis; bands are one standard error over seeds."""
+    """One panel per series with a common loss axis; bands are 1 standard error over seeds."""
     widths = sorted({width for transfer in transfers for width in transfer.losses})
     colours = dict(zip(widths, sequential_colours(len(widths)), strict=True))
     size = (2.2 + 4.8 * len(transfers), 4.8)
@@ -38,7 +38,7 @@ def draw_transfer(path: Path, transfers: Sequence[Transfer], loss_name: str) -> 
 
 
 def _draw_curve(panel: "Axes", curve: Mapping[float, Mean], colour: str, label: str) -> None:
-    """Losses with their band; rates at which a seed diverged are left out."""
+    """Losses with their band, without rates at which a seed diverged."""
     finite = [(math.log2(rate), mean) for rate, mean in curve.items() if math.isfinite(mean.value)]
     x, y = [rate for rate, _ in finite], [mean.value for _, mean in finite]
     panel.plot(x, y, "o-", color=colour, markersize=3.5, label=label)
@@ -77,7 +77,9 @@ def _title(transfer: Transfer) -> str:
 
 
 def _loss_limits(transfers: Sequence[Transfer]) -> tuple[float, float]:
-    """The best losses and the middle of the rest: a few diverging points must not flatten the picture."""
+    """From the lowest loss to the 95 % quantile: a few diverging points must not flatten the curves."""
+    # What is to be seen are differences of hundredths near the minima. One loss of 8 among losses of 2 would
+    # take nearly all of the axis.
     losses = sorted(
         mean.value
         for transfer in transfers
@@ -91,7 +93,7 @@ def _loss_limits(transfers: Sequence[Transfer]) -> tuple[float, float]:
 
 
 def _rate_limits(transfers: Sequence[Transfer]) -> tuple[float, float]:
-    """The same rates in every panel, so that shifts can be compared by eye."""
+    """The same range of rates in every panel, so that shifts can be compared by eye."""
     rates = [
         math.log2(rate) for transfer in transfers for curve in transfer.losses.values() for rate in curve
     ]

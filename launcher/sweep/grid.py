@@ -27,7 +27,7 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One key and the values it takes, as written; an axis of one value is a plain override."""
+    """One key and its values, as written; an axis with one value is a plain override."""
 
     key: str
     values: tuple[str, ...]
@@ -38,18 +38,18 @@ class SweepPoint:
     """One point of the grid."""
 
     settings: tuple[tuple[str, str], ...]
-    """(key, value as written) of every axis that varies, and of width, rate, seed and
-    parametrisation wherever they are given."""
+    """(key, value as written) of every axis with several values, and of width, rate, seed and parametrization
+    if they are given."""
     loaded: LoadedRecipe
 
     @property
     def recipe(self) -> Recipe:
-        """What is trained there."""
+        """The recipe of this point."""
         return self.loaded.recipe
 
     @property
     def name(self) -> str:
-        """Name of its folder: readable, and the same for the same settings."""
+        """Name of its folder: readable, and equal for equal settings."""
         return point_name(self.settings)
 
 
@@ -58,7 +58,10 @@ CURVE_KEYS = ("model.d_model", "optim.lr", "seed")
 
 
 def point_name(settings: Sequence[tuple[str, str]]) -> str:
-    """`d_model=64,lr=1e-3,seed=1`; a hash follows where that leaves out letters, or sections that differ."""
+    """`d_model=64,lr=1e-3,seed=1`, with a hash if the name alone could be that of other settings too."""
+    # The name is how a later sweep finds what is done, so two points must never have the same. It can lose
+    # information in three ways: letters not allowed in a path, two keys with the same last part
+    # (`optim.lr`, `optim.others.lr`), and the cut at 120 letters.
     full = ",".join(f"{key}={value}" for key, value in settings)
     last = [key.rsplit(".", 1)[-1] for key, _ in settings]
     values = [_short_value(value) for _, value in settings]
@@ -70,13 +73,13 @@ def point_name(settings: Sequence[tuple[str, str]]) -> str:
 
 
 def _short_value(value: str) -> str:
-    """A value as it can be in a file name: of a section its type, else its plain letters."""
+    """A value for a file name: the type of a section, else the letters that are allowed there."""
     section = re.match(r"\{\s*type:\s*(\w+)", value)
     return section[1] if section else re.sub(r"[^\w.+-]+", "", value)
 
 
 def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
-    """Read `key=a,b,c` words. Raises UserError with every word that is not one, or comes twice."""
+    """Read `key=a,b,c` words. Raises UserError with every word that is not one, or is repeated."""
     axes: list[Axis] = []
     problems: list[Problem] = []
     for word in words:
@@ -90,7 +93,7 @@ def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
         elif len(set(values)) < len(values):
             problems.append(Problem(place, f"has a value twice: {text}", "write each value once"))
         elif _OURS.fullmatch(key):
-            message = "is not for a sweep: each point is trained by one process here"
+            message = "is not for a sweep: each point is trained by one process on this machine"
             problems.append(Problem(place, message, "launch a single recipe to shard it"))
         else:
             axes.append(Axis(key.strip(), values))
@@ -100,7 +103,7 @@ def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
 
 
 def split_values(text: str) -> tuple[str, ...]:
-    """Split at the commas outside of brackets and quotes: `[a,b],[c]` are two values."""
+    """Split at commas outside of brackets and quotes: `[a,b],[c]` has two values."""
     values, depth, quote, start = [], 0, "", 0
     for position, letter in enumerate(text):
         if quote:
@@ -118,9 +121,9 @@ def split_values(text: str) -> tuple[str, ...]:
 
 
 def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
-    """Check the recipe of every point, the first axis changing slowest.
+    """Check the recipe of every point; the first axis changes slowest.
 
-    Raises UserError with all that is wrong.
+    Raises UserError with all problems.
     """
     count = 1
     for axis in axes:
@@ -138,6 +141,8 @@ def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
             for axis, value in zip(axes, values, strict=True)
             if len(axis.values) > 1 or axis.key in (*CURVE_KEYS, "mup", "mup.type")
         )
+        # All points are checked before the first is trained, and a mistake that all of them share is one
+        # problem.
         try:
             points.append(SweepPoint(settings, load_recipe(path, [*overrides, *ONE_PROCESS])))
         except UserError as error:

@@ -13,24 +13,24 @@ from launcher.track.journal import read_journal, step_records
 Status = Literal["finished", "diverged", "failed", "missing"]
 
 _TAIL = 0.1
-"""Fraction of the steps, the last ones, whose mean is the training loss of a point without validation."""
+"""Last fraction of the steps, over which the training loss of a point without validation is averaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointResult:
-    """One point, done or not."""
+    """The result of one point, finished or not."""
 
     name: str
     settings: Mapping[str, str]
     series: str
-    """What it has in common with the points that differ from it in width, learning rate or seed only."""
+    """Settings that it shares with the points that differ from it only in width, learning rate or seed."""
     status: Status
     d_model: int
     lr: float
     seed: int
     loss: float
-    """Validation loss after the last step; without validation data the mean training loss of the last tenth.
-    Infinite where it diverged, NaN where there is none."""
+    """Validation loss after the last step; without validation data, mean training loss of the last tenth.
+    Infinite if it diverged, NaN if there is none."""
     validation: bool
     seconds: float
     steps: tuple[int, ...] = ()
@@ -40,7 +40,7 @@ class PointResult:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a point has been trained to its end."""
+    """Whether a point has been trained to its last step."""
     journal = folder / JOURNAL
     return journal.exists() and any(
         line["event"] == "end" and line["status"] == "FINISHED" for line in read_journal(journal)
@@ -48,7 +48,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult:
-    """Read a point's journal; `error` says why its training stopped, if it did."""
+    """Read a point's journal; `error`: why its training stopped, if it did."""
     recipe = point.recipe
     finished = is_finished(folder)
     lines = read_journal(folder / JOURNAL) if (folder / JOURNAL).exists() else []
@@ -56,6 +56,8 @@ def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult
     curve = {step: float(record["loss"]) for step, record in sorted(steps.items())}
     validations = [float(line["loss"]) for line in lines if line["event"] == "validation"]
     loss = (validations[-1] if validations else _tail_mean(curve)) if finished else math.nan
+    # A point that overflowed has reached its end, and is a result: the rate is too high. Only a point without
+    # an end has no loss.
     status: Status = "finished" if finished else ("failed" if error else "missing")
     if finished and not math.isfinite(loss):
         status, loss = "diverged", math.inf
@@ -77,7 +79,7 @@ def read_result(point: SweepPoint, folder: Path, error: str = "") -> PointResult
 
 
 def _series(point: SweepPoint) -> str:
-    """The settings besides width, rate and seed; the parametrisation by its name alone."""
+    """The settings without width, rate and seed; of the parametrization only the name."""
     parts: list[str] = []
     for key, value in point.settings:
         if key in ("mup", "mup.type"):
@@ -97,14 +99,14 @@ def _tail_mean(curve: Mapping[int, float]) -> float:
 
 
 def _attempt_seconds(lines: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Wall time of each attempt that ended."""
+    """Wall-clock time of each attempt that has ended."""
     starts = {line["attempt"]: line["time"] for line in lines if line["event"] == "start"}
     ends = {line["attempt"]: line["time"] for line in lines if line["event"] == "end"}
     return [end - starts[attempt] for attempt, end in ends.items() if attempt in starts]
 
 
 def result_record(result: PointResult) -> dict[str, Any]:
-    """As plain data."""
+    """The result as plain data."""
     return asdict(result)
 
 

@@ -1,4 +1,4 @@
-"""Run a sweep: what is done is skipped, what fails is reported, every result is kept as it comes."""
+"""Run a sweep: finished points are skipped, failures are reported, and every result is saved at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,20 +25,20 @@ RESULTS, PICTURE = "sweep.json", "transfer.png"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOptions:
-    """How a sweep is run."""
+    """Options of a sweep."""
 
     out: Path
     jobs: int
     threads: int
-    """Of each process."""
+    """Threads of each process."""
     mlflow: MlflowTarget | None
     say: Callable[[str], None]
 
 
 def run_sweep(name: str, points: Sequence[SweepPoint], options: SweepOptions) -> list[PointResult]:
-    """Train every point that is not done yet; returns the results of these points.
+    """Train every point that is not finished; returns the results of all points of this sweep.
 
-    The folder accumulates: a later sweep of other values of the same recipe adds to its table and picture.
+    The folder accumulates: a later sweep with other values of the same recipe adds to its table and picture.
     """
     folders = {point.name: options.out / point.name for point in points}
     _check_same_recipes(points, folders)
@@ -80,7 +80,7 @@ def _check_same_recipes(points: Sequence[SweepPoint], folders: dict[str, Path]) 
 
 
 def read_results(out: Path) -> list[PointResult]:
-    """Every result that a sweep folder holds."""
+    """Every result in a sweep folder."""
     path = out / RESULTS
     return (
         [result_from_record(record) for record in load_json(path.read_bytes())["points"]]
@@ -90,6 +90,7 @@ def read_results(out: Path) -> list[PointResult]:
 
 
 def _write_results(name: str, results: Sequence[PointResult], out: Path) -> None:
+    # Written again after each point: a sweep that is stopped has a complete table of what it has finished.
     merged = {result.name: result for result in read_results(out)} | {
         result.name: result for result in results
     }

@@ -1,4 +1,4 @@
-"""A sweep on the tracking server: one parent run with its verdicts, under it a run for every point."""
+"""A sweep in MLflow: one parent run with the verdicts, and a child run for every point."""
 
 import math
 import time
@@ -20,17 +20,17 @@ STATE = "mlflow.json"
 
 @final
 class SweepRun:
-    """The parent run. A server that cannot be reached costs a line on the screen, not the sweep."""
+    """The parent run. If the server cannot be reached, the sweep prints a line and continues."""
 
     def __init__(
         self, run: MlflowRun | None, target: MlflowTarget | None, say: Callable[[str], None]
     ) -> None:
         self._run, self._say = run, say
         self.children = target if run is None or target is None else replace(target, parent_run_id=run.run_id)
-        """Where the points report to; None for nowhere."""
+        """Where the points send their metrics; None for nowhere."""
 
     def close(self, transfers: Sequence[Transfer], artifacts: Sequence[Path]) -> None:
-        """Store what was found."""
+        """Store the verdicts and the artifacts."""
         if self._run is None:
             return
         now_ms = round(time.time() * 1000)
@@ -41,7 +41,7 @@ class SweepRun:
                 if path.exists():
                     self._run.send_artifact(path)
             self._run.end_attempt("FINISHED", now_ms)
-        except Exception as error:  # whatever a tracking client raises must not end a sweep
+        except Exception as error:  # no error of a tracking client may end a sweep
             self._say(
                 f"mlflow: the sweep's own run is incomplete: {mask_secrets(str(error)).splitlines()[0]}"
             )
@@ -50,12 +50,12 @@ class SweepRun:
 def open_parent(
     target: MlflowTarget | None, name: str, out: Path, axes: Sequence[str], say: Callable[[str], None]
 ) -> SweepRun:
-    """Continue the parent run that the sweep's folder names, or create one; no target, no run."""
+    """Continue the parent run that is saved in the sweep's folder, or create one; none without a target."""
     if target is None:
         return SweepRun(None, None, say)
     path = out / STATE
     saved = load_json(path.read_bytes()) if path.exists() else {}
-    # On disk before the run is created: after a crash in between, the next sweep finds the run by its key.
+    # Saved before the run is created: after a crash in between, the next sweep finds the run by its key.
     key = saved.get("run_key", uuid.uuid4().hex)
     files.make_folder(str(out))
     files.write_text(str(path), dump_json({"run_key": key, "run_id": saved.get("run_id")}))
@@ -80,7 +80,7 @@ def open_parent(
 
 
 def verdict_metrics(transfers: Sequence[Transfer]) -> dict[str, float]:
-    """The numbers of a sweep as metrics, finite ones only."""
+    """The numbers of a sweep as metrics, without those that are not finite."""
     found: dict[str, float] = {}
     for transfer in transfers:
         prefix = f"{transfer.series}/" if transfer.series else ""
@@ -92,7 +92,7 @@ def verdict_metrics(transfers: Sequence[Transfer]) -> dict[str, float]:
             found[f"{prefix}best_loss/{optimum.d_model}"] = optimum.loss.value
             found[f"{prefix}best_lr_log2/{optimum.d_model}"] = optimum.lr_log2.value
     return {
-        # MLflow refuses a key with any other letter, and a series is named after the user's own values.
+        # MLflow allows only these letters in a key, and the name of a series has values that the user wrote.
         "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key): value
         for key, value in found.items()
         if math.isfinite(value)

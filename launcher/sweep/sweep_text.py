@@ -1,4 +1,4 @@
-"""The table of a sweep as people read it."""
+"""The table of a sweep as text."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from launcher.table import table_lines
 
 
 def sweep_text(results: Sequence[PointResult], transfers: Sequence[Transfer]) -> str:
-    """Losses (rates down, widths across, mean over seeds), verdicts, and what failed."""
+    """Losses (a row per rate, a column per width, means over seeds), verdicts, and failures."""
     lines: list[str] = []
     covered = {transfer.series for transfer in transfers}
     for transfer in transfers:

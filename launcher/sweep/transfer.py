@@ -1,4 +1,4 @@
-"""What a sweep over widths and learning rates says about transfer. Pure arithmetic, torch-free."""
+"""Whether learning rates transfer, from a sweep over widths and rates. Pure arithmetic, torch-free."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from statistics import fmean, stdev
 from launcher.sweep.results import PointResult
 
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Two-sided 95 % quantiles of Student's t by degrees of freedom; 2 beyond."""
+"""Two-sided 95 % quantiles of Student's t by degrees of freedom; 2 for more than 9."""
 
 _NOISE = 2.0
-"""A difference counts when it exceeds this many standard errors over seeds."""
+"""A difference counts if it exceeds this many standard errors over seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +34,39 @@ class Optimum:
 
     d_model: int
     lr_log2: Mean
-    """Vertex of the parabola through each seed's best rate and its two neighbours, log2."""
+    """log2 of the vertex of the parabola through each seed's best rate and its two neighbors."""
     grid_lr: float
-    """The rate of the grid whose mean loss over seeds is the lowest."""
+    """The rate on the grid with the lowest mean loss over seeds."""
     loss: Mean
     """At that rate."""
     num_at_edge: int
-    """Seeds whose best rate is the first or last one tried: for these the optimum may lie outside."""
+    """Seeds whose best rate is the first or last one tried: their optimum may be outside of the grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One series: the points that differ in nothing but width, learning rate and seed."""
+    """One series: points that differ only in width, learning rate and seed."""
 
     series: str
     losses: Mapping[int, Mapping[float, Mean]]
-    """Width -> learning rate -> loss over seeds; infinite where any seed diverged."""
+    """Width -> learning rate -> loss over seeds; infinite if any seed diverged."""
     optima: tuple[Optimum, ...]
     shift: Mean
     """Octaves from the narrowest width's optimum to the widest's, paired by seed."""
     range_octaves: float
     """Largest distance between the optima of any two widths."""
     regret: float
-    """Loss lost by the widest model at the narrowest model's grid optimum, against its own."""
+    """Loss of the widest model at the narrowest model's grid optimum, minus that at its own."""
     wider_is_better: bool
-    """At the narrowest's grid optimum, no width ends above a narrower neighbour by more than noise."""
+    """At the narrowest model's grid optimum, no final loss is above that of the next narrower width, beyond
+    noise."""
     worse_steps: tuple[int, int]
-    """There, of all (logged step, neighbouring widths) pairs, those where the wider is worse beyond noise."""
+    """At that rate, of all pairs (logged step, neighboring widths): those where the wider is worse beyond
+    noise, and all."""
 
 
 def find_transfers(results: Sequence[PointResult]) -> tuple[Transfer, ...]:
-    """One Transfer for each series that has at least one width with three rates."""
+    """One Transfer for each series with three rates at one width or more."""
     series: dict[str, list[PointResult]] = {}
     for result in results:
         if result.status in ("finished", "diverged"):
@@ -74,7 +76,7 @@ def find_transfers(results: Sequence[PointResult]) -> tuple[Transfer, ...]:
 
 
 def find_transfer(series: str, results: Sequence[PointResult]) -> Transfer | None:
-    """None where no width has losses at three rates of every seed."""
+    """The transfer of one series; None if no seed of any width has losses at three rates."""
     table: dict[int, dict[int, dict[float, float]]] = {}  # width -> seed -> rate -> loss
     for result in results:
         table.setdefault(result.d_model, {}).setdefault(result.seed, {})[result.lr] = result.loss
@@ -100,10 +102,11 @@ def find_transfer(series: str, results: Sequence[PointResult]) -> Transfer | Non
         return None
     losses = {d_model: _mean_curve(table[d_model]) for d_model in sorted(table)}
     first, last = optima[0], optima[-1]
-    # Paired by seed: both widths saw the same batches, so that the noise they have in common cancels.
+    # Paired by seed: both widths read the same batches, so their common noise cancels.
     paired = set(vertices[first.d_model]) & set(vertices[last.d_model])
     centres = [optimum.lr_log2.value for optimum in optima]
-    # The question of a transfer: what the rate tuned on the narrowest model costs the widest.
+    # The question is practical: how much does the widest model lose at the rate tuned on the narrowest? A
+    # flat optimum may shift by half an octave and cost nothing.
     transferred = losses[last.d_model].get(first.grid_lr)
     pairs = _neighbour_pairs(results, first.grid_lr)
     return Transfer(
@@ -134,10 +137,12 @@ def mean_of(values: Sequence[float]) -> Mean:
 def find_vertex(curve: Mapping[float, float]) -> float:
     """log2 of the best rate: the vertex of the parabola through the lowest point and its neighbours.
 
-    The lowest point itself where it is the first or last, or has a neighbour that diverged.
+    The lowest point itself if it is the first or last one, or has a neighbor that diverged.
     Losses 3, 2, 2.5 at log2 rates -10, -9, -8 give slopes -1 and 0.5, hence -0.25 at -9, and the vertex at
     -9 + 0.25 * 2 / (2 * 1.5) = -8.83.
     """
+    # The grid alone would give the optimum in steps of an octave, coarser than the shifts that are to be
+    # measured. In log2, because losses are about parabolas there and not in the rate itself.
     rates = sorted(curve)
     best = min(range(len(rates)), key=lambda i: curve[rates[i]])
     x = [math.log2(rate) for rate in rates]
@@ -150,8 +155,9 @@ def find_vertex(curve: Mapping[float, float]) -> float:
     down, up = (low - left) / before, (right - low) / after
     if up <= down:
         return x[best]  # three equal losses
-    # At the middle point the slope is the mean of both sides, each weighted by the other's length: the nearer
-    # neighbour says more. From there it changes at a constant rate, and is 0 at the vertex.
+    # The slope at the middle point is the mean of both sides, each weighted by the length of the other, so
+    # that the nearer neighbor has more weight. From there it changes at a constant rate, and is 0 at the
+    # vertex.
     slope = (down * after + up * before) / (before + after)
     return x[best] - slope * (before + after) / (2 * (up - down))
 
@@ -171,7 +177,7 @@ def _mean_curve(curves: Mapping[int, Mapping[float, float]]) -> dict[float, Mean
 
 
 Pair = list[tuple[PointResult, PointResult]]
-"""(narrower, wider) for each seed that has both; such runs saw the same batches in the same order."""
+"""(narrower, wider) for each seed that has both; such runs read the same batches in the same order."""
 
 
 def _neighbour_pairs(results: Sequence[PointResult], lr: float) -> list[Pair]:
@@ -185,10 +191,10 @@ def _neighbour_pairs(results: Sequence[PointResult], lr: float) -> list[Pair]:
 
 
 def _is_worse(differences: Sequence[float]) -> bool:
-    """Whether the wider model's loss is higher, beyond the noise of the seeds where there are several."""
+    """Whether the wider model's loss is higher, beyond the noise over seeds if there are several."""
     if any(math.isnan(d) for d in differences):
-        return False  # both diverged: infinity less infinity
-    # One seed has no error to compare with: there any difference counts.
+        return False  # both diverged: infinity minus infinity
+    # With one seed there is no error to compare with, and any difference counts.
     mean = mean_of(differences)
     return mean.value > (_NOISE * mean.error if mean.count > 1 else 0.0)
 
@@ -208,7 +214,7 @@ def _count_worse_steps(pairs: Sequence[Pair]) -> tuple[int, int]:
 
 
 def transfer_lines(transfer: Transfer) -> list[str]:
-    """The verdicts in words."""
+    """The verdicts as sentences."""
     first, last = transfer.optima[0], transfer.optima[-1]
     label = f"{transfer.series}: " if transfer.series else ""
     lines = []
@@ -227,12 +233,12 @@ def transfer_lines(transfer: Transfer) -> list[str]:
         verdict = "yes" if transfer.wider_is_better else "NO"
         lines.append(
             f"{label}wider is better at lr {first.grid_lr:.4g}: {verdict}; during training the wider of two "
-            f"neighbours is worse at {worse} of {total} logged points"
+            f"neighbors is worse at {worse} of {total} logged points"
         )
     edges = [str(optimum.d_model) for optimum in transfer.optima if optimum.num_at_edge]
     if edges:
         lines.append(
             f"{label}the best rate is the lowest or highest one tried at width {', '.join(edges)}: "
-            "the optimum may lie outside; add rates"
+            "the optimum may be outside; add rates"
         )
     return lines

@@ -1,4 +1,4 @@
-"""Training the points of a sweep, each in one of a few processes. Imports torch in those only."""
+"""Train the points of a sweep in a few processes. Only those import torch."""
 
 import contextlib
 import functools
@@ -37,12 +37,12 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, threads: int) -> Iterator[tup
 
 
 def _try_point(task: Task, slot: int, *, threads: int) -> str:
-    """Train a point; where that fails, the reason in one line, and the traceback in the point's folder."""
+    """Train a point. Returns the reason if it fails; the traceback is written to the point's folder."""
     try:
         train_point(task, _open_world(slot, threads))
     except UserError as error:
         return " | ".join(str(problem) for problem in error.problems)
-    except Exception as error:  # one point's failure, of whatever kind, must not end the others
+    except Exception as error:  # no failure of one point may end the others
         (task.run_dir / ERROR).parent.mkdir(parents=True, exist_ok=True)
         (task.run_dir / ERROR).write_text(traceback.format_exc())
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -50,7 +50,7 @@ def _try_point(task: Task, slot: int, *, threads: int) -> str:
 
 
 def _open_world(slot: int, threads: int) -> "World":
-    """One process alone, on the GPU of its slot where there are any."""
+    """A single process, on the GPU of its slot if there are GPUs."""
     import torch
 
     from launcher.world import World
@@ -64,7 +64,7 @@ def _open_world(slot: int, threads: int) -> "World":
 
 
 def train_point(task: Task, world: "World") -> None:
-    """Freeze a point in its run folder, unless it is there, and train it from its newest checkpoint."""
+    """Write a point's run folder, unless it exists, and train it from its newest checkpoint."""
     from launcher.mup.bsh import dump_base_shapes
     from launcher.plan.plan import make_plan
     from launcher.plan.plan_record import plan_record

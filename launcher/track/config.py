@@ -9,17 +9,17 @@ from models.section import Section
 
 
 class MLflowConfig(Section):
-    """Where metrics go besides the journal."""
+    """MLflow, which receives a copy of the journal's metrics."""
 
     enabled: bool = True
     tracking_uri: str | None = None
-    """Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the folder the launch was started from."""
+    """Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the folder where the launch was started."""
     experiment: Annotated[str, Field(min_length=1)] = "mulaunch"
 
     @field_validator("tracking_uri")
     @classmethod
     def _hold_no_secret(cls, uri: str | None) -> str | None:
-        """A recipe is copied into run folders and trackers, so it is not a place for a password."""
+        """A recipe is copied into run folders and trackers, so it must not contain a password."""
         if uri is not None and mask_secrets(uri) != uri:
             raise ValueError(
                 f"{mask_secrets(uri)} contains credentials; pass them in MLFLOW_TRACKING_URI instead"
@@ -28,7 +28,7 @@ class MLflowConfig(Section):
 
 
 class TrackConfig(Section):
-    """What is recorded and how often."""
+    """What is logged and how often."""
 
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between logged steps (progress line, journal line, metrics)."""

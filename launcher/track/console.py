@@ -1,4 +1,4 @@
-"""The lines a person watches: steps, validations, checkpoints. Pure formatting."""
+"""The progress lines on the screen: steps, validations, checkpoints. Pure formatting."""
 
 import math
 from typing import final
@@ -10,7 +10,7 @@ _DIM, _BOLD, _RED, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 @final
 class ProgressLines:
-    """Formats the lines of one attempt, aligned with each other; with colours if `colour`."""
+    """Formats the lines of one attempt, aligned with each other; in color if `colour`."""
 
     def __init__(self, *, total_steps: int, colour: bool) -> None:
         self._total_steps = total_steps
@@ -30,12 +30,13 @@ class ProgressLines:
         return "  ".join(parts)
 
     def validation_line(self, record: ValidationRecord) -> str:
-        """An evaluation on validation data, with the best chance level after the accuracy."""
+        """An evaluation on validation data, with the best trivial baseline after the accuracy."""
         parts = [
             self._step(record.step),
             self._number("validation", record.loss, format_fixed(record.loss, 4), width=7, code=_BOLD),
             self._number("accuracy", record.accuracy, f"{record.accuracy:.3f}", width=5, code=_BOLD),
         ]
+        # The best one only: accuracy 0.31 says little until it stands beside "majority 0.30".
         if record.baselines:
             best = max(record.baselines, key=lambda name: record.baselines[name])
             parts[-1] += f" ({best} {record.baselines[best]:.3f})"
@@ -51,6 +52,7 @@ class ProgressLines:
         return f"{self._paint(_DIM, 'step')} {step:>{self._digits}}/{self._total_steps}"
 
     def _number(self, label: str, value: float, text: str, *, width: int, code: str = "") -> str:
+        # Padded before it is painted: escape codes have length but no width.
         padded = f"{text:>{width}}"
         colour = code if math.isfinite(value) else _RED
         return f"{self._paint(_DIM, label)} {self._paint(colour, padded) if colour else padded}"
@@ -60,9 +62,10 @@ class ProgressLines:
 
 
 def format_fixed(number: float, decimals: int) -> str:
-    """So many decimals, two fewer from 100, scientific from 1000: at most decimals + 3 wide."""
+    """`decimals` decimals, two fewer from 100, scientific from 1000: at most decimals + 3 characters wide."""
     if abs(number) >= 1000 and math.isfinite(number):
         return format_scientific(number, 1)
+    # 99.995, not 100: from there on rounding would add a digit and push the columns apart.
     return f"{number:.{decimals if abs(number) < 99.995 else decimals - 2}f}"
 
 
@@ -73,10 +76,11 @@ def format_scientific(number: float, decimals: int) -> str:
 
 
 def format_count(number: float) -> str:
-    """Three digits and a magnitude: 950, 48.2k, 1.31M."""
+    """Three digits and a suffix: 950, 48.2k, 1.31M."""
     if not math.isfinite(number):
         return str(number)
     magnitude = 0
+    # 999.5 and so on are the values that would round up to one digit more: 999.7 is shown as 1.00k, not 1000.
     while abs(number) >= 999.5 and magnitude < 4:
         number /= 1000
         magnitude += 1
@@ -85,7 +89,7 @@ def format_count(number: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """0:07, 12:34, 1h02m, 3d04h; a dash where it is not known."""
+    """0:07, 12:34, 1h02m, 3d04h; a dash if it is not known."""
     if not math.isfinite(seconds) or seconds < 0:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -96,5 +100,5 @@ def format_duration(seconds: float) -> str:
 
 
 def _short(url: str) -> str:
-    """A checkpoint's place within its run."""
+    """A checkpoint's path within its run."""
     return "/".join(url.rsplit("/", 2)[-2:])

@@ -1,4 +1,4 @@
-"""The journal: one JSON object a line, appended as a run happens. Everything else is made from it."""
+"""The journal: one JSON object per line, appended during the run. All other records are made from it."""
 
 import os
 import time
@@ -11,26 +11,29 @@ from launcher.json_text import dump_json, load_json
 
 @final
 class Journal:
-    """Append-only writer. Opening cuts off the fragment that a crash may have left in the last line."""
+    """Append-only writer. Opening it cuts off an incomplete last line, which a crash may have left."""
 
     def __init__(self, path: Path, attempt: int) -> None:
         self.path = path
         self._attempt = attempt
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream: IO[bytes] = open(path, "ab")  # noqa: SIM115 - open for the life of the run
+        # Without this, the first line of this attempt would be glued to the fragment, and both would be lost.
         os.ftruncate(self._stream.fileno(), whole_bytes(path))
 
     def write(self, event: str, record: Mapping[str, object]) -> None:
-        """Append one line and hand it to the operating system. `event`, `time` and `attempt` are added."""
+        """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`."""
         reserved = {"event", "time", "attempt"} & record.keys()
         if reserved:
             raise ValueError(f"record has the keys {sorted(reserved)}, which the journal writes itself")
         line = {"event": event, "time": time.time(), "attempt": self._attempt, **record}
+        # Flushed at each line, so that a killed process loses nothing. An fsync at each line would cost
+        # milliseconds on the training thread; only checkpoints need one, see sync.
         self._stream.write(dump_json(line).encode() + b"\n")
         self._stream.flush()
 
     def sync(self) -> None:
-        """Make every line so far survive power loss."""
+        """Make all lines so far survive a power loss."""
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
@@ -42,6 +45,8 @@ class Journal:
 
 def whole_bytes(path: Path) -> int:
     """Length of a file up to and including its last newline."""
+    # A line is whole exactly if its newline is there. "{...}\n{...}\n{"lo" counts to the second newline. Read
+    # backwards in blocks, since a journal can have gigabytes and its last line is short.
     with open(path, "rb") as stream:
         end = stream.seek(0, os.SEEK_END)
         while end > 0:
@@ -55,19 +60,19 @@ def whole_bytes(path: Path) -> int:
 
 
 def iterate_lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (byte offset after the line, record) of each whole line between two offsets, both line ends."""
+    """Yield (byte offset after the line, record) of each whole line between two offsets at line ends."""
     with open(path, "rb") as stream:
         stream.seek(start)
         offset = start
         for line in stream:
             offset += len(line)
             if not line.endswith(b"\n") or (end is not None and offset > end):
-                return  # the fragment of a crash, or a line still being written
+                return  # an incomplete line of a crash, or one still being written
             yield offset, parse_line(line, f"{path}, byte {offset - len(line)}")
 
 
 def parse_line(line: bytes, place: str) -> dict[str, Any]:
-    """One line as a record, with non-finite floats restored. Raises ValueError naming the place."""
+    """Parse one line, with non-finite floats restored. Raises ValueError that names the place."""
     try:
         record = load_json(line)
     except ValueError as error:
@@ -78,16 +83,18 @@ def parse_line(line: bytes, place: str) -> dict[str, Any]:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Every record in the order written; a torn last line is left out."""
+    """Every record in the order written, without an incomplete last line."""
     return [record for _, record in iterate_lines(path)]
 
 
 def step_records(path: Path) -> dict[int, dict[str, Any]]:
-    """The record that counts for each logged step.
+    """The valid record of each logged step.
 
-    A line with `from_step` k (the start of an attempt, or a rollback) goes back to step k, so it supersedes
-    all earlier records of steps after k, whether or not those steps have been trained again yet.
+    A line with `from_step` k (the start of an attempt, or a rollback) goes back to step k. It supersedes all
+    earlier records of steps after k, even before those steps have been trained again.
     """
+    # Steps 10, 20, 30, then `from_step` 15, then 20: the valid ones are 10 and the second 20. 30 is gone
+    # until it is trained again, because the weights that gave it are gone.
     steps: dict[int, dict[str, Any]] = {}
     for record in read_journal(path):
         if "from_step" in record:

@@ -1,6 +1,7 @@
-"""The one door to MLflow: a run on a tracking store. Every call may be slow or fail; MlflowSync expects that.
+"""The only module that imports MLflow: a run on a tracking store. Any call may be slow or fail.
 
-MLflow is imported when a run is opened, which takes 1-2 s, and never by the training thread.
+MLflow is imported when a run is opened, which takes 1-2 s, and never by the training thread. MlflowSync
+handles slow and failed calls.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the UI's server starts processes that outlive it
 }
-"""What the command line puts into the environment of the processes it starts, where the user has not."""
+"""What the command line adds to the environment of the processes it starts, unless the user has set it."""
 
 _KEY_TAG = "mulaunch.key"
 _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE = 1000, 100, 6000  # MLflow's limits, the first two per request
@@ -34,17 +35,17 @@ _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE = 1000, 100, 6000  # MLflow's limits, the 
 
 @dataclass(frozen=True, slots=True)
 class MlflowTarget:
-    """Where to send."""
+    """Tracking store, experiment and parent of a run."""
 
     tracking_uri: str
     experiment: str
     parent_run_id: str | None = None
-    """The run that this one is shown under: that of the sweep it is a point of."""
+    """The run under which this one is shown: that of the sweep, for one of its points."""
 
 
 @final
 class MlflowRun:
-    """One MLflow run, open for all attempts of ours. Sending the same thing twice leaves one copy."""
+    """One MLflow run for all attempts of one of our runs. Sending the same thing twice stores it once."""
 
     def __init__(self, client: "MlflowClient", run: "Run") -> None:
         self._client = client
@@ -52,15 +53,19 @@ class MlflowRun:
         self.experiment_id: str = run.info.experiment_id
 
     def begin_attempt(self, line: Mapping[str, Any]) -> None:
-        """Parameters and tags from a journal's start line.
+        """Store parameters and tags from a journal's start line.
 
-        MLflow refuses changed parameters, so a recipe that was changed on resume adds `resume_ATTEMPT.KEY`.
+        MLflow refuses changed parameters, so a value that was changed on resume is stored as
+        `resume_ATTEMPT.KEY`.
         """
         from mlflow.entities import Param, RunTag
 
         attempt = line["attempt"]
         first = self._client.get_run(self.run_id).data.params
         params: dict[str, str] = {}
+        # Attempt 2 with another optim.lr: `optim.lr` stays that of attempt 1, `resume_2.optim.lr` is new.
+        # Compared with what the server has, not with the journal, so that sending this line twice adds
+        # nothing.
         for key, whole in flatten_params(line["recipe"]).items():
             value = whole[:_MAX_VALUE]
             if key not in first:
@@ -75,7 +80,7 @@ class MlflowRun:
         self._client.update_run(self.run_id, status="RUNNING")
 
     def send(self, points: Sequence[Point]) -> str | None:
-        """Store points; returns why the server refuses them for good, None where all are stored."""
+        """Store points; returns why the server refuses some of them for good, or None if all are stored."""
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
@@ -85,9 +90,11 @@ class MlflowRun:
             try:
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + _MAX_METRICS])
             except MlflowException as error:
+                # Any other error may pass, so the sync tries the same points again. This one never passes,
+                # and trying again would hold up everything that follows.
                 if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
-                refusal = str(error)  # sending it again would be refused again, and hold up all that follows
+                refusal = str(error)
         return refusal
 
     def send_artifact(self, path: Path) -> None:
@@ -95,16 +102,16 @@ class MlflowRun:
         self._client.log_artifact(self.run_id, str(path))
 
     def end_attempt(self, status: Outcome, time_ms: int) -> None:
-        """Record how it ended."""
+        """Store how it ended."""
         self._client.set_terminated(self.run_id, status, end_time=time_ms)
 
 
 def open_run(
     target: MlflowTarget, *, run_id: str | None, run_key: str, run_name: str, start_ms: int, retried: bool
 ) -> MlflowRun:
-    """Continue `run_id` where it is still there, else the run tagged `run_key`, else create one with it.
+    """Continue the run `run_id` if it still exists, else the run tagged `run_key`, else create one.
 
-    `retried` says that an earlier call may have created the run without learning of its success.
+    `retried`: an earlier call may have created the run although it failed.
     """
     database = sqlite_path(target.tracking_uri)
     if database is not None and not database.exists():
@@ -114,6 +121,9 @@ def open_run(
     if run is not None:
         return MlflowRun(client, run)
     experiment_id = _find_experiment(client, target)
+    # A request that failed may have been received: on a time-out the run exists, and only its answer was
+    # lost. The key was on our disk before the first request, and is a tag of the run from the moment it
+    # exists. The first try does not search, since a search can be slow and there is nothing to find.
     found = (
         client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{run_key}'", max_results=1)
         if retried
@@ -127,10 +137,10 @@ def open_run(
 
 
 def create_database(path: Path) -> None:
-    """Create a SQLite store, whole or not at all; one that appears in the meantime is kept.
+    """Create a complete SQLite store, or none; one that another process creates meanwhile is kept.
 
-    MLflow takes seconds to create its tables, and two processes doing that in one file, or one that is killed
-    on the way, leave a file that no MLflow can open any more. So it is made under another name.
+    MLflow takes seconds to create its tables. Two processes that do so in one file, or one that is killed on
+    the way, leave a file that MLflow cannot open. So it is created under another name.
     """
     _configure()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -153,10 +163,11 @@ def _connect(tracking_uri: str) -> "MlflowClient":
 
 
 def _configure() -> None:
-    """Make MLflow quick to give up, and quiet."""
+    """Make MLflow give up quickly, and log less."""
     from mlflow import environment_variables
 
-    # Where the command line did not. Retries are the sync's own: those of MLflow hold a thread for minutes.
+    # Unless the command line or the user did. The sync has its own retries: MLflow's block a thread for
+    # minutes.
     for variable in (
         environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
         environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
@@ -170,7 +181,7 @@ def _configure() -> None:
 
 
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
-    """The run, or None where the store has no such run, or has it in the bin."""
+    """The run, or None if the store has no such run, or has marked it as deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -183,7 +194,7 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def _find_experiment(client: "MlflowClient", target: MlflowTarget) -> str:
-    """The id of the experiment, created where there is none."""
+    """The id of the experiment, which is created if there is none."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(target.experiment)

@@ -1,4 +1,4 @@
-"""The sync: a background thread that sends the journal to MLflow, however slow or dead that is."""
+"""The sync: a background thread that sends the journal to MLflow, even if the server is slow or down."""
 
 import math
 import threading
@@ -18,6 +18,10 @@ from launcher.track.tracking_uri import mask_secrets
 JOURNAL_NAME = "journal.jsonl"
 STATE_NAME = "mlflow.json"
 
+# Training writes only to the journal, which is a local file. The thread reads it from a saved byte offset and
+# moves the offset after the server has confirmed: each line is sent at least once. Sent twice, it changes
+# nothing, because a point is made from its line alone (same key, step, time and value) and MLflow stores
+# equal points once. So neither a dead server nor a crash in between loses or doubles anything.
 _POLL_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 _BATCH_POINTS = 1000
@@ -25,26 +29,26 @@ _BATCH_POINTS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncStatus:
-    """Where MLflow stands. `problem` is None where all that the journal holds has been stored."""
+    """What MLflow has received. `problem` is None if everything in the journal has been stored."""
 
     tracking_uri: str
-    """Without its secrets."""
+    """Without secrets."""
     experiment: str
     experiment_id: str | None
     run_id: str | None
     pending_bytes: int
-    """Of the journal, not sent yet."""
+    """Bytes of the journal that are not sent yet."""
     problem: str | None
 
 
 @dataclass(slots=True, kw_only=True)
 class _State:
-    """RUN/mlflow.json: which MLflow run is ours, and how much of the journal it has."""
+    """RUN/mlflow.json: which MLflow run is ours, and how much of the journal it has received."""
 
     tracking_uri: str
     experiment: str
     run_key: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Tag that finds a run which was created without our learning its id."""
+    """Tag that finds a run that was created although the request failed."""
     creating: bool = False
     experiment_id: str | None = None
     run_id: str | None = None
@@ -62,7 +66,8 @@ class MlflowSync:
         self._target = target
         self._notify = notify
         self._state = _load_state(self._state_path, target, notify)
-        # After power loss the journal can lack lines that were sent. What is written in their place is new.
+        # After a power loss the journal can be shorter than what was sent. Lines written in their place are
+        # new.
         self._state.offset = min(self._state.offset, whole_bytes(journal))
         self._run: MlflowRun | None = None
         self._superseded: dict[tuple[str, int], float] = {}
@@ -73,7 +78,7 @@ class MlflowSync:
         self._thread = threading.Thread(target=self._follow, name="mlflow-sync", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow the journal."""
+        """Start to follow the journal."""
         self._thread.start()
 
     def close(self, drain_s: float) -> SyncStatus:
@@ -86,9 +91,9 @@ class MlflowSync:
         return self.status()
 
     def status(self) -> SyncStatus:
-        """Where MLflow stands now."""
+        """What MLflow has received so far."""
         state = self._state
-        pending_bytes = whole_bytes(self._journal) - state.offset  # a torn last line is never sent
+        pending_bytes = whole_bytes(self._journal) - state.offset  # an incomplete last line is never sent
         problem = self._problem
         if problem is None and (pending_bytes or state.artifacts_pending):
             problem = (
@@ -104,7 +109,8 @@ class MlflowSync:
         )
 
     def send_all(self) -> bool:
-        """Send what the journal holds beyond the saved offset; False where that failed. Reports changes."""
+        """Send the journal after the saved offset; False if that failed. Notifies of changes only."""
+        # One notice when it breaks and one when it works again, not one every minute for a night.
         before, problem = self._problem, self.try_to_send()
         if problem is not None and before is None:
             self._notify(
@@ -115,10 +121,10 @@ class MlflowSync:
         return problem is None
 
     def try_to_send(self) -> str | None:
-        """Send what the journal holds beyond the saved offset; returns why that failed, or None."""
+        """Send the journal after the saved offset; returns why that failed, or None."""
         try:
             self._send_lines()
-        # Whatever a tracking server or its client raises must not end a training run.
+        # No error of a tracking server or its client may end a training run.
         except Exception as error:
             self._problem = _one_line(error, self._target)
             return self._problem
@@ -130,6 +136,8 @@ class MlflowSync:
         pause_s = _POLL_S
         while True:
             last = self._closing.is_set()  # asked before the pass, so that the last pass sees every line
+            # After failures 4, 8, 16, 32, then every 60 s: a server that restarts is not flooded by all its
+            # runs.
             pause_s = _POLL_S if self.send_all() else min(2 * pause_s, _LONGEST_PAUSE_S)
             if last:
                 return
@@ -138,19 +146,21 @@ class MlflowSync:
     def _send_lines(self) -> None:
         """Send every whole line after the offset, in batches; the offset is saved after each.
 
-        Of 2500 one-point steps between a start and an end line: the start, 1000, 1000, then 500 with the end.
-        A crash in between sends a batch a second time, which MLflow stores once.
+        2500 one-point steps between a start and an end line: the start, 1000, 1000, then 500 with the end.
+        After a crash in between, a batch is sent a second time, and MLflow stores it once.
         """
         run = self._run = self._run or self._open()
         points: list[Point] = []
         start = offset = self._state.offset
         for offset, line in iterate_lines(self._journal, start):
             if "from_step" in line:
-                # The run went back. Steps done again with the same result would be doubles in the curve.
+                # The run went back, and MLflow cannot delete points. Steps trained again with the same result
+                # would be in the curve twice (their time differs), so they are left out. Those with another
+                # result are sent: MLflow then has both, and shows them at the same step.
                 self._superseded = superseded_points(self._journal, offset)
             points += [point for point in line_points(line) if self._is_new(point)]
             if line["event"] in ("start", "end"):
-                # Points first: MLflow shows a run as over once it is told of the end.
+                # Points first: once MLflow has received the end, it shows the run as finished.
                 self._send_points(run, points)
                 self._send_boundary(run, line)
             elif len(points) >= _BATCH_POINTS:
@@ -164,7 +174,7 @@ class MlflowSync:
             self._save(offset)
 
     def _send_boundary(self, run: MlflowRun, line: dict[str, Any]) -> None:
-        """The start or the end of an attempt."""
+        """Send the start or the end of an attempt."""
         if line["event"] == "start":
             run.begin_attempt(line)
             self._state.artifacts_pending = list(line["artifacts"])
@@ -179,23 +189,25 @@ class MlflowSync:
             self._notify(f"mlflow: {_one_line(refusal, self._target)}; such metrics are only in the journal")
 
     def _is_new(self, point: Point) -> bool:
-        """False for a step done again with the same result: the curve has that point already."""
+        """False for a step trained again with the same result: the curve has that point already."""
         before = self._superseded.get((point.key, point.step))
+        # NaN is not equal to itself, and a diverged step that diverges again is the same result.
         return before is None or not (
             before == point.value or (math.isnan(before) and math.isnan(point.value))
         )
 
     def _send_artifacts(self) -> None:
-        """Send the pending files. After a failure they wait for the end of this attempt, or the next.
+        """Send the pending files. After a failure they wait for the end of this attempt, or the next one.
 
-        Apart from the metrics, because a store may take those and refuse files, say without a bucket's key.
+        Separate from the metrics, because a store may accept those and refuse files, for example if the key
+        of its bucket is missing.
         """
         if self._run is None or (self._artifacts_failed and not self._closing.is_set()):
             return
         for name in list(self._state.artifacts_pending):
             try:
                 self._run.send_artifact(self._journal.parent / name)
-            except Exception as error:  # as in try_to_send; metrics must be sent without the files, too
+            except Exception as error:  # as in try_to_send; and metrics must be sent even if files cannot be
                 if not self._artifacts_failed:
                     self._notify(f"mlflow: {name} cannot be stored: {_one_line(error, self._target)}")
                 self._artifacts_failed = True
@@ -204,11 +216,11 @@ class MlflowSync:
             self._save(self._state.offset)
 
     def _open(self) -> MlflowRun:
-        """Continue the MLflow run of this journal, or create it and send the whole journal there."""
+        """Continue the MLflow run of this journal, or create one and send the whole journal to it."""
         _, first = next(iterate_lines(self._journal))
         state = self._state
-        # Creating a run and learning its id are two steps: a crash or time-out between them leaves a run that
-        # only its key finds. So the intent is on disk first, and the next try searches before it creates.
+        # Creating a run and receiving its id are two steps: after a crash or time-out between them, only the
+        # key finds the run. So `creating` is saved first, and the next try searches before it creates.
         retried = state.creating
         if state.run_id is None:
             state.creating = True
@@ -224,7 +236,7 @@ class MlflowSync:
         if run.run_id != state.run_id:
             state.run_id, state.experiment_id = run.run_id, run.experiment_id
             state.creating = False
-            # From the first line on: a new run has nothing, also where it replaces one deleted on the server.
+            # From the first line: a new run is empty, also if it replaces one that was deleted on the server.
             self._save(0)
         self._superseded = superseded_points(self._journal, state.offset)
         return run
@@ -235,20 +247,20 @@ class MlflowSync:
 
 
 def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None]) -> SyncStatus:
-    """Send what MLflow has not received of a run that is over, in this thread."""
+    """Send what MLflow has not received of a finished run, in this thread."""
     sync = MlflowSync(folder / JOURNAL_NAME, target, notify=notify)
     sync.try_to_send()
     return sync.status()
 
 
 def saved_tracking_uri(folder: Path) -> str | None:
-    """The store that earlier attempts sent to, without its secrets; None where there is none."""
+    """The store to which earlier attempts sent, without secrets; None if there is none."""
     state = _read_state(folder / STATE_NAME)
     return state.tracking_uri if state else None
 
 
 def _read_state(path: Path) -> _State | None:
-    """The saved state; None where there is none that can be read."""
+    """The saved state; None if there is none, or it cannot be read."""
     try:
         return _State(**load_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -256,7 +268,7 @@ def _read_state(path: Path) -> _State | None:
 
 
 def _load_state(path: Path, target: MlflowTarget, notify: Callable[[str], None]) -> _State:
-    """The saved state where it is for this target, else a new one: a new run gets the whole journal."""
+    """The saved state if it is for this target, else a new one: a new run receives the whole journal."""
     fresh = _State(tracking_uri=mask_secrets(target.tracking_uri), experiment=target.experiment)
     saved = _read_state(path)
     if saved and (saved.tracking_uri, saved.experiment) == (fresh.tracking_uri, fresh.experiment):
@@ -266,13 +278,13 @@ def _load_state(path: Path, target: MlflowTarget, notify: Callable[[str], None])
             f"{saved.tracking_uri}, experiment {saved.experiment!r}" if saved else f"an unreadable {path}"
         )
         notify(
-            f"mlflow: was {before}; a new run at {fresh.tracking_uri}, {fresh.experiment!r}, gets everything"
+            f"mlflow: was {before}; a new run at {fresh.tracking_uri}, {fresh.experiment!r}, gets all of it"
         )
     return fresh
 
 
 def _one_line(reason: Exception | str, target: MlflowTarget) -> str:
-    """The reason in a line without secrets."""
+    """The reason in one line without secrets."""
     text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
     text = text.replace(target.tracking_uri, mask_secrets(target.tracking_uri))
     line = " ".join(mask_secrets(text).split())

@@ -1,4 +1,4 @@
-"""The command that starts MLflow's own web pages on a store. Imports no mlflow."""
+"""The command that starts MLflow's web pages on a store. Does not import mlflow."""
 
 import importlib.metadata
 import sys
@@ -12,16 +12,16 @@ from launcher.track.tracking_uri import mask_secrets, sqlite_path
 
 @dataclass(frozen=True, slots=True)
 class UiCommand:
-    """What to run, what to add to its environment, and where to look."""
+    """The command, what to add to its environment, and the address of the pages."""
 
     argv: Sequence[str]
     environment: Mapping[str, str]
-    """Holds the store's address, since that may contain a password and arguments are for all to see."""
+    """Holds the store's address, which may contain a password: every user of a machine can see arguments."""
     url: str
 
 
 def make_ui_command(tracking_uri: str, *, host: str = "127.0.0.1", port: int = 5000) -> UiCommand:
-    """The MLflow server for a SQLite file or a database; UserError where there is nothing to start."""
+    """The MLflow server for a SQLite file or a database. Raises UserError if there is nothing to start."""
     shown = mask_secrets(tracking_uri)
     if tracking_uri.startswith(("http://", "https://")):
         raise UserError(Problem(shown, "is a tracking server already", "open that address in a browser"))

@@ -1,4 +1,4 @@
-"""Open the tracker of an attempt: its first journal line is written, and its last one whatever happens."""
+"""Open the tracker of an attempt: writes its first journal line, and its last one even after an error."""
 
 import contextlib
 import sys
@@ -17,6 +17,8 @@ def open_tracker(
     recipe: Recipe, run_url: str, world: World, *, mirror: LocalMirror, mlflow: MlflowTarget | None
 ) -> Iterator[Tracker]:
     """The tracker of the attempt that starts now; opened before all else, so that any failure is recorded."""
+    # Rank 0 counts the earlier starts before it writes its own, and the others must not count on their own:
+    # by then the new line may be there.
     attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0)
     tracker = Tracker(
         mirror.folder,

@@ -1,4 +1,4 @@
-"""From journal lines and recipes to what a tracking server stores: metric points and parameters. Pure."""
+"""Convert journal lines and recipes to what a tracking server stores: points and parameters. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from launcher.json_text import dump_json
 from launcher.track.journal import iterate_lines
 
 _NOT_A_METRIC = {"event", "time", "attempt", "step", "from_step"}
-_NOT_IN_A_NAME = re.compile(r"[^\w\-. /]")  # MLflow's alphabet of names, less the colon
+_NOT_IN_A_NAME = re.compile(r"[^\w\-. /]")  # what MLflow allows in names, without the colon
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,9 @@ class Point:
 
 
 def line_points(line: Mapping[str, Any]) -> list[Point]:
-    """Every number of a line that has a step; mappings become KEY/NAME, lines other than steps EVENT_KEY."""
+    """Every number of a line that has a step. Mappings become KEY/NAME; lines other than steps, EVENT_KEY."""
+    # {"event": "validation", "step": 40, "loss": 1.2, "baselines": {"majority": 0.1}} gives the points
+    # validation_loss 1.2 and validation_baselines/majority 0.1, both at step 40.
     if not isinstance(line.get("step"), int):
         return []
     prefix = "" if line["event"] == "step" else f"{line['event']}_"
@@ -41,14 +43,15 @@ def line_points(line: Mapping[str, Any]) -> list[Point]:
 
 
 def superseded_points(journal: Path, end: int) -> dict[tuple[str, int], float]:
-    """Values by (key, step) recorded before the run last went back, for the steps that it does again.
+    """Values by (key, step) recorded before the run last went back, for the steps that it repeats.
 
-    `end` is the offset up to which the journal counts. Two passes, so that only those steps are kept.
+    Reads the journal up to the offset `end`. Two passes, so that only those steps are kept in memory.
     """
     went_back_at, from_step = 0, 0
     for offset, line in iterate_lines(journal, 0, end):
         if "from_step" in line:
             went_back_at, from_step = offset, line["from_step"]
+    # Later lines win: after the run has gone back twice, the values are those of its second pass.
     return {
         (point.key, point.step): point.value
         for _, line in iterate_lines(journal, 0, went_back_at)

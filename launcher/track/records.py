@@ -1,49 +1,49 @@
-"""What the loop tells the tracker: one step, and the start of an attempt."""
+"""Records that the loop passes to the tracker: a step, a validation, and the start of an attempt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
-"""How an attempt ended, in MLflow's words; KILLED is a stop that was asked for (preemption, ctrl-C)."""
+"""How an attempt ended, in MLflow's words; KILLED is a requested stop (preemption, ctrl-C)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One logged training step. `step` counts optimizer steps done, from 1."""
+    """One logged training step. `step` is the number of optimizer steps completed, from 1."""
 
     step: int
     loss: float
     lr: float
-    """Peak rate at the base width times the schedule's factor."""
+    """Peak rate at the base width times lr_multiplier."""
     lr_group: Mapping[str, float]
-    """Rate of each optimizer group."""
+    """Learning rate of each optimizer group."""
     grad_norm: float
     """Global norm before clipping."""
     grad_norm_clipped: float
     clip_coefficient: float
-    """What the gradient was multiplied by; 1 where it was not clipped."""
+    """What the gradient was multiplied by; 1 if it was not clipped."""
     clip_fraction: float
-    """Share of the steps since the last logged one in which the gradient was clipped."""
+    """Fraction of the steps since the last logged one in which the gradient was clipped."""
     tokens: int
-    """Seen in the whole run so far."""
+    """Trained on in the whole run so far."""
     tokens_per_s: float
     step_time_s: float
     """Mean over the steps since the last logged one."""
     data_wait_s: float
     """Part of step_time_s spent waiting for data."""
     grad_norm_group: Mapping[str, float] | None = None
-    """Norm before clipping of each optimizer group; their root of summed squares is grad_norm."""
+    """Norm of each optimizer group before clipping; the root of the sum of their squares is grad_norm."""
     grad_norm_layer: Mapping[str, float] | None = None
-    """The same of each layer."""
+    """The same for each layer."""
     update_ratio_group: Mapping[str, float] | None = None
     """Norm of what this step added to the weights of a group, over the norm of those weights."""
     update_ratio_layer: Mapping[str, float] | None = None
     memory_gb: float | None = None
-    """Peak of device memory on this rank; None where there is no device to ask."""
+    """Peak device memory on this rank, in 10^9 bytes; None on a CPU."""
 
     def as_fields(self) -> dict[str, object]:
-        """The fields as a journal line holds them; those that are None are left out."""
+        """The fields as in a journal line, without those that are None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -55,16 +55,16 @@ class ValidationRecord:
     step: int
     loss: float
     accuracy: float
-    """Share of the targets that the most likely symbol or class hits."""
+    """Fraction of the targets that equal the most likely symbol or class."""
     baselines: Mapping[str, float]
-    """Accuracies on the same samples that are no learning, by name; a text has none."""
+    """Accuracies of trivial baselines on the same samples, by name; empty for text."""
     sequences: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """The start of one attempt. The journal holds all of it, so that MLflow can be filled from it alone."""
+    """The start of one attempt. The journal holds all of it, so MLflow needs nothing but the journal."""
 
     run_name: str
     run_dir: str

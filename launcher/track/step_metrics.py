@@ -1,4 +1,4 @@
-"""What happened between two logged steps: times by the phase clock, clipping on the device."""
+"""Metrics between two logged steps: times from the phase clock, clipping counted on the device."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,18 +31,21 @@ class StepMetrics:
 
     def add(self, taken: StepResult) -> None:
         """Count one step."""
+        # The count stays a tensor on the device. float() here would wait for the step to finish, each step,
+        # and the next one could not be queued meanwhile.
         clipped = taken.norms.coefficient < 1.0
         self._clipped = clipped.int() if self._clipped is None else self._clipped + clipped
         self._steps += 1
 
     def record(self, step: int, taken: StepResult, loss: float) -> StepRecord:
-        """The record of the step just taken, over the steps since the last one; starts counting from zero."""
+        """The record of the step just taken and of the steps since the last record; resets the counts."""
         assert self._clipped is not None, "record comes after add"
         norms = taken.norms
         total, coefficient = float(norms.total), float(norms.coefficient)
         clip_fraction = float(self._clipped) / self._steps
         gradients = named(norms.names, norms.per_parameter.tolist())
-        # Reading the above has waited for the device: the lap is that of finished steps.
+        # Reading the numbers above has waited for the device, so the lap covers finished steps. Before them,
+        # it would measure how fast steps are queued.
         lap = self._clock.lap()
         step_time_s = lap.training_s / self._steps
         device = norms.total.device
@@ -92,13 +95,14 @@ def validation_record(
 
 
 def layer_of(name: str) -> str:
-    """Where a parameter sits: `layers.3` for `layers.3.s4d.ssm.C`, else its first part (`embedding`)."""
+    """Layer of a parameter: `layers.3` for `layers.3.s4d.ssm.C`, else the first part (`embedding`)."""
     parts = name.split(".")
     return ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
 
 
 def combine_norms(norms: Mapping[str, float], label: Callable[[str], str]) -> dict[str, float]:
-    """L2 norm over all parameters of one label, from those of each parameter."""
+    """L2 norm over all parameters with the same label, from the norm of each parameter."""
+    # Norms 3 and 4 of two parameters of a layer make 5.
     squares: dict[str, float] = {}
     for name, norm in norms.items():
         squares[label(name)] = squares.get(label(name), 0.0) + norm * norm
@@ -106,10 +110,10 @@ def combine_norms(norms: Mapping[str, float], label: Callable[[str], str]) -> di
 
 
 def divide(upper: Mapping[str, float], lower: Mapping[str, float]) -> dict[str, float]:
-    """Ratios by label; left out where the divisor is zero: a readout that starts at zero weighs nothing."""
+    """Ratios by label, without those whose divisor is zero, such as a readout that starts at zero."""
     return {key: value / lower[key] for key, value in upper.items() if lower[key] > 0.0}
 
 
 def named(names: Iterable[str], values: Iterable[float]) -> dict[str, float]:
-    """Values by the names that they belong to, in the same order."""
+    """Values by name; both are in the same order."""
     return dict(zip(names, values, strict=True))

@@ -1,4 +1,4 @@
-"""The tracker: what the loop tells to the journal, the console and MLflow. Only rank 0 does anything."""
+"""The tracker: writes what the loop reports to the journal, the console and MLflow. Only rank 0 acts."""
 
 import dataclasses
 import math
@@ -18,15 +18,15 @@ from launcher.track.records import AttemptRecord, Outcome, StepRecord, Validatio
 from launcher.track.tracking_uri import mask_secrets, mask_values
 
 _STATUS: dict[Ending, Outcome] = {"done": "FINISHED", "stopped by user": "KILLED"}
-"""In MLflow's words; FAILED for all others."""
+"""In MLflow's words; FAILED for all other endings."""
 
 
 @final
 class Tracker:
     """Journal, progress lines and MLflow sync of one attempt. Only rank 0 acts.
 
-    `folder` is local: the run directory, or a mirror folder where that is remote.
-    `mlflow` None feeds no server, `stream` None prints nothing.
+    `folder` is local: the run folder, or a mirror folder if that is remote.
+    Without `mlflow` nothing is sent to a server; without `stream` nothing is printed.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Tracker:
         self._log_every = log_every
         self._first: tuple[int, float] | None = None
         self.status: SyncStatus | None = None
-        """Where MLflow stood when the attempt ended."""
+        """What MLflow had received when the attempt ended."""
         if rank != 0:
             return
         self._journal = Journal(folder / JOURNAL_NAME, attempt)
@@ -57,48 +57,50 @@ class Tracker:
             self._sync = MlflowSync(folder / JOURNAL_NAME, mlflow, notify=self.say)
 
     def start(self, record: AttemptRecord) -> None:
-        """Say in the journal what starts, and start sending to MLflow."""
+        """Write the start to the journal, and start sending to MLflow."""
+        # Masked here, before anything is written: the journal is copied to MLflow and to remote folders, and
+        # a password in a recipe's URLs would travel with it.
         self.event("start", {name: mask_values(value) for name, value in dataclasses.asdict(record).items()})
         if self._sync is not None:
             self._sync.start()
 
     def begin(self, progress: Progress, checkpoint_url: str | None, rejected: Sequence[Rejected]) -> None:
-        """Say where training begins: this step, and the checkpoint that it comes from, if any.
+        """Report where training starts: the step, and the checkpoint it comes from, if any.
 
-        `from_step` takes back what the journal holds of later steps.
+        `from_step` supersedes the journal's records of later steps.
         """
         for bad in rejected:
             fields = {"url": bad.url, "reason": bad.reason, "damaged": bad.damaged}
             self.event("checkpoint_rejected", fields)
-            self.say(f"passed over {bad.url}: {bad.reason}")
+            self.say(f"skipped {bad.url}: {bad.reason}")
         position = {"from_step": progress.step, "data_step": progress.data_step}
         self.event("begin", position | {"checkpoint": checkpoint_url})
         self.say(f"attempt {self.attempt} starts from {checkpoint_url or 'step 0'}")
 
     def due(self, step: int) -> bool:
-        """Whether a step is logged: every so many, and the last one."""
+        """Whether a step is logged: every `log_every` steps, and the last one."""
         return step % self._log_every == 0 or step == self._total_steps
 
     def log_step(self, record: StepRecord) -> None:
-        """A training step. Never waits for a tracking server."""
+        """Log a training step. Never waits for a tracking server."""
         if self._journal is None:
             return
         self._journal.write("step", record.as_fields())
         self.say(self._progress.step_line(record, eta_s=self._eta_s(record)))
 
     def log_validation(self, record: ValidationRecord) -> None:
-        """An evaluation on validation data."""
+        """Log an evaluation on validation data."""
         if self._journal is None:
             return
         self._journal.write("validation", dataclasses.asdict(record))
         self.say(self._progress.validation_line(record))
 
     def lr_reduced(self, step: int, lr_multiplier: float) -> None:
-        """A plateau of the validation loss."""
+        """Report that a plateau of the validation loss has reduced the rates."""
         self.say(f"step {step}: validation loss has not improved; rates are now x {lr_multiplier:.4g}")
 
     def checkpoint_saved(self, step: int, seconds: float, url: str) -> None:
-        """A published checkpoint. `seconds` is what training was blocked for."""
+        """Log a published checkpoint. `seconds`: how long training was blocked."""
         if self._journal is None:
             return
         self._journal.write("checkpoint", {"step": step, "seconds": seconds, "url": url})
@@ -106,12 +108,12 @@ class Tracker:
         self.say(self._progress.checkpoint_line(step, seconds, url))
 
     def event(self, name: str, record: Mapping[str, object]) -> None:
-        """Anything else for the journal. `from_step` says that the run went back to that step."""
+        """Write anything else to the journal. `from_step` means that the run went back to that step."""
         if self._journal is not None:
             self._journal.write(name, record)
 
     def sync(self) -> None:
-        """Make the journal so far survive power loss; call it before a checkpoint is published."""
+        """Make the journal so far survive a power loss. Call it before a checkpoint is published."""
         if self._journal is not None:
             self._journal.sync()
 
@@ -124,11 +126,11 @@ class Tracker:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """End the attempt; after a failure with little patience for the tracking server."""
+        """End the attempt. After a failure, wait only 5 s for the tracking server."""
         self.status = self.close(error, drain_s=30.0 if error is None else 5.0)
 
     def close(self, error: BaseException | None = None, *, drain_s: float = 30.0) -> SyncStatus | None:
-        """End the attempt; give MLflow at most `drain_s` seconds for the rest. Returns how it stands."""
+        """End the attempt; wait at most `drain_s` seconds for MLflow. Returns what it has received."""
         if self._journal is None:
             return None
         ending = classify(error)
@@ -140,7 +142,9 @@ class Tracker:
         return self._sync.close(drain_s) if self._sync is not None else None
 
     def _eta_s(self, record: StepRecord) -> float:
-        """Remaining steps at the pace since the first logged step, evaluations and checkpoints included."""
+        """Seconds left at the pace since the first logged step, with validations and checkpoints."""
+        # Not from the first step: it includes compilation and warm-up, and would make every estimate too
+        # long.
         now = time.monotonic()
         if self._first is None:
             self._first = (record.step, now)

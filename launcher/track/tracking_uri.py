@@ -1,4 +1,4 @@
-"""Which MLflow store a run feeds, and how its address is shown without its secrets. Imports no mlflow."""
+"""The MLflow store of a run, and its address without secrets. Does not import mlflow."""
 
 import re
 from collections.abc import Mapping
@@ -10,12 +10,14 @@ SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 MASK = "***"
 KEY = "track.mlflow.tracking_uri"
 
+# user:password@ after ://, up to the last @ before the path: a password may itself contain an @. A masked
+# address still shows scheme and host, which are what one needs to find a mistake.
 _USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"(?i)([?&;][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&;\s]+")
 
 
 def mask_secrets(text: str) -> str:
-    """The text with the user:password part of every URL, and secret-looking query values, replaced by ***."""
+    """The text with *** for the user:password part of every URL and for secret-looking query values."""
     return _SECRET_QUERY.sub(rf"\1{MASK}", _USER_INFO.sub(f"{MASK}@", text))
 
 
@@ -38,10 +40,11 @@ def resolve_tracking_uri(
     previous: str | None = None,
     place: str = KEY,
 ) -> str:
-    """The store to feed: what `place` gives, else MLFLOW_TRACKING_URI, else that of earlier attempts, else
-    mlflow.db in the folder the launch was started from. A SQLite path becomes absolute.
+    """The store of a run, with an absolute path if it is SQLite.
 
-    `previous` is what the run folder says, so that a resume from another folder does not fork the run.
+    The first that is given: `given_uri`, MLFLOW_TRACKING_URI, that of earlier attempts, and mlflow.db in the
+    folder where the launch was started. `previous` is recorded in the run folder, so that a resume from
+    another folder does not split the run over two stores.
     """
     named = {place: given_uri, "MLFLOW_TRACKING_URI": environment_uri}
     for where, uri in named.items():
@@ -49,11 +52,12 @@ def resolve_tracking_uri(
             return _check_uri(where, uri, folder)
     if previous is None:
         return _sqlite_uri(folder / "mlflow.db")
+    # The run folder has the address without its password, and that one cannot be used.
     if MASK in previous:
         raise UserError(
             Problem(
                 "MLFLOW_TRACKING_URI",
-                f"is not set; this run was tracked at {previous}, whose credentials are kept nowhere",
+                f"is not set; this run was tracked at {previous}, whose credentials are not stored",
                 "set MLFLOW_TRACKING_URI again, or pass track.mlflow.enabled=false",
             )
         )
@@ -61,15 +65,15 @@ def resolve_tracking_uri(
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:
-    """The database file of a SQLite store, None for any other store."""
+    """The database file of a SQLite store; None for any other store."""
     head = "sqlite:///"
     return Path(tracking_uri.removeprefix(head)) if tracking_uri.startswith(head) else None
 
 
 def artifact_location(tracking_uri: str, experiment: str) -> str | None:
-    """Where artifacts of a new experiment go: beside a SQLite file; None leaves it to the server."""
+    """Where artifacts of a new experiment are stored: next to a SQLite file; None leaves it to the server."""
     database = sqlite_path(tracking_uri)
-    folder = re.sub(r"[^\w -]", "_", experiment)  # no path of its own; runs below it have unique names
+    folder = re.sub(r"[^\w -]", "_", experiment)  # not a path; the runs in it have unique names
     return (database.parent / "mlruns" / folder).as_uri() if database else None
 
 

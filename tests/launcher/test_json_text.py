@@ -25,5 +25,12 @@ def test_a_number_that_is_not_finite_has_one_spelling_at_every_depth(value: floa
 
 
 def test_other_strings_stay_strings_whatever_number_they_spell() -> None:
-    value = {"name": "inf", "word": "nan", "note": "naïve\nline", "count": 3, "none": None}
+    value = {
+        "name": "inf",
+        "word": "nan",
+        "note": "naïve\nline",
+        "cwd": "/runs/\udce9",
+        "count": 3,
+        "none": None,
+    }
     assert load_json(dump_json(value, indent=1).encode()) == value

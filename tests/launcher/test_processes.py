@@ -37,7 +37,7 @@ def test_a_death_takes_one_task_with_it_and_the_next_gets_a_new_process() -> Non
         return -task
 
     answers = dict(run_each(die_of_two, [1, 2, 3], jobs=1, context=FORK))
-    assert answers == {1: -1, 2: Failure("the process ended with exit code -9, without a word"), 3: -3}
+    assert answers == {1: -1, 2: Failure("the process ended with exit code -9 and no message"), 3: -3}
 
 
 def test_what_a_task_raises_is_its_answer_and_its_process_continues() -> None:

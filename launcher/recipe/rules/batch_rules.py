@@ -1,4 +1,4 @@
-"""The batch triangle: what shape_batch refuses, in the recipe's terms."""
+"""Rules of batch sizes: what shape_batch refuses, in terms of the recipe."""
 
 from collections.abc import Iterator
 
@@ -27,6 +27,7 @@ def micro_batches_are_whole(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def _uneven(loaded: LoadedRecipe) -> UnevenBatchError | None:
+    # One function divides a batch, for the plan and for the rules: they cannot disagree about what fits.
     train = loaded.recipe.train
     try:
         shape_batch(train.global_batch_size, train.micro_batch_size, loaded.recipe.cluster.world_size, 1)

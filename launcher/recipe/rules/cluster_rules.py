@@ -1,4 +1,4 @@
-"""Rules of what a cluster is asked for."""
+"""Rules of the cluster section."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ def local_is_one_node(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def one_process_per_gpu(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """There are at most as many processes on a node as GPUs: NCCL refuses two ranks on one device."""
+    """A node has at most as many processes as GPUs: NCCL refuses two ranks on one device."""
     key, gpus = "cluster.nproc_per_node", "cluster.gpus_per_node"
     return below(loaded, key, gpus, "use one process per GPU", or_equal=True)
 

@@ -1,4 +1,4 @@
-"""Rules between data and model: what a source gives, the model reads and says, with room for all of it."""
+"""Rules between data and model: the model reads and predicts what a source provides, and has room for it."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ _OFF = "or turn train.truncated_bptt off"
 
 
 def encoder_reads_the_source(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """The encoder reads tokens, words or signals: what the source gives."""
+    """The encoder reads what the source provides: tokens, words or signals."""
     model, source = loaded.recipe.model, loaded.recipe.data.source
     given = source.shape().inputs
     if model.inputs not in given:
@@ -36,16 +36,18 @@ def encoder_knows_every_character(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def model_says_what_is_asked(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """A language model is for targets at every position, a classifier for one label."""
+    """A language model needs targets at every position, a classifier one label."""
     model, asked = loaded.recipe.model, loaded.recipe.data.source.shape().targets
     if model.targets != asked:
-        message = f"<model.type> says {model.targets}, but <data.source.type> asks for {asked}"
+        message = f"<model.type> predicts {model.targets}, but <data.source.type> has targets of type {asked}"
         remedy = f"use type {'lm' if asked == 'tokens' else 'classifier'}, or another source"
         yield refuse(loaded, "model.type", message, remedy)
 
 
 def vocabulary_has_room(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`model.vocab_size` has room for every symbol of the source."""
+    # From the section alone: shape() opens no file, so that a recipe can be checked where its data are not.
+    # Files of tokens are compared with the vocabulary when the data are opened.
     least = loaded.recipe.data.source.shape().vocab_size
     return room_for(loaded, "model.vocab_size", least, "symbols of <data.source.type>")
 
@@ -58,7 +60,7 @@ def classes_have_room(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def pairs_are_read_as_pairs(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """`model.num_sequences` is the number of sequences that a label of the source is for."""
+    """`model.num_sequences` is the number of sequences per label of the source."""
     model, wanted = loaded.recipe.model, loaded.recipe.data.source.shape().num_sequences
     if isinstance(model, ClassifierConfig) and model.num_sequences != wanted:
         message = f"<model.num_sequences>, but a label of <data.source.type> is for {wanted}"
@@ -74,7 +76,7 @@ def encoder_reads_every_feature(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def carried_data_continue(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """`train.truncated_bptt` needs a source that is one long stream: its windows follow on one another."""
+    """`train.truncated_bptt` needs a source that is one long stream, with consecutive windows."""
     if loaded.recipe.train.truncated_bptt and not loaded.recipe.data.source.is_stream:
         message = (
             "<train.truncated_bptt> carries states from window to window, but the sequences of "
@@ -84,8 +86,10 @@ def carried_data_continue(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def attention_is_not_carried(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """`train.truncated_bptt` needs states of one size; that of attention is every past position."""
+    """`train.truncated_bptt` needs states of fixed size; that of attention grows with every position."""
     if loaded.recipe.train.truncated_bptt and "attention" in loaded.recipe.model.pattern:
+        # The carried state is a tensor of fixed shape in every checkpoint. A cache of keys and values would
+        # grow by seq_len positions per step.
         message = (
             "<model.pattern> has attention, whose state is every past position, but <train.truncated_bptt>"
         )
@@ -96,6 +100,8 @@ def growing_modes_are_not_carried(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`train.truncated_bptt` needs states that stay finite; those of DSS-softmax may grow."""
     model = loaded.recipe.model
     if loaded.recipe.train.truncated_bptt and "dss" in model.pattern and model.dss.version == "softmax":
+        # Its modes may have a positive real part: the softmax bounds them over one window of max_length steps
+        # only.
         message = "<model.dss.version> lets modes grow from step to step, but <train.truncated_bptt>"
         yield refuse(loaded, "model.dss.version", message, f"use version exp, {_OFF}")
 

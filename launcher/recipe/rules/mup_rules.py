@@ -1,4 +1,4 @@
-"""Rules of the parametrisation."""
+"""Rules of the parametrization."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from launcher.recipe.loaded import LoadedRecipe, as_written
 from launcher.recipe.rules.refuse import Rule, only_for, refuse
 from models.config import why_not_width
 
-# What u-muP has constants for.
+# The layers and options for which u-muP has constants (arXiv 2407.17465). At any other value, the scale of
+# some operation would be unknown, and with it every rate above it.
 _UMUP_LAYERS = ("attention", "ffn")
 _UMUP_MODEL: tuple[tuple[str, object], ...] = (
     ("encoder.type", "token"),
@@ -49,7 +50,7 @@ def mup_has_one_base(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def base_and_delta_differ(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """`mup.delta_width` is another width than the base: what differs between the two is what grows."""
+    """`mup.delta_width` differs from the base width: dimensions grow if they differ between the two."""
     mup = loaded.recipe.mup
     if mup.type == "mup" and mup.delta_width is not None and mup.delta_width == mup.base_width:
         remedy = "use another width, or leave it out for the double"
@@ -57,10 +58,12 @@ def base_and_delta_differ(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """Where heads grow with the width, logits are divided by d, not by its root (TP-V, appendix B.1)."""
+    """If heads grow with the width, logits are divided by d, not by its root (TP-V, appendix B.1)."""
     model, key = loaded.recipe.model, "model.attention.scale"
     if loaded.recipe.mup.type != "mup" or "attention" not in model.pattern:
         return
+    # With num_heads fixed, d_head grows with the width. After training has aligned queries and keys, q.k
+    # grows like d_head and not like its root: at 4 times the width, logits / sqrt(d_head) would double.
     if model.attention.num_heads is not None and model.attention.scale == "sqrt":
         message = (
             f"<{key}> divides by the root of a head's size, which grows with <model.attention.num_heads> "
@@ -70,41 +73,41 @@ def mup_scales_attention(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def model_can_have_its_base_widths(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """There is a model at the base and delta widths: the recipe's heads, groups and copies fit into them."""
+    """The base and delta widths are possible for the model: heads, groups and copies divide them."""
     model = loaded.recipe.model
     for key in ("mup.base_width", "mup.delta_width"):
         width = loaded.value(key)
         if loaded.recipe.mup.type != "mup" or width is None:
             continue
         if (reason := why_not_width(model, width)) is not None:
-            # Multiples of the recipe's own width always do, so this ends.
+            # The search ends: every multiple of the recipe's own width is a width of this model.
             above = next(wider for wider in itertools.count(width) if why_not_width(model, wider) is None)
             yield refuse(loaded, key, f"<{key}> is not a width of this model: {reason}", f"use {above}")
 
 
 def umup_knows_the_layers(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """u-muP is defined by constants of each operation; state-space layers have none."""
+    """u-muP is defined by constants for each operation; state-space layers have none."""
     pattern = dict.fromkeys(loaded.recipe.model.pattern)
     unknown = [kind for kind in pattern if kind not in _UMUP_LAYERS]
     if loaded.recipe.mup.type == "umup" and unknown:
-        message = f"<mup.type> knows no constants for layers of {', '.join(unknown)}"
+        message = f"<mup.type> has no constants for layers of {', '.join(unknown)}"
         yield refuse(loaded, "model.pattern", message, "use attention and ffn, or mup.type=mup")
 
 
 def umup_knows_the_model(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """What is around the layers is what u-muP has constants for."""
+    """Outside of the layers, too, only operations are used for which u-muP has constants."""
     model = loaded.recipe.model
     if loaded.recipe.mup.type != "umup":
         return
     for name, value in _UMUP_MODEL:
         key = f"model.{name}"
         if name.partition(".")[0] in type(model).model_fields and loaded.value(key) != value:
-            message = f"<mup.type> knows no constants for <{key}>"
+            message = f"<mup.type> has no constants for <{key}>"
             yield refuse(loaded, key, message, f"use {as_written(value)}, or mup.type=mup")
 
 
 def umup_knows_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """u-muP has learning rates for optimizers that work number by number."""
+    """u-muP has learning rates only for elementwise optimizers."""
     if loaded.recipe.mup.type == "umup" and not OPTIMIZERS[loaded.recipe.optim.type].umup:
         known = [name for name, kind in OPTIMIZERS.items() if kind.umup]
         remedy = f"use {', '.join(known)}, or mup.type=mup"

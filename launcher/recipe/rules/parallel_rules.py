@@ -38,23 +38,26 @@ def torch_offloads(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def only_sharded_parameters_are_offloaded(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`parallel.cpu_offload` is only for strategies that shard parameters."""
+    # With DeepSpeed the rule above refuses it already, and one mistake gets one message.
     if loaded.recipe.parallel.engine == "torch":
         remedy = "turn it off, or use strategy fsdp2"
         yield from only_for(loaded, "parallel.cpu_offload", "parallel.strategy", ["fsdp2", "hsdp"], remedy)
 
 
 def zero_3_is_not_compiled(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """`parallel.compile` does not go with stage 3, which gathers parameters inside each layer."""
+    """`parallel.compile` does not work with stage 3, which gathers parameters inside each layer."""
     parallel = loaded.recipe.parallel
     if parallel.engine == "deepspeed" and parallel.compile and parallel.zero_stage == 3:
-        message = "<parallel.compile> does not go with <parallel.zero_stage>"
+        message = "<parallel.compile> does not work with <parallel.zero_stage>"
         yield refuse(loaded, "parallel.compile", message, "turn it off, or use a lower stage or fsdp2")
 
 
 def zero_keeps_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """ZeRO 1 to 3 cuts a group's flat buffer anywhere: not every optimizer stays the same under it."""
+    """ZeRO 1 to 3 shards a group's flat buffer at any element, and not every optimizer allows that."""
     parallel, refusal = loaded.recipe.parallel, OPTIMIZERS[loaded.recipe.optim.type].zero_refusal
     if parallel.engine == "deepspeed" and parallel.zero_stage and refusal is not None:
+        # A cut in the middle of a matrix leaves Muon without the matrix that it orthogonalizes. Adam sees
+        # numbers one by one, and does not notice.
         message = f"<optim.type> {refusal}, but <parallel.zero_stage>"
         yield refuse(loaded, "optim.type", message, "use zero_stage 0, or parallel.engine=torch")
 
@@ -82,10 +85,10 @@ def shard_groups_fill_the_world(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def compiled_layers_hide_their_operations(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """Selective checkpointing chooses by operation; of a compiled layer it changed gradients."""
+    """Selective checkpointing chooses by operation; in a compiled layer it changed gradients."""
     parallel, key = loaded.recipe.parallel, "parallel.activation_checkpointing"
     if parallel.compile and parallel.activation_checkpointing == "selective":
-        yield refuse(loaded, key, f"<{key}> does not go with <parallel.compile>", "use full, or off")
+        yield refuse(loaded, key, f"<{key}> does not work with <parallel.compile>", "use full, or off")
 
 
 PARALLEL_RULES = (

@@ -1,4 +1,4 @@
-"""The table of all rules between the fields of a recipe. docs/rules.md is written from it."""
+"""The table of all rules between the fields of a recipe; docs/rules.md lists the same ones."""
 
 from dataclasses import replace
 
@@ -23,5 +23,5 @@ RULES: tuple[Rule, ...] = (
 
 
 def check_rules(loaded: LoadedRecipe) -> list[Problem]:
-    """Every rule that the recipe breaks, each problem with the rule's id."""
+    """A problem for every violated rule, with the id of the rule."""
     return [replace(problem, rule=rule.id) for rule in RULES for problem in rule.check(loaded)]

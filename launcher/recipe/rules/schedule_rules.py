@@ -1,4 +1,4 @@
-"""Rules of learning rates: over the run, and of single tensors."""
+"""Rules of learning rates: the schedule, and the rates of single tensors."""
 
 from collections.abc import Iterator
 
@@ -26,9 +26,11 @@ def wsd_decays_within_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def sine_peaks_within_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """Half a period takes `sine_restarts` to its peak rate; the run lasts longer than that."""
+    """`sine_restarts` reaches its peak rate after half a period, and the run is longer than that."""
     schedule = loaded.recipe.schedule
     if isinstance(schedule, SineRestartsConfig):
+        # The rate rises during the first half of a period. With period 1000 and 400 steps after warmup,
+        # training would end before step 500, and never reach the recipe's rate.
         left = loaded.recipe.train.steps - schedule.warmup_steps
         if left > 0 and schedule.period // 2 >= left:
             message = "<schedule.period> does not reach its middle, the peak, before <train.steps>"
@@ -36,7 +38,7 @@ def sine_peaks_within_the_run(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 
 def plateau_sees_validation(loaded: LoadedRecipe) -> Iterator[Problem]:
-    """`plateau` acts on validation losses, so there are some during the run."""
+    """`plateau` acts on validation losses, so validation runs during training."""
     if not isinstance(loaded.recipe.schedule, PlateauConfig):
         return
     for key, none, remedy in (

@@ -1,6 +1,7 @@
 """The manifest: what is damaged, what is newer, and what an earlier version wrote."""
 
 import json
+import math
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def format_1(tmp_path: Path) -> Path:
 def test_what_was_written_is_read(manifest: Manifest) -> None:
     assert parse_manifest(manifest_text(manifest), "m") == manifest
     assert (manifest.step, manifest.data_step, manifest.world_size) == (7, 7, 1)
+
+
+def test_a_manifest_written_as_plain_json_is_still_read(manifest: Manifest) -> None:
+    # The writer before json_text.py: only ASCII, and a bare Infinity.
+    schedule = manifest.schedule.model_copy(update={"state": {"best": math.inf}})
+    odd = manifest.model_copy(update={"schedule": schedule, "written_by": "µlaunch"})
+    content = odd.model_dump(mode="json")
+    text = json.dumps(content | {"digest": _digest(content)}, indent=1) + "\n"
+    assert "Infinity," not in manifest_text(odd)
+    assert parse_manifest(text, "m") == parse_manifest(manifest_text(odd), "m") == odd
+    assert json.loads(text)["digest"] == json.loads(manifest_text(odd))["digest"]
 
 
 def test_every_parameter_has_its_role_and_its_tensor_beside_its_multipliers(manifest: Manifest) -> None:

@@ -78,7 +78,7 @@ def test_a_complete_run_says_so(folder: Path) -> None:
 def test_a_run_folder_is_never_started_over(folder: Path) -> None:
     before = (folder / "whole/journal.jsonl").read_bytes()
     done = launch(*OPTIONS, "--run-dir", "whole", folder=folder)
-    assert_one_screen(done, "already holds a run", "launch resume")
+    assert_one_screen(done, "already contains a run", "launch resume")
     assert (folder / "whole/journal.jsonl").read_bytes() == before
 
 

@@ -227,9 +227,11 @@ def test_a_checkpoint_without_the_states_would_show(tmp_path: Path) -> None:
 def test_evaluation_continues_from_window_to_window_and_leaves_training_alone() -> None:
     model, engine, batches = open_model()
     micros = [batches.at(step) for step in range(3)]
-    expected = sum(engine.average(engine.train_step(batch, 0.0).loss) for batch in micros) / 3
+    losses = [engine.average(engine.train_step(batch, 0.0).loss) for batch in micros]
+    expected = sum(losses[:2]) / 2
     before = whole_state(engine)
-    found = engine.evaluate([batch for step in micros for batch in step])
+    # one step fewer than training has read: it ends in other states
+    found = engine.evaluate([batch for step in micros[:2] for batch in step])
     assert found.loss == pytest.approx(expected, rel=1e-6)
     after = whole_state(engine)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -29,7 +29,7 @@ def test_the_small_recipe_is_told_nothing() -> None:
     ("overrides", "fragments"),
     [
         (("data.seq_len=16384",), ("dt_min = 0.001", "about 1e+03 steps", "seq_len = 16384", "near 6e-05")),
-        ((SLOW,), ("dt_max = 0.002", "averaging over 500 steps", "seq_len = 32", "from 3e-01 to 1")),
+        ((SLOW,), ("dt_max = 0.002", "average over 500 steps", "seq_len = 32", "from 3e-01 to 1")),
         (
             ("data.seq_len=16384", "model.s4d={init: lin, dt_min: 1e-4}"),
             ("model.s4d.init = lin (override", "Path-X", "legs or inv"),

@@ -101,7 +101,7 @@ PARALLEL = [
     broken(
         "no-compiled-zero-3",
         deepspeed(", zero_stage: 3, compile: true"),
-        "does not go with parallel.zero_stage = 3",
+        "does not work with parallel.zero_stage = 3",
     ),
     broken(
         "zero-keeps-optimizer",
@@ -125,7 +125,7 @@ PARALLEL = [
     broken(
         "no-selective-compiled",
         ("parallel.compile=true", "parallel.activation_checkpointing=selective"),
-        "does not go with parallel.compile = true (override",
+        "does not work with parallel.compile = true (override",
     ),
 ]
 SCHEDULE = [
@@ -204,13 +204,13 @@ MUP = [
     broken(
         "umup-layers",
         ("mup={type: umup}", "model.pattern=[s4d]"),
-        "knows no constants for layers of s4d",
+        "has no constants for layers of s4d",
         "use attention and ffn, or mup.type=mup",
     ),
     broken(
         "umup-model",
         ("mup={type: umup}", *ATTENTION, "model.dropout=0.1"),
-        "mup.type = umup (override 'mup={type: umup}') knows no constants for model.dropout = 0.1",
+        "mup.type = umup (override 'mup={type: umup}') has no constants for model.dropout = 0.1",
         "use 0.0, or mup.type=mup",
     ),
     broken(
@@ -255,8 +255,8 @@ DATA = [
     broken(
         "targets-are-asked-for",
         "data={source: {type: listops, min_length: 4}, seq_len: 64}",
-        "model.type = lm says tokens, but data.source.type = listops (override",
-        "asks for label",
+        "model.type = lm predicts tokens, but data.source.type = listops (override",
+        "has targets of type label",
         "use type classifier",
         place="5:9",
     ),

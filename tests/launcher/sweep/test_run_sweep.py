@@ -106,7 +106,7 @@ def test_a_worker_that_dies_takes_only_its_own_point_with_it(tmp_path: Path) -> 
     deadly = Deadly(run_dir=tmp_path / "a", recipe="", mlflow=None)
     wrong = Task(run_dir=tmp_path / "b", recipe="version: 1", mlflow=None)
     errors = {task.run_dir.name: error for task, error in run_tasks([deadly, wrong], jobs=1, threads=1)}
-    assert errors["a"] == "the process ended with exit code 7, without a word"
+    assert errors["a"] == "the process ended with exit code 7 and no message"
     assert "name" in errors["b"]  # a key that the recipe lacks
 
 
