@@ -20,6 +20,13 @@ def test_other_sbatch_options_are_taken(option: str) -> None:
     assert ClusterConfig(sbatch_options=(option,)).sbatch_options == (option,)
 
 
+@pytest.mark.parametrize("key", ["nodes", "nproc_per_node", "cpus_per_node", "gpus_per_node", "time_min"])
+def test_one_is_the_least_of_every_number(key: str) -> None:
+    assert ClusterConfig.model_validate({key: 1})
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        ClusterConfig.model_validate({key: 0})
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -1,5 +1,6 @@
 """Publishing, replacing and retiring checkpoints."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from launcher import files
 from launcher.checkpoint.catalog import Saved, delete_old, list_steps, read_checkpoint, step_folder
 from launcher.checkpoint.manifest import MANIFEST
+from launcher.world import World
 from tests.launcher.checkpoint import savers
+from tests.ranks import run_ranks
 
 
 def save(run: Path, step: int, value: float = 1.0) -> str:
@@ -24,6 +27,22 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         save(tmp_path, 1)
     assert list(Path(step_folder(str(tmp_path), 1)).glob("*.distcp")), "the shards were there before"
     assert not isinstance(read_checkpoint(step_folder(str(tmp_path), 1)), Saved)
+
+
+def save_slowly(world: World, run_url: str) -> bool:
+    """Whether a rank that has saved sees the manifest, which rank 0 is slow to write."""
+    true = files.write_bytes
+
+    def write(url: str, content: bytes) -> None:
+        time.sleep(0.5)
+        true(url, content)
+
+    files.write_bytes = write  # in this rank's own process
+    return isinstance(read_checkpoint(savers.save(run_url, 1, {"a": torch.ones(3)}, world)), Saved)
+
+
+def test_no_rank_continues_before_the_manifest_is_there(tmp_path: Path) -> None:
+    assert run_ranks(2, save_slowly, str(tmp_path)) == [True, True]
 
 
 def test_a_save_over_an_unfinished_one_starts_clean(tmp_path: Path) -> None:

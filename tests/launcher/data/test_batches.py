@@ -55,6 +55,13 @@ def test_global_order_is_the_same_at_any_world_size_and_micro_batch(world_size: 
     assert torch.equal(torch.cat([batch.y for batch in order]), expected.y)
 
 
+def test_jumps_leave_no_batches_in_memory() -> None:
+    jumping = batches(prefetch=2)
+    for step in (0, 100, 200, 300):
+        jumping.at(step)
+    assert sorted(jumping._pending) == [301, 302]
+
+
 def test_jumping_gives_what_walking_gives() -> None:
     walking = batches(prefetch=2)
     walked = [walking.at(step)[0].x for step in range(12)]

@@ -53,6 +53,12 @@ def test_cosine_is_half_way_in_the_middle() -> None:
     assert curve("cosine")[10] == pytest.approx(0.55, abs=1e-15)
 
 
+def test_linear_falls_by_equal_steps() -> None:
+    factors = curve("linear", warmup_steps=4)
+    falls = [before - after for before, after in zip(factors[4:], factors[5:], strict=False)]
+    assert falls == pytest.approx([0.9 / 16] * 16)
+
+
 def test_wsd_is_stable_and_then_falls_by_equal_steps() -> None:
     factors = curve("wsd", warmup_steps=2)
     assert set(factors[2:15]) == {1.0}
