@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+Count = Annotated[int, Field(ge=1, le=1 << 24)]
+
 OWNED_OPTIONS = {
     ("-J", "--job-name"): "the recipe's `name`",
     ("-N", "--nodes"): "`cluster.nodes`",
@@ -62,17 +64,17 @@ class ClusterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     type: Literal["auto", "local", "slurm"] = "auto"
-    nodes: Annotated[int, Field(ge=1)] = 1
-    nproc_per_node: Annotated[int, Field(ge=1)] = 1
+    nodes: Count = 1
+    nproc_per_node: Count = 1
     """Processes per node: one per GPU, or a few on a CPU machine."""
-    time_min: Annotated[int, Field(ge=1)] | None = None
+    time_min: Count | None = None
     """Slurm time limit in minutes; null is the partition's default."""
     partition: Line | None = None
     account: Line | None = None
     qos: Line | None = None
-    gpus_per_node: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_node: Count | None = None
     """GPUs that Slurm is asked for on each node; null asks for none."""
-    cpus_per_node: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_node: Count | None = None
     """CPUs that Slurm is asked for on each node, shared by its processes; null is one per process."""
     sbatch_options: tuple[SbatchOption, ...] = ()
     """Further sbatch options, each one word such as --exclude=n[3-4]."""

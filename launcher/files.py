@@ -110,11 +110,15 @@ def write_bytes(url: str, content: bytes) -> None:
     # writers work at once.
     local.parent.mkdir(parents=True, exist_ok=True)
     temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}")
-    with open(temporary, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, local)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, local)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(local.parent)
 
 

@@ -4,12 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from models.section import Section
+from models.section import Count, Section, Size
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
 LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ssd", "ffn"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class AttentionConfig(Section):
@@ -85,7 +84,7 @@ class CharCNNEncoder(Section):
     """Words from their characters: largest values of convolutions (arXiv 1508.06615)."""
 
     type: Literal["char-cnn"]
-    num_chars: Annotated[int, Field(ge=2)] = 257
+    num_chars: Size = 257
     """Character ids are below this; 0 is padding."""
     d_char: Count = 15
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 3, 4, 5, 6)
@@ -110,7 +109,7 @@ class BackboneSection(Section):
 
     type: str
     d_model: Count
-    num_layers: Count
+    num_layers: Annotated[int, Field(ge=1, le=10_000)]
     """Total residual layers; a multiple of the pattern's length."""
     pattern: Annotated[tuple[LayerName, ...], Field(min_length=1)] = ("s4d",)
     """Layer kinds, repeated over the depth."""
@@ -192,7 +191,7 @@ class LMConfig(BackboneSection):
     """Language model: encoder, residual layers, readout at every position."""
 
     type: Literal["lm"]
-    vocab_size: Annotated[int, Field(ge=2)]
+    vocab_size: Size
     encoder: TextEncoder = TokenEncoder(type="token")
     tie_embeddings: bool = False
     """Read out with the token embedding's own table."""
@@ -240,8 +239,8 @@ class ClassifierConfig(BackboneSection):
     """Sequence classifier: encoder, residual layers, pooling over valid positions, readout."""
 
     type: Literal["classifier"]
-    num_classes: Annotated[int, Field(ge=2)]
-    vocab_size: Annotated[int, Field(ge=2)] | None = None
+    num_classes: Size
+    vocab_size: Size | None = None
     """For encoder `token`."""
     encoder: AnyEncoder
     num_sequences: Literal[1, 2] = 1

@@ -1,6 +1,19 @@
 """The base of every typed part of a recipe: frozen, strict, no unknown keys. Imports no torch."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST = 1 << 24
+"""Largest width, vocabulary or number of states: beyond it a weight has more numbers than can be counted."""
+MANY = 1 << 53
+"""Largest number of steps or samples: floats and readers of JSON are exact up to here."""
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Size = Annotated[int, Field(ge=2, le=MOST)]
+Steps = Annotated[int, Field(ge=1, le=MANY)]
+"""A number of steps or samples."""
+StepsOrZero = Annotated[int, Field(ge=0, le=MANY)]
 
 
 class Section(BaseModel):

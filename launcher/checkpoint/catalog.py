@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher import files
-from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, NewerFormatError, parse_manifest
 
 _STEP_FOLDER = re.compile(r"step-(\d{10})")
 
@@ -41,7 +41,11 @@ class Rejected:
 
 def step_folder(run_url: str, step: int) -> str:
     """URL of the checkpoint folder of a step."""
-    return files.join(run_url, "checkpoints", f"step-{step:010d}")
+    return files.join(run_url, "checkpoints", _step_name(step))
+
+
+def _step_name(step: int) -> str:
+    return f"step-{step:010d}"
 
 
 def list_steps(run_url: str) -> list[int]:
@@ -53,7 +57,7 @@ def list_steps(run_url: str) -> list[int]:
 def read_checkpoint(url: str) -> Saved | Rejected:
     """Read a step folder's manifest and check that every file is there at its size; digests are not read.
 
-    Raises UserError for a manifest of a newer format.
+    Raises NewerFormatError.
     """
     # The manifest is written last. Without one the save was interrupted, which is expected after a crash.
     # With one, anything that is wrong is damage.
@@ -62,8 +66,11 @@ def read_checkpoint(url: str) -> Saved | Rejected:
         return Rejected(url, "no manifest: the save never finished", damaged=False)
     try:
         manifest = parse_manifest(files.read_text(path), path)
-    except ValueError as error:
+    except (ValueError, IsADirectoryError) as error:
         return Rejected(url, f"the manifest cannot be read ({error})", damaged=True)
+    name = url.rsplit("/", 1)[-1]
+    if _STEP_FOLDER.fullmatch(name) and name != _step_name(manifest.step):
+        return Rejected(url, f"its manifest is that of step {manifest.step}", damaged=True)
     # Sizes are one metadata request per file, and already find truncated and missing ones. Reading terabytes
     # to compare digests is left to verify_digests.
     for name, entry in manifest.files.items():
@@ -125,7 +132,11 @@ def clear_place(run_url: str, url: str) -> None:
         return
     # A published checkpoint of this very step exists if the run went back to an earlier step and got here
     # again. It may be the better of the two, so a person decides what to do with it.
-    if isinstance(read_checkpoint(url), Saved):
+    try:
+        published = isinstance(read_checkpoint(url), Saved)
+    except NewerFormatError:
+        published = True
+    if published:
         quarantine(run_url, url)
     else:
         files.remove(url)
@@ -134,15 +145,26 @@ def clear_place(run_url: str, url: str) -> None:
 def delete_old(run_url: str, keep: int) -> list[int]:
     """Delete all but the newest `keep` complete checkpoints; returns the steps deleted.
 
-    Folders newer than the oldest one kept are not touched, whatever is in them.
+    Folders newer than the oldest one kept are not touched, whatever is in them, and neither are checkpoints
+    of a newer format.
     """
     # Only complete checkpoints count. keep 2, with 10, 20 and 40 complete and 5 and 30 unfinished: 20 and 40
     # are kept, 5 and 10 are deleted, and 30 stays. Counting 30 would have cost the good 20.
-    complete = [s for s in list_steps(run_url) if isinstance(read_checkpoint(step_folder(run_url, s)), Saved)]
+    steps, complete = list_steps(run_url), []
+    for step in tuple(steps):
+        try:
+            found = read_checkpoint(step_folder(run_url, step))
+        except (
+            NewerFormatError
+        ):  # a resume with an older version passed it by; whoever wrote it may come back
+            steps.remove(step)
+            continue
+        if isinstance(found, Saved):
+            complete.append(step)
     if len(complete) <= keep:
         return []
     oldest_kept = complete[-keep]
-    old = [step for step in list_steps(run_url) if step < oldest_kept]
+    old = [step for step in steps if step < oldest_kept]
     for step in old:
         files.remove(step_folder(run_url, step))
     return old

@@ -1,16 +1,12 @@
 """Checkpoint section of a recipe. Torch-free."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from models.section import Section
+from models.section import Section, Steps
 
 
 class CheckpointConfig(Section):
     """When to save, and how many checkpoints to keep. The last step is always saved."""
 
-    every: Annotated[int, Field(ge=1)]
+    every: Steps
     """Steps between checkpoints."""
-    keep: Annotated[int, Field(ge=1)] = 3
+    keep: Steps = 3
     """Number of checkpoints kept, the newest ones."""

@@ -18,6 +18,10 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 
 
+class NewerFormatError(UserError):
+    """A manifest that only a newer version can read: not damaged, and not to be treated as such."""
+
+
 class Entry(BaseModel):
     """A typed part of a manifest: no unknown keys, and none left out."""
 
@@ -104,10 +108,12 @@ def manifest_text(manifest: Manifest) -> str:
 def parse_manifest(text: str, place: str) -> Manifest:
     """Inverse of manifest_text; reads format 1 as well.
 
-    Raises ValueError that says what is damaged, and UserError for a format of a newer version: that one is
-    not damaged, and must not be treated as such.
+    Raises ValueError that says what is damaged, and NewerFormatError.
     """
-    content = load_json(text)
+    try:
+        content = load_json(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict) or not isinstance(found := content.get("format"), int):
         raise ValueError("it has no format")
     # Before the digest: how a newer version computes it is not known here. If this were counted as damage, a
@@ -115,7 +121,9 @@ def parse_manifest(text: str, place: str) -> Manifest:
     if found > FORMAT:
         writer = content.get("written_by", "a newer version")
         message = f"has manifest format {found}, written by {writer}; this version reads up to {FORMAT}"
-        raise UserError(Problem(place, message, "continue with the version that wrote it, or a newer one"))
+        raise NewerFormatError(
+            Problem(place, message, "continue with the version that wrote it, or a newer one")
+        )
     if found == 1:  # it has no digest
         content = _from_format_1(content)
     elif content.pop("digest", None) != _digest(content):

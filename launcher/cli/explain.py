@@ -62,7 +62,10 @@ def write_shapes(arguments: Sequence[str]) -> int:
     if options.output is None:
         print(text, end="")
     else:
-        files.write_text(files.absolute(options.output), text)
+        try:
+            files.write_text(files.absolute(options.output), text)
+        except OSError as error:
+            raise UserError(Problem(options.output, f"cannot be written: {error.strerror}")) from None
         print(f"{options.output}: {len(parameters.base_shapes)} parameters, {parameters.base_shapes_hash}")
     return 0
 

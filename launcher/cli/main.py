@@ -30,6 +30,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
 
 `launch VERB --help` says more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
 """
+SCREEN = 20
+"""Most lines of an error message."""
 VERBS = ("resume", "plan", "explain", "shapes", "check", "sweep", "generate", "replay", "schema", "ui")
 
 Verb = Callable[[Sequence[str]], int]
@@ -68,13 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # pydantic searches all installed packages for plugins, which takes longer than checking a recipe.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0 if arguments else 2
     try:
         code = _dispatch(arguments)
-        sys.stdout.flush()
-        return code
+        return _flush() or code
     except UserError as error:
         print_problems(error)
         return 2
@@ -84,25 +82,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return 141  # what a shell reports for SIGPIPE: 128 + 13
+    except OSError:
+        # Only one more character shows whether it was the output: what failed is no longer in the buffer.
+        if not (code := _flush("\n")):
+            raise
+        return code
+
+
+def _flush(more: str = "") -> int:
+    """Send the output off now: at Python's exit, a full disk would be a traceback. Returns the exit code."""
+    if sys.stdout is None:  # it was closed: `launch schema >&-`
+        return 0
+    try:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"launch: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 1
+    return 0
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere, so that flushing it at Python's exit does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout has lost its reader, as in `launch plan RECIPE | head`.
-
-    If so, the remaining output is dropped, so that flushing it at Python's exit does not fail.
-    """
+    """Whether stdout has lost its reader, as in `launch plan RECIPE | head`. If so, the rest is dropped."""
     # BrokenPipeError alone does not show this: a socket to a server or a pipe to a child raises it too.
     asked = select.poll()
     asked.register(sys.stdout, 0)
     gone = any(event & select.POLLERR for _, event in asked.poll(0))
     if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     return gone
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
     # A recipe is recognized by its looks, not by whether it exists: a mistyped file is reported as a missing
     # file, a mistyped verb as a verb.
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
     first = arguments[0]
     if first in VERBS:
         return _find_verb(first)(arguments[1:])
@@ -121,9 +145,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def print_problems(error: UserError) -> None:
-    """One screen on stderr."""
-    for problem in error.problems:
-        print(f"launch: {problem}", file=sys.stderr)
+    """On stderr, at most one screen of 20 lines."""
+    lines = [line for problem in error.problems for line in f"launch: {problem}".splitlines()]
+    print("\n".join(lines if len(lines) <= SCREEN else lines[: SCREEN - 1]), file=sys.stderr)
+    if len(lines) > SCREEN:
+        print(f"launch: {len(error.problems)} problems in all; these are the first", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,11 @@ def run_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     options = parse(parser, arguments)
     loaded = _load(options)
-    run_url = files.absolute(options.run_dir or f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_url = files.absolute(
+        f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if options.run_dir is None
+        else options.run_dir
+    )
     if options.dry_run:
         return _show(loaded, run_url)
     # Whatever can be refused is refused before the folder is written or a job is queued.

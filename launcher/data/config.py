@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.section import Section
+from models.section import Count, Section, Size, Steps
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 InputKind = Literal["tokens", "words", "signals"]
@@ -112,11 +112,11 @@ class ListOpsSource(SourceSection):
     """
 
     type: Literal["listops"]
-    min_length: Annotated[int, Field(ge=1)] = 501
+    min_length: Count = 501
     max_depth: Annotated[int, Field(ge=2, le=200)] = 10
-    max_args: Annotated[int, Field(ge=2)] = 10
-    train_samples: Annotated[int, Field(ge=1)] = 96_000
-    validation_samples: Annotated[int, Field(ge=1)] = 2_000
+    max_args: Size = 10
+    train_samples: Steps = 96_000
+    validation_samples: Steps = 2_000
     seed: Seed = 0
     """Selects the dataset; the recipe's own seed sets the order of its samples."""
 
@@ -134,8 +134,8 @@ class CopyingSource(SourceSection):
     then one cue per symbol, at which that symbol is to be predicted. An endless supply of new sequences."""
 
     type: Literal["copying"]
-    num_symbols: Annotated[int, Field(ge=1)] = 10
-    alphabet: Annotated[int, Field(ge=2)] = 8
+    num_symbols: Count = 10
+    alphabet: Size = 8
     selective: bool = False
     """Scatter the symbols among the blanks (arXiv 2312.00752, section 3.1)."""
     seed: Seed = 0
@@ -154,10 +154,10 @@ class RecallSource(SourceSection):
     each of which its value is to be predicted. An endless supply of new sequences."""
 
     type: Literal["associative-recall"]
-    num_pairs: Annotated[int, Field(ge=1)] = 8
-    num_queries: Annotated[int, Field(ge=1)] = 8
-    num_keys: Annotated[int, Field(ge=1)] = 32
-    num_values: Annotated[int, Field(ge=2)] = 32
+    num_pairs: Count = 8
+    num_queries: Count = 8
+    num_keys: Count = 32
+    num_values: Size = 32
     seed: Seed = 0
 
     def shape(self) -> TaskShape:
@@ -199,12 +199,12 @@ class LabelledSource(SourceSection):
     type: Literal["labelled"]
     train: str
     validation: str | None = None
-    num_classes: Annotated[int, Field(ge=2)]
-    vocab_size: Annotated[int, Field(ge=2)] | None = None
+    num_classes: Size
+    vocab_size: Size | None = None
     """For tokens: ids are below this."""
-    num_chars: Annotated[int, Field(ge=2)] | None = None
+    num_chars: Size | None = None
     """For words: character ids are below this; each word has model.encoder.max_chars of them."""
-    num_features: Annotated[int, Field(ge=1)] | None = None
+    num_features: Count | None = None
     """For signals: values at each step."""
     num_sequences: Literal[1, 2] = 1
     """2: each label is for a pair of sequences."""
@@ -263,13 +263,13 @@ class DataConfig(Section):
     """Which source is read, and at which sequence length."""
 
     source: Source
-    seq_len: Annotated[int, Field(ge=1)]
+    seq_len: Count
     """Positions of each sequence."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of files kept for validation, by a hash of the file's name; null is 0.05.
 
     Only for `python-stdlib` and `files`: the other sources have validation settings of their own."""
-    prefetch: Annotated[int, Field(ge=0)] = 2
+    prefetch: Annotated[int, Field(ge=0, le=1024)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
 
     @model_validator(mode="after")

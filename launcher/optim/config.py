@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.section import Section
+from models.section import MANY, Section, Steps, StepsOrZero
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -134,7 +134,7 @@ class ShampooConfig(MatrixSection):
     """Of the momentum, and of the averages of G G^T and G^T G."""
     eps: Positive = 1e-12
     """Added to the eigenvalues of those averages."""
-    precondition_every: Annotated[int, Field(ge=1)] = 10
+    precondition_every: Steps = 10
     """Steps between eigendecompositions."""
     weight_decay: NonNegative = 0.1
 
@@ -147,7 +147,7 @@ class SOAPConfig(MatrixSection):
     eps: Positive = 1e-8
     sides: Literal["both", "left"] = "both"
     """Project both sides of a matrix, or only that of fan_out."""
-    precondition_every: Annotated[int, Field(ge=1)] = 10
+    precondition_every: Steps = 10
     """Steps between updates of the basis."""
     weight_decay: NonNegative = 0.1
 
@@ -169,7 +169,7 @@ OptimConfig = Annotated[
 class WarmupSection(Section):
     """What every schedule has: a linear warmup to the peak."""
 
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: StepsOrZero = 0
 
 
 class CosineConfig(WarmupSection):
@@ -198,7 +198,7 @@ class WSDConfig(WarmupSection):
     """Warmup, stable, decay (arXiv 2404.06395): the peak, then a straight line over the last decay_steps."""
 
     type: Literal["wsd"]
-    decay_steps: Annotated[int, Field(ge=1)]
+    decay_steps: Steps
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Multiplier reached at the last step."""
 
@@ -207,7 +207,7 @@ class SineRestartsConfig(WarmupSection):
     """sin(pi t / period), with t from 0 in each period: a cycle starts at zero and peaks in its middle."""
 
     type: Literal["sine_restarts"]
-    period: Annotated[int, Field(ge=2)]
+    period: Annotated[int, Field(ge=2, le=MANY)]
     """Steps per cycle; with a single step, the factor would always be 0."""
 
 
@@ -216,7 +216,7 @@ class PlateauConfig(WarmupSection):
 
     type: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    patience: Annotated[int, Field(ge=0)] = 2
+    patience: StepsOrZero = 2
     threshold: Annotated[float, Field(ge=0)] = 1e-4
     """A loss is better when it is below best x (1 - threshold)."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0

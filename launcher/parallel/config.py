@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.section import Section
+from models.section import Count, Section
 
 
 class ParallelConfig(Section):
@@ -15,7 +15,7 @@ class ParallelConfig(Section):
     """torch engine only; without meaning for deepspeed."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """deepspeed engine only: what is sharded. 0 nothing, 1 moments, 2 also gradients, 3 also parameters."""
-    shard_size: Annotated[int, Field(ge=1)] | None = None
+    shard_size: Count | None = None
     """hsdp: ranks per shard group; default is the processes of one node."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16; parameters, moments, reductions and SSM kernels stay float32."""

@@ -13,24 +13,24 @@ from launcher.optim.config import OptimConfig, ScheduleConfig
 from launcher.parallel.config import ParallelConfig
 from launcher.track.config import TrackConfig
 from models.config import ModelConfig
-from models.section import Section
+from models.section import Count, Section, Steps, StepsOrZero
 
 
 class TrainConfig(Section):
     """Length of the run, and batch sizes."""
 
-    steps: Annotated[int, Field(ge=1)]
+    steps: Steps
     """Optimizer steps."""
-    global_batch_size: Annotated[int, Field(ge=1)]
+    global_batch_size: Count
     """Sequences per optimizer step, over all ranks."""
-    micro_batch_size: Annotated[int, Field(ge=1)]
+    micro_batch_size: Count
     """Most sequences per rank in one forward pass."""
     truncated_bptt: bool = False
     """Read consecutive windows, and start each from the layers' states at the end of the previous one.
     Gradients stop at the start of a window. Validation windows are read in the same way."""
-    validate_every: Annotated[int, Field(ge=1)] | None = None
+    validate_every: Steps | None = None
     """Steps between evaluations on validation data; null evaluates only at the end."""
-    validation_sequences: Annotated[int, Field(ge=0)] = 64
+    validation_sequences: StepsOrZero = 64
     """Validation windows per evaluation, over all ranks; 0 never evaluates."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher.recipe.tree import Key, Node, child
+from models.section import MOST
 
 Schema = Mapping[str, Any]
 
@@ -143,7 +144,12 @@ _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def _limits(schema: Schema) -> str:
-    words = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
+    # Nobody who wrote 0 steps wants to hear that 2^53 would be too many. Who did is told by the remedy.
+    words = [
+        f"{sign} {schema[name]}"
+        for name, sign in _BOUNDS.items()
+        if name in schema and not (name == "maximum" and schema[name] >= MOST)
+    ]
     if "multipleOf" in schema:
         words.append(f"a multiple of {schema['multipleOf']}")
     if "pattern" in schema:

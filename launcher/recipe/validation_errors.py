@@ -181,6 +181,8 @@ class Explainer:
         value, text = node.value, node.text
         if value is None:
             return "give it a value, or remove the line if it has a default"
+        if (most := _most(self.shape, schema)) is not None and isinstance(value, int) and value > most:
+            return f"the largest possible is {most}"
         if choices and isinstance(value, str):
             return did_you_mean(close_matches(value, map(str, choices)))
         if "string" in kinds and isinstance(value, (bool, int, float)):
@@ -205,6 +207,12 @@ def _kinds(shape: Shape, schema: Schema) -> tuple[set[str], list[Any]]:
     options = [shape.deref(option) for option in schema.get("anyOf", [schema])]
     choices = [value for option in options for value in allowed(option)]
     return {str(option.get("type")) for option in options}, choices
+
+
+def _most(shape: Shape, schema: Schema) -> int | None:
+    """The largest allowed number, if there is one."""
+    options = [shape.deref(option) for option in shape.deref(schema).get("anyOf", [schema])]
+    return max((int(option["maximum"]) for option in options if "maximum" in option), default=None)
 
 
 def _shown(node: Node) -> str:

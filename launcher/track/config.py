@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from launcher.track.tracking_uri import mask_secrets
-from models.section import Section
+from models.section import Section, Steps
 
 
 class MLflowConfig(Section):
@@ -30,6 +30,6 @@ class MLflowConfig(Section):
 class TrackConfig(Section):
     """What is logged and how often."""
 
-    log_every: Annotated[int, Field(ge=1)] = 10
+    log_every: Steps = 10
     """Steps between logged steps (progress line, journal line, metrics)."""
     mlflow: MLflowConfig = MLflowConfig()

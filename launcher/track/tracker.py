@@ -136,7 +136,7 @@ class Tracker:
         ending = classify(error)
         record: dict[str, object] = {"status": _STATUS.get(ending, "FAILED"), "class": ending}
         if error is not None:
-            record["reason"] = mask_secrets(f"{type(error).__name__}: {error}".splitlines()[0])
+            record["reason"] = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split())[:1000])
         self._journal.write("end", record)
         self._journal.close()
         return self._sync.close(drain_s) if self._sync is not None else None

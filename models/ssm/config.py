@@ -4,18 +4,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.section import Section
+from models.section import Count, Section
 
 Positive = Annotated[float, Field(gt=0)]
-PairedState = Annotated[int, Field(ge=2, multiple_of=2)]
+MOST_STATES = 4096
+"""HiPPO's initial values are eigenvalues of a (d_state, d_state) matrix."""
+PairedState = Annotated[int, Field(ge=2, le=MOST_STATES, multiple_of=2)]
 
 
 class SSMSection(Section):
     """Abstract: what every state-space layer has."""
 
-    n_ssm: Annotated[int, Field(ge=1)] | None = None
+    n_ssm: Count | None = None
     """Independent copies of A and B, shared by groups of channels; divides d_model. null: one a channel."""
-    channels: Annotated[int, Field(ge=1)] = 1
+    channels: Count = 1
     """Kernels (and outputs) per input channel, with C and D of their own."""
     dt_min: Positive = 1e-3
     dt_max: Positive = 1e-1
@@ -64,11 +66,11 @@ class S4Config(SSMSection):
 class DSSConfig(SSMSection):
     """Diagonal state spaces (DSS, arXiv 2203.14343): complex modes without conjugates, B = 1."""
 
-    d_state: Annotated[int, Field(ge=1)] = 64
+    d_state: Annotated[int, Field(ge=1, le=MOST_STATES)] = 64
     """N complex modes."""
     version: Literal["exp", "softmax"] = "exp"
     """softmax divides each mode by its sum over `max_length` steps, and lets modes grow."""
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_length: Count | None = None
     """Steps of the softmax; the training length."""
 
     @model_validator(mode="after")

@@ -63,6 +63,17 @@ def test_a_published_checkpoint_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "quarantine/step-0000000001.2").is_dir()
 
 
+def test_checkpoints_of_a_newer_format_are_not_deleted(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    newer = Path(step_folder(str(tmp_path), 1)) / MANIFEST
+    newer.write_text('{"format": 99}')
+    assert delete_old(str(tmp_path), keep=2) == [2]
+    assert list_steps(str(tmp_path)) == [1, 3, 4]
+    save(tmp_path, 1)
+    assert (tmp_path / "quarantine/step-0000000001.1" / MANIFEST).read_text() == '{"format": 99}'
+
+
 def test_retention_counts_complete_checkpoints_only(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step)

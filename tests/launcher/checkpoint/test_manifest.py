@@ -99,6 +99,36 @@ def test_a_newer_format_is_the_users_to_handle_and_no_damage(tmp_path: Path) -> 
     assert path.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "Expecting property name"),
+        ("\udcff", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_damage(tmp_path: Path, text: str | None, reason: str) -> None:
+    path = Path(save(str(tmp_path), 2, {"a": torch.ones(3)})) / MANIFEST
+    path.unlink()
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    found = read_checkpoint(str(path.parent))
+    assert isinstance(found, Rejected)
+    assert found.damaged
+    assert reason in found.reason
+
+
+def test_the_manifest_of_another_step_is_damage(tmp_path: Path) -> None:
+    saved = Path(save(str(tmp_path), 4, {"a": torch.ones(3)}))
+    saved.rename(step_folder(str(tmp_path), 6))
+    found = read_checkpoint(step_folder(str(tmp_path), 6))
+    assert isinstance(found, Rejected)
+    assert (found.damaged, found.reason) == (True, "its manifest is that of step 4")
+
+
 def test_a_run_of_format_1_continues_as_if_uninterrupted(format_1: Path) -> None:
     """Old recipe keys, a plateau's state, and a dataset that must keep its fingerprint."""
     recipe = load_frozen(str(format_1 / "recipe.yaml")).recipe

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.main import USAGE, main
+from launcher.cli.main import SCREEN, USAGE, main, print_problems
+from launcher.errors import Problem, UserError
 from tests.launch import LAUNCH, assert_one_screen, launch
 from tests.small_run import RECIPE
 
@@ -92,6 +93,27 @@ def test_an_unwritable_run_folder_is_refused(tmp_path: Path, recipe: Path) -> No
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+def test_errors_are_never_more_than_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    print_problems(UserError(*(Problem(f"p{number}", "is wrong", "fix it") for number in range(10))))
+    assert capsys.readouterr().err.count("\n") == SCREEN
+    print_problems(UserError(*(Problem(f"p{number}", "is wrong", "fix it") for number in range(500))))
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == SCREEN
+    assert shown[0] == "launch: p0: is wrong"
+    assert shown[-1] == "launch: 500 problems in all; these are the first"
+
+
+def test_shapes_that_cannot_be_written_are_one_line(tmp_path: Path, recipe: Path) -> None:
+    done = launch("shapes", "small.yaml", "-o", str(tmp_path), folder=tmp_path)
+    assert_one_screen(done, str(tmp_path), "cannot be written: Is a directory")
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
+def test_an_empty_run_folder_is_not_the_default(tmp_path: Path, recipe: Path) -> None:
+    assert_one_screen(launch("small.yaml", "--run-dir", "", folder=tmp_path), str(tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     assert_one_screen(launch("resume", "nowhere", folder=tmp_path), "nowhere", "does not exist")
     assert_one_screen(launch("resume", ".", folder=tmp_path), "not a run")
@@ -116,6 +138,25 @@ def test_a_reader_that_has_seen_enough_is_not_a_crash(tmp_path: Path, recipe: Pa
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("schema",)])
+def test_an_output_that_cannot_be_written_is_one_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*LAUNCH, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "launch: the output cannot be written: No space left on device\n",
+    )
+
+
+def test_a_closed_output_is_not_an_error() -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *LAUNCH, "schema"], capture_output=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_several_nodes_without_slurm_are_refused(

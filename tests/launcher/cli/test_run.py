@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher import submit
+from launcher.cli.main import main
 from launcher.track.journal import step_records
 from tests.launch import assert_one_screen, launch, launch_and_kill, launch_rank
 from tests.small_run import RECIPE
@@ -73,6 +75,21 @@ def test_a_complete_run_says_so(folder: Path) -> None:
     done = launch("resume", "whole", folder=folder)
     assert done.returncode == 0
     assert "is complete: step 20 of 20" in done.stdout
+
+
+def test_a_damaged_last_checkpoint_is_not_complete(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "whole", folder / "bent")
+    shard = next((folder / "bent/checkpoints/step-0000000020").glob("*.distcp"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    monkeypatch.setattr(submit, "freeze_and_submit", lambda *_, **__: 0)
+    assert main(["resume", str(folder / "bent")]) == 0
+    out = capsys.readouterr().out
+    assert "has digest" in out
+    assert "resuming from step 10 of 20" in out
 
 
 def test_a_run_folder_is_never_started_over(folder: Path) -> None:

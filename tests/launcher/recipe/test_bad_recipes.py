@@ -75,6 +75,9 @@ MISSING_KEYS = [
 
 WRONG_VALUES = [
     Bad("steps: 100", "steps: 1OO", "26:10", "train.steps is '1OO', must be a whole number >= 1"),
+    Bad("steps: 100", "steps: 1e30", "26:10", ">= 1\n    the largest possible is 9007199254740992"),
+    Bad("d_model: 32", "d_model: 10000M", "7:12", "the largest possible is 16777216"),
+    Bad("num_layers: 2", "num_layers: 10001", "8:15", "whole number >= 1 and <= 10000"),
     Bad("steps: 100", "steps: 0", "26:10", "train.steps is 0, must be a whole number >= 1"),
     Bad(
         "steps: 100",
@@ -100,7 +103,7 @@ WRONG_VALUES = [
         "22:41",
         "schedule.period is 1, must be a whole number >= 2",
     ),
-    Bad("d_state: 16", "d_state: 15", "10:18", "must be a whole number >= 2 and a multiple of 2"),
+    Bad("d_state: 16", "d_state: 15", "10:18", "a whole number >= 2 and <= 4096 and a multiple of 2"),
     Bad("lr: 4e-3", "lr: fast", "17:7", "optim.lr is 'fast', must be a number > 0"),
     Bad("lr: 4e-3", "lr: 2k", "17:7", "optim.lr is '2k', must be a number > 0\n    write 2000"),
     Bad("lr: 4e-3", "lr: .inf", "17:7", "optim.lr is .inf\n    write a finite number"),

@@ -1,6 +1,7 @@
 """Editors know what the compiler knows."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,28 @@ def test_fields_carry_their_docstrings() -> None:
     assert train["steps"]["description"] == "Optimizer steps."
 
 
+def whole_numbers(schema: object, path: str = "") -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Every place of a schema where any whole number may stand."""
+    if isinstance(schema, Mapping):
+        if schema.get("type") == "integer" and not {"const", "enum"} & schema.keys():
+            yield path, schema
+        for key, inside in schema.items():
+            yield from whole_numbers(inside, f"{path}.{key}")
+    elif isinstance(schema, list):
+        for inside in schema:
+            yield from whole_numbers(inside, path)
+
+
+def test_no_whole_number_is_without_a_largest_one() -> None:
+    """One zero too many is an error of the recipe, not of the allocator."""
+    found = dict(whole_numbers(recipe_schema()))
+    assert len(found) > 60
+    assert not [path for path, kind in found.items() if not {"maximum", "exclusiveMaximum"} & kind.keys()]
+
+
 def test_whole_numbers_may_be_counts() -> None:
     number, count = recipe_schema()["$defs"]["TrainConfig"]["properties"]["steps"]["anyOf"]
-    assert number == {"minimum": 1, "type": "integer"}
+    assert number == {"minimum": 1, "maximum": 2**53, "type": "integer"}
     assert count["type"] == "string"
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.errors import Problem, UserError
 from launcher.track.journal import read_journal, step_records
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.tracker import Tracker
@@ -38,6 +39,14 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
     printed = console.getvalue().splitlines()
     assert len(printed) == 3
     assert "\x1b" not in console.getvalue()
+
+
+def test_the_end_has_the_whole_reason(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=20, log_every=1, mlflow=None, stream=None)
+    tracker.start(attempt_record())
+    tracker.close(UserError(Problem("a.yaml:1:2", "is wrong", "fix it"), Problem("b.txt", "is missing")))
+    end = read_journal(tmp_path / "journal.jsonl")[-1]
+    assert end["reason"] == "UserError: a.yaml:1:2: is wrong fix it b.txt: is missing"
 
 
 def test_other_ranks_write_print_and_send_nothing(tmp_path: Path) -> None:
