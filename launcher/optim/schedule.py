@@ -59,7 +59,9 @@ class Schedule:
         config = self._config
         if config.type != "plateau":
             return False
-        if self._best is None or validation_loss < self._best * (1 - config.threshold):
+        # A loss that is not finite is a bad one. As the best it would stay for ever: nothing is below NaN.
+        finite = math.isfinite(validation_loss)
+        if finite and (self._best is None or validation_loss < self._best * (1 - config.threshold)):
             self._best, self._num_bad = validation_loss, 0
             return False
         self._num_bad += 1
@@ -82,4 +84,6 @@ class Schedule:
         best, num_bad, reduction = state["best"], state["num_bad"], state["reduction"]
         assert num_bad is not None, state
         assert reduction is not None, state
-        self._best, self._num_bad, self._reduction = best, int(num_bad), float(reduction)
+        # Checkpoints of earlier versions can hold a best loss that is not finite.
+        self._best = best if best is not None and math.isfinite(best) else None
+        self._num_bad, self._reduction = int(num_bad), float(reduction)

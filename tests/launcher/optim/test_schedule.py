@@ -91,6 +91,21 @@ def test_a_gain_below_the_threshold_is_none() -> None:
     assert [schedule.observe(loss) for loss in (1.0, 0.95)] == [False, True]
 
 
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_never_the_best(loss: float) -> None:
+    schedule = Schedule(config("plateau", patience=1), TOTAL)
+    assert [schedule.observe(value) for value in (loss, loss)] == [False, True]
+    assert schedule.state()["best"] is None
+    assert schedule.observe(2.0) is False
+    assert schedule.state()["best"] == 2.0
+
+
+def test_a_saved_best_loss_that_is_not_finite_is_forgotten() -> None:
+    schedule = Schedule(config("plateau", patience=1), TOTAL)
+    schedule.restore({"best": math.nan, "num_bad": 1, "reduction": 0.5})
+    assert schedule.state() == {"best": None, "num_bad": 1, "reduction": 0.5}
+
+
 def test_plateau_stops_at_its_floor() -> None:
     schedule = Schedule(config("plateau", patience=0, min_lr_ratio=0.4), TOTAL)
     assert [schedule.observe(1.0) for _ in range(4)] == [False, True, True, False]
