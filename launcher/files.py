@@ -1,6 +1,7 @@
 """The only access to storage: files and folders at any fsspec URL. A plain path is a local file."""
 
 import contextlib
+import glob
 import os
 import uuid
 from pathlib import Path
@@ -14,6 +15,9 @@ from launcher.errors import Problem, UserError
 
 def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return (filesystem, path inside it). Raises UserError for an unknown or uninstalled protocol."""
+    # fsspec takes `::` in a path for a chain of protocols; a folder on a disk may be called so.
+    if (local := local_path(url)) is not None:
+        return fsspec.filesystem("file"), str(local)
     try:
         return url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -70,10 +74,23 @@ def list_names(url: str) -> list[str]:
     return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
 
 
+def is_file(url: str) -> bool:
+    """Whether there is a file, and not a folder."""
+    filesystem, path = _open_filesystem(url)
+    return bool(filesystem.isfile(path))
+
+
 def find(url: str) -> list[str]:
     """Sorted URLs of all files matching a glob, below a folder, or the one file itself."""
     filesystem, path = _open_filesystem(url)
-    found = filesystem.glob(path) if any(c in path for c in "*?[") else filesystem.find(path)
+    if not any(c in url for c in "*?["):
+        found = filesystem.find(path)
+    else:
+        # Only what was written is a pattern: the working folder may be called v[12].
+        given = url.removeprefix("file://")
+        if local_path(url) is not None and not given.startswith(("/", "~")):
+            path = f"{glob.escape(str(Path.cwd()))}/{given}"
+        found = filesystem.glob(path)
     names = [name for name in found if not filesystem.isdir(name)]
     return sorted(names if local_path(url) else [filesystem.unstrip_protocol(name) for name in names])
 

@@ -58,6 +58,17 @@ def parse_yaml(text: str, name: str) -> Any:
     return plain(node)
 
 
+def parse_argument(text: str, name: str) -> tuple[Node, list[Problem]]:
+    """Read a word of the command line, where `#` begins no comment: a value with one is text as it stands."""
+    try:
+        *tokens, _end = yaml.scan(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return parse_tree(text, name)  # which explains it
+    if text[tokens[-1].end_mark.index :].strip():
+        return Node(text.strip(), name, name), []
+    return parse_tree(text, name)
+
+
 def parse_tree(text: str, name: str) -> tuple[Node, list[Problem]]:
     """Read one YAML document into nodes, and find what our rules forbid. Raises UserError on bad syntax."""
     try:

@@ -33,16 +33,10 @@ def require_files(wanted: Mapping[str, str]) -> None:
     problems = [
         Problem(url, "there is no such file", _nearest(url), key=key)
         for url, key in wanted.items()
-        if not _is_file(url)
+        if not files.is_file(url)
     ]
     if problems:
         raise UserError(*problems)
-
-
-def _is_file(url: str) -> bool:
-    # Of a file, find() returns that file; of a folder, what is in it. So a folder does not pass for a file.
-    place = files.absolute(url)
-    return [_bare(found) for found in files.find(place)] == [_bare(place)]
 
 
 def find_stdlib() -> list[SourceFile]:
@@ -66,10 +60,9 @@ def find_stdlib() -> list[SourceFile]:
 @about("data.source.url")
 def find_files(url: str) -> list[SourceFile]:
     """Files under a folder or glob, except hidden ones, by name. Raises UserError where there are none."""
-    place = files.absolute(url)
-    root = _fixed_part(place)
+    root = files.absolute(_fixed_part(url))
     found = []
-    for file in files.find(place):
+    for file in files.find(url):
         name = _bare(file).removeprefix(_bare(root)).strip("/")
         hidden = any(part.startswith(".") for part in name.split("/"))
         if not hidden:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.tree import Key, Node, child, dotted, put
-from launcher.yaml_text import parse_tree
+from launcher.yaml_text import parse_argument
 
 
 def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
@@ -41,7 +41,7 @@ def _read_override(override: str) -> tuple[list[str], Node]:
             Problem(place, "has no value", f"write {name}=null for none, or {name}='\"\"' for empty text")
         )
     try:
-        node, problems = parse_tree(text, place)
+        node, problems = parse_argument(text, place)
     except UserError as error:
         raise UserError(*(replace(problem, place=place) for problem in error.problems)) from None
     if problems:

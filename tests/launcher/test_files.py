@@ -49,3 +49,19 @@ def test_paths_are_shown_short_where_they_are_below_the_working_folder(
 
 def test_a_missing_folder_has_no_names(tmp_path: Path) -> None:
     assert files.list_names(str(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize("folder", ["v[12]", "st*r", "a?b", "one::two"])
+def test_only_what_is_written_is_a_pattern(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (folder, "v1", "star", "a-b"):
+        (tmp_path / place / "txt").mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "txt" / "own.txt").write_text(place)
+    monkeypatch.chdir(tmp_path / folder)
+    own = [str(tmp_path / folder / "txt/own.txt")]
+    for url in ("txt", "txt/own.txt", "txt/*.txt", "**/*.txt", "t[x]t/*"):
+        assert files.find(url) == own, url
+    assert files.read_text(files.absolute("txt/own.txt")) == folder
+    assert files.is_file("txt/own.txt")
+    assert not files.is_file("txt")

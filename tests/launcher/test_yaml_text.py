@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from launcher.errors import UserError
-from launcher.yaml_text import MAX_DEPTH, decode, dump_yaml, parse_tree, parse_yaml
+from launcher.recipe.tree import plain
+from launcher.yaml_text import MAX_DEPTH, decode, dump_yaml, parse_argument, parse_tree, parse_yaml
 
 SCALARS = [
     ("3e-4", 3e-4),
@@ -150,3 +151,20 @@ def test_written_text_is_text_to_a_yaml_1_1_reader_too() -> None:
 def test_shared_values_are_written_out_in_full() -> None:
     shared = [1, 2]
     assert parse_yaml(dump_yaml({"a": shared, "b": shared}), "f") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("data #2", "data #2"),
+        ("#2", "#2"),
+        ("a#b", "a#b"),
+        ("'a # b'", "a # b"),
+        ("[1, 2]", [1, 2]),
+        ("[1, 2] # two", "[1, 2] # two"),
+        ("3", 3),
+    ],
+)
+def test_an_argument_has_no_comment(text: str, value: object) -> None:
+    node, problems = parse_argument(text, "override")
+    assert (plain(node), problems) == (value, [])

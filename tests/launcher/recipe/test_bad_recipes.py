@@ -179,6 +179,8 @@ OVERRIDES = [
     override("=3", "is not section.key=value"),
     override("train..steps=3", "is not section.key=value"),
     override("train.steps=", "write train.steps=null for none"),
+    override("train.steps=3 #x", "train.steps is '3 #x', must be a whole number >= 1"),
+    override("model.pattern=[s4d] # x", "model.pattern is '[s4d] # x', must be a list"),
     override("train.steps=x", "train.steps is 'x', must be a whole number >= 1"),
     override("train.stpes=3", "unknown key 'stpes' in train\n    did you mean 'steps'"),
     override("trian.steps=3", "unknown key 'trian'\n    did you mean 'train'"),
