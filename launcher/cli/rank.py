@@ -13,6 +13,8 @@ from launcher.run_folder import RECIPE, lock_run, open_mirror
 from launcher.train import Result, train
 from launcher.world import World, close_world, die_with_parent, open_world
 
+LARGE = "recipes/s4-lm-1b.yaml"
+"""Suggested as the next plan where a run was started beside it."""
 LOCK_WAIT_S = 10.0
 """An attempt that was killed a moment ago may still hold the run."""
 
@@ -65,7 +67,7 @@ def summary_text(run_url: str, result: Result, recipe: Recipe) -> str:
         [
             *lines,
             f"  launch resume {short} train.steps={2 * recipe.train.steps}",
-            "  launch plan recipes/s4-lm-1b.yaml --nodes 8",
+            *([f"  launch plan {LARGE} --nodes 8"] if files.is_file(LARGE) else []),
             "  launch ui",
         ]
     )
