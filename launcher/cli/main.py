@@ -149,7 +149,7 @@ def print_problems(error: UserError) -> None:
     lines = [line for problem in error.problems for line in f"launch: {problem}".splitlines()]
     print("\n".join(lines if len(lines) <= SCREEN else lines[: SCREEN - 1]), file=sys.stderr)
     if len(lines) > SCREEN:
-        print(f"launch: {len(error.problems)} problems in all; these are the first", file=sys.stderr)
+        print(f"launch: {len(lines) - SCREEN + 1} more lines are not shown", file=sys.stderr)
 
 
 if __name__ == "__main__":
