@@ -1,14 +1,17 @@
 """The only access to storage: files and folders at any fsspec URL. A plain path is a local file."""
 
 import contextlib
-import glob
+import math
 import os
+import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.utils import glob_translate
 
 from launcher.errors import Problem, UserError
 
@@ -81,18 +84,53 @@ def is_file(url: str) -> bool:
 
 
 def find(url: str) -> list[str]:
-    """Sorted URLs of all files matching a glob, below a folder, or the one file itself."""
+    """Sorted URLs of all files matching a glob, below a folder, or the one file itself.
+
+    In local folders, links are followed and hidden files left out. Raises UserError for a link that leads
+    nowhere.
+    """
+    fixed = fixed_part(url)
+    if (root := local_path(fixed)) is not None:
+        return sorted(_find_local(root, url[len(fixed) :].strip("/")))
     filesystem, path = _open_filesystem(url)
-    if not any(c in url for c in "*?["):
-        found = filesystem.find(path)
-    else:
-        # Only what was written is a pattern: the working folder may be called v[12].
-        given = url.removeprefix("file://")
-        if local_path(url) is not None and not given.startswith(("/", "~")):
-            path = f"{glob.escape(str(Path.cwd()))}/{given}"
-        found = filesystem.glob(path)
-    names = [name for name in found if not filesystem.isdir(name)]
-    return sorted(names if local_path(url) else [filesystem.unstrip_protocol(name) for name in names])
+    found = filesystem.find(path) if fixed == url else filesystem.glob(path)
+    return sorted(filesystem.unstrip_protocol(name) for name in found if not filesystem.isdir(name))
+
+
+def fixed_part(url: str) -> str:
+    """The folder above the first wildcard; the URL itself where there is none."""
+    parts = url.split("/")
+    wild = next((at for at, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts))
+    return "/".join(parts[:wild])
+
+
+def _find_local(root: Path, pattern: str) -> list[str]:
+    # Not fsspec's: it leaves linked folders out without a word, and would take a working folder called v[12]
+    # for a pattern.
+    depth = math.inf if "**" in pattern or not pattern else pattern.count("/") + 1
+    found = list(_walk(str(root), depth, frozenset())) if root.is_dir() else [str(root)] * root.is_file()
+    if pattern:
+        wanted = re.compile(glob_translate(pattern))
+        found = [name for name in found if wanted.match(name[len(str(root)) :].strip("/"))]
+    return found
+
+
+def _walk(folder: str, depth: float, above: frozenset[str]) -> Iterator[str]:
+    """Files below a folder, at most `depth` levels down, also in linked folders; none that is hidden."""
+    above |= {os.path.realpath(folder)}
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError as error:
+        raise UserError(Problem(folder, f"cannot be read: {error.strerror}")) from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            if not entry.is_file() and entry.is_symlink():
+                raise UserError(Problem(entry.path, "is a link that leads nowhere", "fix it or remove it"))
+            yield entry.path
+        elif depth > 1 and os.path.realpath(entry.path) not in above:  # a link upwards has no end
+            yield from _walk(entry.path, depth - 1, above)
 
 
 def open_binary(url: str) -> IO[bytes]:

@@ -79,7 +79,7 @@ class StdlibSource(TextSection):
 
 
 class FilesSource(TextSection):
-    """Text files under any fsspec URL, each followed by a NUL; hidden files are skipped."""
+    """Text files under any fsspec URL, each followed by a NUL; hidden ones are skipped, links followed."""
 
     type: Literal["files"]
     url: str

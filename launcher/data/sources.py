@@ -60,7 +60,7 @@ def find_stdlib() -> list[SourceFile]:
 @about("data.source.url")
 def find_files(url: str) -> list[SourceFile]:
     """Files under a folder or glob, except hidden ones, by name. Raises UserError where there are none."""
-    root = files.absolute(_fixed_part(url))
+    root = files.absolute(files.fixed_part(url))
     found = []
     for file in files.find(url):
         name = _bare(file).removeprefix(_bare(root)).strip("/")
@@ -70,13 +70,6 @@ def find_files(url: str) -> list[SourceFile]:
     if not found:
         raise UserError(Problem(url, "there are no files here", _nearest(root)))
     return sorted(found, key=lambda file: file.name)
-
-
-def _fixed_part(url: str) -> str:
-    """The folder above the first wildcard; the URL itself where there is none."""
-    parts = url.split("/")
-    wild = next((at for at, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts))
-    return "/".join(parts[:wild])
 
 
 def _bare(url: str) -> str:

@@ -43,7 +43,7 @@ def _open_text(config: DataConfig, unit: str, reader: Reader, found: list[Source
     parts: dict[bool, list[bytes]] = {False: [], True: []}
     for file, in_validation in zip(found, is_validation, strict=True):
         content = _read(file.url)
-        digest.update(f"{file.name}\0{len(content)}\0{in_validation}\0".encode())
+        digest.update(f"{file.name}\0{len(content)}\0{in_validation}\0".encode(errors="surrogateescape"))
         digest.update(content)
         parts[in_validation] += [content, SEPARATOR]
 
@@ -92,7 +92,9 @@ def _split_position(name: str) -> float:
     """Where in [0, 1) a file's name hashes to; below the validation fraction it is a validation file."""
     # By the name alone, without a seed or the other names: files added later do not move any across the
     # split, and a larger fraction keeps every validation file. The fraction of files is met only on average.
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    return (
+        int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()) / 2**64
+    )
 
 
 def _check_split(

@@ -65,3 +65,28 @@ def test_only_what_is_written_is_a_pattern(
     assert files.read_text(files.absolute("txt/own.txt")) == folder
     assert files.is_file("txt/own.txt")
     assert not files.is_file("txt")
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus, elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text("a")
+    (corpus / "sub").symlink_to(elsewhere)
+    (corpus / ".#lock").symlink_to("nobody@nowhere:1")
+    (corpus / "single.txt").symlink_to(elsewhere / "deep/a.txt")
+    (elsewhere / "up").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(corpus)
+    names = ["a.txt", "single.txt", "sub/deep/a.txt"]
+    for url in ("corpus", "corpus/**/*.txt"):
+        found = files.find(f"{tmp_path}/{url}")
+        assert [name.removeprefix(f"{corpus}/") for name in found] == names, url
+    assert [Path(name).name for name in files.find(f"{corpus}/*")] == ["a.txt", "single.txt"]
+    assert files.find(f"{corpus}/*/deep/*") == [f"{corpus}/sub/deep/a.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
+    for url in (f"{tmp_path}", f"{tmp_path}/*.txt"):
+        with pytest.raises(UserError, match=r"b.txt: is a link that leads nowhere"):
+            files.find(url)
