@@ -1,6 +1,7 @@
 """Sources are read whole, split by file, checked, and known again."""
 
 import hashlib
+import os
 import sysconfig
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def test_folder_and_glob_read_the_same(folder: Path, pattern: str) -> None:
     assert (
         open_splits(text(f"{folder}{pattern}"), 256).fingerprint == open_splits(text(folder), 256).fingerprint
     )
+
+
+def test_a_file_name_that_is_not_utf8_is_a_name(folder: Path) -> None:
+    before = open_splits(text(folder), 256).fingerprint
+    Path(os.fsdecode(bytes(folder) + b"/caf\xe9.txt")).write_text(_text(1))
+    assert open_splits(text(folder), 256).fingerprint != before
 
 
 def test_hidden_files_are_left_out(folder: Path) -> None:
