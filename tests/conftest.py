@@ -14,6 +14,11 @@ pytest_plugins = ["tests.slurm_lab.lab"]
 ROOT = Path(__file__).parents[1]
 BEGAN = time.monotonic()
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores. Small tensors on more threads than cores wait for one another: a test of
+    # 0.2 s took 16 s.
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def update_golden() -> bool:

@@ -98,6 +98,7 @@ def test_chunks_with_state_equal_the_whole(model) -> None:
     torch.testing.assert_close(torch.cat(logits, dim=1), model(x_BL), atol=2e-5, rtol=1e-4)
 
 
+@torch.no_grad()
 def test_steps_equal_the_whole(model) -> None:
     x_BL, states, step, logits = tokens(30), model.initial_states(2, CPU), model.stepper(), []
     for x_B in x_BL.unbind(1):
@@ -106,6 +107,7 @@ def test_steps_equal_the_whole(model) -> None:
     torch.testing.assert_close(torch.stack(logits, dim=1), model(x_BL), atol=2e-5, rtol=1e-4)
 
 
+@torch.no_grad()
 def test_generation_continues_with_the_most_likely_tokens_of_the_whole_forward(model) -> None:
     x_BL = tokens(5)
     for found_B in generate(model, x_BL, 6, temperature=0):

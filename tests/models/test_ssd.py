@@ -49,6 +49,7 @@ FLOAT64 = 4e-15
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 17, CHUNK, CHUNK + 1, 1000])
+@torch.no_grad()
 def test_matrix_form_is_the_recurrence(layer, length: int) -> None:
     x_BLH = signal(length)
     expected = recurrence(layer, x_BLH)
