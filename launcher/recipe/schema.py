@@ -8,6 +8,7 @@ from cluster.config import ClusterConfig
 from launcher.check.config import CheckConfig
 from launcher.checkpoint.config import CheckpointConfig
 from launcher.data.config import DataConfig
+from launcher.guard.config import GuardConfig
 from launcher.mup.config import MupConfig
 from launcher.optim.config import OptimConfig, ScheduleConfig
 from launcher.parallel.config import ParallelConfig
@@ -49,5 +50,6 @@ class Recipe(Section):
     train: TrainConfig
     checkpoint: CheckpointConfig
     track: TrackConfig
+    guard: GuardConfig = GuardConfig()
     check: CheckConfig = CheckConfig()
     cluster: ClusterConfig = ClusterConfig()

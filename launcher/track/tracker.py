@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Self, TextIO, final
 
 from launcher.checkpoint.catalog import Rejected
-from launcher.ending import Ending, classify
+from launcher.ending import REACTIONS, classify
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
-from launcher.track.records import AttemptRecord, Outcome, StepRecord, ValidationRecord
+from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
 from launcher.track.tracking_uri import mask_secrets, mask_values
-
-_STATUS: dict[Ending, Outcome] = {"done": "FINISHED", "stopped by user": "KILLED"}
-"""In MLflow's words; FAILED for all other endings."""
 
 
 @final
@@ -134,7 +131,7 @@ class Tracker:
         if self._journal is None:
             return None
         ending = classify(error)
-        record: dict[str, object] = {"status": _STATUS.get(ending, "FAILED"), "class": ending}
+        record: dict[str, object] = {"status": REACTIONS[ending].status, "class": ending}
         if error is not None:
             record["reason"] = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split())[:1000])
         self._journal.write("end", record)

@@ -1,0 +1,1 @@
+"""What a run survives by: non-finite updates, stop requests, hangs."""
