@@ -35,11 +35,14 @@ class Job:
     command: tuple[str, ...]
     """What each rank runs, after torchrun's own arguments: ("-m", "package.module", "--flag", ...)."""
     env: Mapping[str, str]
+    agent: tuple[str, ...]
+    """What starts a node's ranks: torchrun, or a module that takes its arguments."""
     threads: int
     """CPU threads per process. Part of the job because sums depend on it: bit-exact resume needs the same."""
 
     def __post_init__(self) -> None:
         texts = {"name": self.name, "run_dir": self.run_dir, "cwd": self.cwd, "python": self.python}
+        texts |= {f"agent[{i}]": word for i, word in enumerate(self.agent)}
         texts |= {f"command[{i}]": word for i, word in enumerate(self.command)}
         texts |= {f"env[{key!r}]": value for key, value in self.env.items()}
         for place, text in texts.items():

@@ -7,7 +7,7 @@ from typing import NoReturn, final
 
 from cluster.config import ClusterConfig
 from cluster.job import Cluster, Job, JobError
-from cluster.shell import agent_arguments, continued, lines_before_agent, program, quote
+from cluster.shell import agent_arguments, continued, lines_before_agent, quote, words
 
 
 @final
@@ -26,12 +26,12 @@ class LocalCluster(Cluster):
         if job.nodes != 1:
             raise JobError(f"local: got {job.nodes} nodes; this machine is 1 node", "cluster.nodes")
         agent = [
-            f"exec {quote(job.python)} -m torch.distributed.run",
+            f"exec {quote(job.python)} {words(job.agent)}",
             " ".join(agent_arguments(job)),
             # Port 0: the kernel picks a free one, and the agent keeps it. An address because a machine's own
             # name need not resolve.
             "--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1",
-            program(job),
+            words(job.command),
         ]
         return "\n".join(
             [

@@ -1,7 +1,7 @@
 """What the scripts of all kinds of machine have in common: bash text, quoted."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cluster.config import ClusterConfig
 from cluster.job import Job
@@ -32,9 +32,9 @@ def agent_arguments(job: Job) -> list[str]:
     return [f"--nnodes={job.nodes}", f"--nproc-per-node={job.nproc_per_node}", "--max-restarts=0"]
 
 
-def program(job: Job) -> str:
-    """What each rank runs, quoted."""
-    return " ".join(quote(word) for word in job.command)
+def words(command: Sequence[str]) -> str:
+    """Words of a command, quoted."""
+    return " ".join(quote(word) for word in command)
 
 
 def continued(rows: Iterable[str]) -> str:

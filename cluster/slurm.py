@@ -8,7 +8,7 @@ from typing import final
 
 from cluster.config import ClusterConfig
 from cluster.job import Cluster, Job, JobError, SubmitError
-from cluster.shell import agent_arguments, continued, lines_before_agent, program, quote
+from cluster.shell import agent_arguments, continued, lines_before_agent, quote, words
 
 SUBMIT_TIMEOUT_S = 300
 """sbatch itself gives up earlier: after 10 s (MessageTimeout), or 60 s where there is no slurm.conf."""
@@ -106,7 +106,7 @@ class SlurmCluster(Cluster):
         # Slurm name, which the others can resolve, where its FQDN may not be. read_timeout: the host's agent
         # may be late, importing torch from a cold network filesystem.
         in_task = (
-            'exec "$0" -m torch.distributed.run --local-addr="$SLURMD_NODENAME"'
+            f'exec "$0" {words(job.agent)} --local-addr="$SLURMD_NODENAME"'
             ' --rdzv-conf="is_host=$((SLURM_NODEID == 0)),read_timeout=600" "$@"'
         )
         return continued(
@@ -122,7 +122,7 @@ class SlurmCluster(Cluster):
                 # The restart count: ranks of the last attempt may live on where a node was cut off.
                 '--rdzv-backend=c10d --rdzv-endpoint="$head:$port"',
                 '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
-                program(job),
+                words(job.command),
             ]
         )
 

@@ -3,6 +3,7 @@
 The table is documented in docs/endings.md.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final, get_args
@@ -40,9 +41,9 @@ class Reaction:
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     """In MLflow's words; KILLED is a requested stop."""
     retry: bool = False
-    """Whether a new attempt in the same job may mend it."""
+    """Whether a new attempt in the same job may help."""
     requeue: bool = False
-    """Whether a new attempt in a later job, perhaps on other nodes, may mend it."""
+    """Whether a new attempt in a later job, perhaps on other nodes, may help."""
 
 
 REACTIONS: Mapping[Ending, Reaction] = {
@@ -124,7 +125,26 @@ def classify(error: BaseException | None) -> Ending:
         return "user error"
     if isinstance(error, KeyboardInterrupt):
         return "stopped by user"
-    # torch's own class, by name: importing torch takes seconds, and nothing else here needs it.
+    # torch's own classes, by name: importing torch takes seconds, and nothing else here needs it.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory"
-    return "bug"
+    return _classify_collective(error) if isinstance(error, RuntimeError) else "bug"
+
+
+_LOST = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|connectFullMesh|remote process exited|Socket closed"
+    r"|failed to (recv|connect)|NCCL (communicator was aborted|error)",
+    re.IGNORECASE,
+)
+_LATE = re.compile(r"Timed out waiting|Timed out after|timeout.*(collective|barrier|store)", re.IGNORECASE)
+
+
+def _classify_collective(error: RuntimeError) -> Ending:
+    """gloo raises plain RuntimeErrors; only their texts say that another rank is gone, or late."""
+    named = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+    text = str(error)
+    if not (named or "gloo" in text or "NCCL" in text):
+        return "bug"
+    if _LATE.search(text):
+        return "hang"
+    return "node lost" if _LOST.search(text) else "bug"

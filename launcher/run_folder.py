@@ -128,6 +128,19 @@ def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
     return stream
 
 
+def lock_holder(run_url: str) -> str | None:
+    """Who trains a run now; None if nobody does, or it is remote. Changes nothing."""
+    local = files.local_path(run_url)
+    if local is None or not (local / LOCK).exists():
+        return None
+    with open(local / LOCK) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return stream.read().strip() or "an unknown process"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class LocalMirror:
     """Where journal and tracking state are written: the run folder, or a local copy if that is remote.

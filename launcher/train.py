@@ -5,37 +5,33 @@ to the loop. If it seems to need a third, it either only needs to know where the
 whose phases are a closed set; or it is part of the step, in Engine.train_step.
 """
 
-from dataclasses import dataclass
-
 from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.clock import Clock
 from launcher.data.open_data import open_data
+from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule
 from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import LocalMirror
 from launcher.track.mlflow import MlflowTarget
-from launcher.track.mlflow_sync import SyncStatus
-from launcher.track.open_tracker import open_tracker
+from launcher.track.open_tracker import Result, open_tracker
 from launcher.track.step_metrics import StepMetrics, validation_record
 from launcher.world import World, seed_step
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Result of a training."""
-
-    step: int
-    checkpoint_url: str
-    mlflow: SyncStatus | None
-
-
 def train(
-    recipe: Recipe, run_url: str, world: World, *, mirror: LocalMirror, mlflow: MlflowTarget | None
+    recipe: Recipe,
+    run_url: str,
+    world: World,
+    *,
+    stop: StopRequests,
+    mirror: LocalMirror,
+    mlflow: MlflowTarget | None,
 ) -> Result:
     """Train a run from its newest good checkpoint, or from the start, to its last step.
 
+    Raises StopRequested after the save that a stop request asks for.
     All resumable state is in `engine`, `schedule` and `progress`: batches and random numbers are pure
     functions of (seed, data_step).
     """
@@ -61,7 +57,8 @@ def train(
 
             clock = Clock()
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
-            while progress.step < plan.steps:
+            finished = ending = progress.step == plan.steps
+            while not ending:
                 log = tracker.due(progress.step + 1)
                 with clock.phase("data"):
                     micro_batches = data.batches.at(progress.data_step)
@@ -71,14 +68,15 @@ def train(
                     taken = engine.train_step(micro_batches, lr_multiplier, measure=log)
                 metrics.add(taken)
                 progress = progress.after_step()
-                ending = progress.step == plan.steps
+                finished = progress.step == plan.steps
+                ending = stop.agree(world.any(stop.asked)) or finished
 
                 if log:
                     with clock.phase("log"):
                         loss = engine.average(taken.loss)
                         tracker.log_step(metrics.record(progress.step, taken, loss))
                 validate = data.validation.due(progress.step)
-                if validate or (ending and data.validation.batches):
+                if validate or (finished and data.validation.batches):
                     with clock.phase("validation") as blocked:
                         found = engine.evaluate(data.validation.batches)
                     if validate and schedule.observe(found.loss):
@@ -90,5 +88,6 @@ def train(
                         tracker.sync()
                         newest_url = saver.save(progress, engine.state(), schedule.state())
                     tracker.checkpoint_saved(progress.step, blocked.seconds, newest_url)
+            stop.finish(progress.step, plan.steps)
     assert newest_url is not None, "a run ends with a checkpoint of its last step"
     return Result(progress.step, newest_url, tracker.status)

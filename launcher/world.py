@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from launcher.environment import rank_environment
+from launcher.errors import Problem, UserError
 
 T = TypeVar("T")
 
@@ -46,6 +47,14 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on any rank; the same answer on all."""
+        if self.size == 1:
+            return flag
+        found = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value (small, picklable), in rank order, on every rank."""
         if self.size == 1:
@@ -77,6 +86,14 @@ def open_world(timeout_s: float) -> World:
     use_cuda = torch.cuda.is_available()
     for name, value in rank_environment(use_cuda=use_cuda).items():
         os.environ.setdefault(name, value)
+    if use_cuda and local_rank >= (count := torch.cuda.device_count()):
+        raise UserError(
+            Problem.at(
+                "cluster.nproc_per_node",
+                f"rank {rank} needs GPU {local_rank} of this machine, which has {count}",
+                f"start at most {count} processes on a node, one for each GPU",
+            )
+        )
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)

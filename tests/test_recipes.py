@@ -22,7 +22,7 @@ def test_every_recipe_loads_plans_and_renders(name: str, tmp_path: Path) -> None
         prepared.plan.parameters.shapes
     )
     assert "peak lr" in plan_text(prepared.recipe, prepared.plan)
-    assert "torch.distributed.run" in prepared.script
+    assert "launcher.cli.agent" in prepared.script
 
 
 @pytest.mark.parametrize("name", RECIPES)

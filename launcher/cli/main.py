@@ -1,5 +1,6 @@
 """The `launch` command: choose the verb, print errors, set the exit code. Imports no torch."""
 
+import contextlib
 import os
 import select
 import sys
@@ -24,6 +25,7 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
+  launch status RUN    how a run ended or how far it is, where its checkpoints and metrics are
   launch replay RUN    send MLflow what it has not received of a run that is over
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
@@ -32,7 +34,19 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
 """
 SCREEN = 20
 """Most lines of an error message."""
-VERBS = ("resume", "plan", "explain", "shapes", "check", "sweep", "generate", "replay", "schema", "ui")
+VERBS = (
+    "resume",
+    "plan",
+    "explain",
+    "shapes",
+    "check",
+    "sweep",
+    "generate",
+    "status",
+    "replay",
+    "schema",
+    "ui",
+)
 
 Verb = Callable[[Sequence[str]], int]
 
@@ -54,6 +68,8 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.sweep import sweep_recipe as verb
         case "generate":
             from launcher.cli.generate import generate_text as verb
+        case "status":
+            from launcher.cli.status import show_status as verb
         case "replay":
             from launcher.cli.tracking import replay_run as verb
         case "schema":
@@ -146,10 +162,21 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 def print_problems(error: UserError) -> None:
     """On stderr, at most one screen of 20 lines."""
-    lines = [line for problem in error.problems for line in f"launch: {problem}".splitlines()]
-    print("\n".join(lines if len(lines) <= SCREEN else lines[: SCREEN - 1]), file=sys.stderr)
-    if len(lines) > SCREEN:
-        print(f"launch: {len(lines) - SCREEN + 1} more lines are not shown", file=sys.stderr)
+    print_lines(problem_lines(str(error)))
+
+
+def problem_lines(text: str) -> list[str]:
+    """Problems as they are shown; remedies are indented already."""
+    return [line if line.startswith(" ") else f"launch: {line}" for line in text.splitlines()]
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """On stderr, at most one screen of 20 lines. A closed terminal is not an error."""
+    more = len(lines) - SCREEN + 1
+    shown = list(lines) if more <= 1 else [*lines[: SCREEN - 1], f"launch: {more} more lines are not shown"]
+    with contextlib.suppress(OSError):
+        for line in shown:
+            print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,25 @@
 """What each rank runs: `python -m launcher.cli.rank --run-dir RUN`, started by torchrun."""
 
-import argparse
+import contextlib
+import os
 import sys
+from pathlib import Path
 
 from launcher import files
-from launcher.cli.main import print_problems
+from launcher.cli.main import print_lines, problem_lines
+from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
 from launcher.cli.tracking import find_target
+from launcher.ending import REACTIONS, EndingError
 from launcher.errors import UserError
+from launcher.guard.cause import STOPS
+from launcher.guard.rank_end import describe_end, write_end
+from launcher.guard.ranks import announce
+from launcher.guard.stop import StopRequests
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import RECIPE, lock_run, open_mirror
-from launcher.train import Result, train
+from launcher.track.open_tracker import Result
+from launcher.train import train
 from launcher.world import World, close_world, die_with_parent, open_world
 
 LARGE = "recipes/s4-lm-1b.yaml"
@@ -22,30 +31,49 @@ LOCK_WAIT_S = 10.0
 def main() -> int:
     """Train the run in a folder. Rank 0 holds its lock and writes its journal."""
     die_with_parent()
-    parser = argparse.ArgumentParser(prog="python -m launcher.cli.rank")
-    parser.add_argument("--run-dir", required=True)
-    run_url = files.absolute(parser.parse_args().run_dir)
+    run_url = files.absolute(rank_arguments(sys.argv[1:]).run_dir)
+    rank, words, node = int(os.environ.get("RANK", "0")), os.environ.get(ENDS), os.environ.get(NODE_FOLDER)
+    stop = StopRequests(now_on_second_sigint=node is None)
+    stop.listen()
+    if node is not None:
+        announce(Path(node), rank)
     try:
-        loaded = load_frozen(files.join(run_url, RECIPE))
-        world = open_world(loaded.recipe.parallel.timeout_s)
-        try:
-            with loaded.locating():
-                run_rank(loaded.recipe, run_url, world)
-        finally:
-            close_world(world)
-    except UserError as error:
-        print_problems(error)
-        return 2
+        run_rank(run_url, stop)
+    except BaseException as error:
+        end = describe_end(rank, error)
+        if words is not None:
+            with contextlib.suppress(OSError):
+                write_end(words, end, error)
+            # torchrun takes any other code for a failure, and ends the ranks that are still leaving.
+            return 0 if end.ending in STOPS else REACTIONS[end.ending].code
+        if not isinstance(error, UserError | EndingError):
+            raise
+        print_lines(problem_lines(end.message))
+        return REACTIONS[end.ending].code
     return 0
 
 
-def run_rank(recipe: Recipe, run_url: str, world: World) -> None:
+def run_rank(run_url: str, stop: StopRequests) -> None:
+    """Join the other ranks and train."""
+    loaded = load_frozen(files.join(run_url, RECIPE))
+    limit_min = loaded.recipe.guard.time_limit_min
+    stop.limit_to(None if limit_min is None else 60.0 * limit_min)
+    with loaded.locating():
+        world = open_world(loaded.recipe.parallel.timeout_s)
+    try:
+        with loaded.locating():
+            train_rank(loaded.recipe, run_url, world, stop)
+    finally:
+        close_world(world)
+
+
+def train_rank(recipe: Recipe, run_url: str, world: World, stop: StopRequests) -> None:
     """Train. Rank 0 holds the run's lock and prints the summary."""
     lock = lock_run(run_url, LOCK_WAIT_S) if world.is_main else None
     mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
-    result = train(recipe, run_url, world, mirror=mirror, mlflow=mlflow)
+    result = train(recipe, run_url, world, stop=stop, mirror=mirror, mlflow=mlflow)
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
     if lock is not None:

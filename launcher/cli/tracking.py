@@ -1,20 +1,27 @@
 """`launch replay RUN` and `launch ui`, and which tracking store the command line writes to."""
 
 import argparse
+import contextlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher import files
+from launcher.ending import Ending
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen
-from launcher.run_folder import JOURNAL, RECIPE, STATE, lock_run, open_mirror, require_run
+from launcher.run_folder import JOURNAL, RECIPE, STATE, LocalMirror, lock_run, open_mirror, require_run
 from launcher.track.config import MLflowConfig
 from launcher.track.journal import whole_bytes
 from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
 from launcher.track.mlflow_sync import replay, saved_tracking_uri
 from launcher.track.mlflow_ui import make_ui_command
+from launcher.track.settle import last_attempt, settle, settle_silent
 from launcher.track.tracking_uri import resolve_tracking_uri
+
+SETTLE_S = 10.0
+"""Longest wait for a lock that a dead process held, and for MLflow."""
 
 
 def find_target(config: MLflowConfig, folder: Path | None = None) -> MlflowTarget:
@@ -56,6 +63,7 @@ def replay_run(arguments: Sequence[str]) -> int:
     os.environ |= mlflow_environment()
     with loaded.locating():
         target = find_target(loaded.recipe.track.mlflow, mirror.folder)
+    settle_silent(mirror.folder / JOURNAL)
     status = replay(mirror.folder, target, notify=print)
     mirror.publish([STATE])
     if lock is not None:
@@ -67,6 +75,55 @@ def replay_run(arguments: Sequence[str]) -> int:
         f"all of {short} is in experiment {status.experiment!r}, run {status.run_id} in {status.tracking_uri}"
     )
     return 0
+
+
+def settle_run(run_url: str, ending: Ending, reason: str, *, since: float, final: bool) -> None:
+    """Make the last lines of journal and MLflow say how the attempt that began after `since` ended.
+
+    Nothing where another process trains the run by now. `final`: no attempt follows here, so MLflow is told,
+    within a bounded time.
+    """
+    with contextlib.suppress(UserError), _held(run_url, SETTLE_S) as mirror:
+        last = last_attempt(mirror.folder / JOURNAL)
+        begun_here = last is not None and last.begun >= since
+        if begun_here and settle(mirror.folder / JOURNAL, ending, reason) and final:
+            _close_mlflow(run_url, mirror.folder)
+
+
+def settle_lost(run_url: str) -> None:
+    """End the newest attempt in journal and MLflow if its processes are gone and could not."""
+    with _held(run_url, 0.0) as mirror:
+        if settle_silent(mirror.folder / JOURNAL):
+            _close_mlflow(run_url, mirror.folder)
+
+
+@contextlib.contextmanager
+def _held(run_url: str, wait_s: float) -> Iterator[LocalMirror]:
+    lock = lock_run(run_url, wait_s)
+    try:
+        mirror = open_mirror(run_url, is_main=True)
+        yield mirror
+        mirror.publish()
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _close_mlflow(run_url: str, folder: Path) -> None:
+    config = load_frozen(files.join(run_url, RECIPE)).recipe.track.mlflow
+    if not config.enabled:
+        return
+    os.environ |= mlflow_environment()
+    options = {"notify": _say_nothing}
+    sending = threading.Thread(
+        target=replay, args=(folder, find_target(config, folder)), kwargs=options, daemon=True
+    )
+    sending.start()
+    sending.join(SETTLE_S)
+
+
+def _say_nothing(_text: str) -> None:
+    pass
 
 
 def _require_lines(journal: Path, short: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from launcher import run_folder
 from launcher.errors import UserError
+from launcher.guard.stop import StopRequests
 from launcher.processes import Failure, forkserver, run_each
 from launcher.recipe.compile import compile_recipe
 from launcher.track.mlflow import MlflowTarget
@@ -91,7 +92,7 @@ def train_point(task: Task, world: "World") -> None:
     try:
         with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log), loaded.locating():
             mirror = run_folder.open_mirror(run_url, is_main=True)
-            train(recipe, run_url, world, mirror=mirror, mlflow=task.mlflow)
+            train(recipe, run_url, world, stop=StopRequests(), mirror=mirror, mlflow=task.mlflow)
     finally:
         if lock is not None:
             lock.close()

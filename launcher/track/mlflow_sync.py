@@ -259,6 +259,17 @@ def saved_tracking_uri(folder: Path) -> str | None:
     return state.tracking_uri if state else None
 
 
+def describe_sent(folder: Path) -> str | None:
+    """Where a run's metrics are, and whether all are; None if nothing was ever sent."""
+    state = _read_state(folder / STATE_NAME)
+    if state is None:
+        return None
+    pending = whole_bytes(folder / JOURNAL_NAME) - state.offset
+    sent = "all sent" if pending == 0 else f"{pending} bytes of the journal are not sent"
+    where = f"in {state.tracking_uri}, experiment {state.experiment!r}"
+    return f"run {state.run_id or 'not made yet'} {where} ({sent})"
+
+
 def _read_state(path: Path) -> _State | None:
     """The saved state; None if there is none, or it cannot be read."""
     try:

@@ -3,13 +3,25 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import ARTIFACTS, LocalMirror, next_attempt
+from launcher.run_folder import ARTIFACTS, JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
+from launcher.track.mlflow_sync import SyncStatus
 from launcher.track.records import AttemptRecord
+from launcher.track.settle import settle_silent
 from launcher.track.tracker import Tracker
 from launcher.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Result of a training."""
+
+    step: int
+    checkpoint_url: str
+    mlflow: SyncStatus | None
 
 
 @contextlib.contextmanager
@@ -19,6 +31,8 @@ def open_tracker(
     """The tracker of the attempt that starts now; opened before all else, so that any failure is recorded."""
     # Rank 0 counts the earlier starts before it writes its own, and the others must not count on their own:
     # by then the new line may be there.
+    if world.is_main:
+        settle_silent(mirror.folder / JOURNAL)
     attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0)
     tracker = Tracker(
         mirror.folder,

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Self, TextIO, final
 
 from launcher.checkpoint.catalog import Rejected
-from launcher.ending import REACTIONS, classify
+from launcher.ending import classify
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
 from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
-from launcher.track.tracking_uri import mask_secrets, mask_values
+from launcher.track.settle import write_end
+from launcher.track.tracking_uri import mask_values
 
 
 @final
@@ -131,11 +132,7 @@ class Tracker:
         if self._journal is None:
             return None
         ending = classify(error)
-        record: dict[str, object] = {"status": REACTIONS[ending].status, "class": ending}
-        if error is not None:
-            record["reason"] = mask_secrets(" ".join(f"{type(error).__name__}: {error}".split())[:1000])
-        self._journal.write("end", record)
-        self._journal.close()
+        write_end(self._journal, ending, "" if error is None else f"{type(error).__name__}: {error}")
         return self._sync.close(drain_s) if self._sync is not None else None
 
     def _eta_s(self, record: StepRecord) -> float:

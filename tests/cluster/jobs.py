@@ -19,6 +19,7 @@ def small_job(
     nproc_per_node: int = 2,
     python: str = "/opt/venv/bin/python",
     command: tuple[str, ...] = ("-m", "launcher.cli.rank", "--run-dir", "/runs/quickstart"),
+    agent: tuple[str, ...] = ("-m", "torch.distributed.run"),
     env: dict[str, str] | None = None,
     threads: int = 4,
 ) -> Job:
@@ -29,6 +30,7 @@ def small_job(
         cwd=cwd,
         nodes=nodes,
         nproc_per_node=nproc_per_node,
+        agent=agent,
         python=python,
         command=command,
         env=env or {},

@@ -17,6 +17,7 @@ from launcher.checkpoint.manifest import manifest_text
 from launcher.clock import Clock
 from launcher.data.batches import Batches
 from launcher.errors import Problem, UserError
+from launcher.guard.stop import StopRequests
 from launcher.parallel.torch_engine import TorchEngine
 from launcher.run_folder import LocalMirror
 from launcher.track.journal import read_journal
@@ -255,7 +256,7 @@ def test_the_journal_of_a_remote_run_is_there_as_of_each_checkpoint(
     monkeypatch.setattr("launcher.train.seed_step", seed)
     recipe = small_recipe("train.steps=6", "checkpoint.every=2", "schedule={type: constant}")
     make_run(tmp_path, recipe)
-    train(recipe, run_url, ALONE, mirror=LocalMirror(tmp_path, run_url), mlflow=None)
+    train(recipe, run_url, ALONE, stop=StopRequests(), mirror=LocalMirror(tmp_path, run_url), mlflow=None)
     assert seen == [0, 0, 2, 2, 4, 4]
 
 

@@ -122,7 +122,7 @@ def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
 def test_a_dry_run_prints_plan_and_script_and_writes_nothing(tmp_path: Path, recipe: Path) -> None:
     done = launch("small.yaml", "--dry-run", "--run-dir", "X", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    for fragment in ("parameters ", "peak lr", "torch.distributed.run", "--nproc-per-node=1", "ssm.dt"):
+    for fragment in ("parameters ", "peak lr", "launcher.cli.agent", "--nproc-per-node=1", "ssm.dt"):
         assert fragment in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
 

@@ -1,0 +1,129 @@
+"""What each node runs: `python -m launcher.cli.agent TORCHRUN-ARGUMENTS -m launcher.cli.rank --run-dir RUN`.
+
+torchrun's elastic agent in this process, and around it: stop requests are passed on to the ranks; the first
+cause of an end is found and printed once; the journal and MLflow say the same, and so does the exit code.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from launcher import files
+from launcher.checkpoint.catalog import list_steps
+from launcher.cli.main import print_lines, problem_lines
+from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
+from launcher.cli.tracking import settle_run
+from launcher.ending import REACTIONS
+from launcher.guard.cause import Cause, Seen, find_cause
+from launcher.guard.elastic import Elastic, count_memory_kills, log_to
+from launcher.guard.rank_end import read_ends
+from launcher.guard.ranks import NodeRanks
+from launcher.guard.stop import STOP_SIGNALS
+
+RETRIES = 3
+"""New attempts after one that they may fix, without a checkpoint in between."""
+OTHERS_S = 2.0
+"""Ranks of other nodes have this long to leave their words in the run folder."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An attempt as this agent has seen it."""
+
+    cause: Cause
+    begun: float
+    """Seconds since the epoch."""
+    words: str
+    """Folder of the ranks' last words."""
+    has_main: bool
+    """Whether rank 0 was here: its agent writes and prints for all."""
+
+
+def main() -> int:
+    """Train until the run ends in a way that another attempt here would not change."""
+    # Otherwise torch ends the ranks at the signals that ask them to save; and after the failure of one rank,
+    # the others have nothing left to save.
+    os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
+    elastic = Elastic(sys.argv[1:])
+    run_url = files.absolute(rank_arguments(elastic.rank_words).run_dir)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}" if elastic.one_node else elastic.id
+    with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
+        ranks = NodeRanks(Path(folder))
+        for number in STOP_SIGNALS:
+            signal.signal(number, ranks.receive)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
+        ranks.start()
+        saved, retries, attempts = list_steps(run_url), 0, 0
+        while True:
+            words = files.join(run_url, "logs", f"{name}.{attempts}")
+            ended = run_attempt(elastic, ranks, words)
+            reaction, attempts, before = REACTIONS[ended.cause.ending], attempts + 1, saved
+            saved = list_steps(run_url)
+            retries = 0 if saved[-1:] != before[-1:] else retries + 1
+            again = reaction.retry and elastic.one_node and retries <= RETRIES and not ranks.signals
+            if ended.has_main:
+                settle_run(
+                    run_url, ended.cause.ending, ended.cause.message, since=ended.begun, final=not again
+                )
+            if ended.has_main or ended.cause.where:
+                print_lines(cause_lines(ended, run_url, again=again))
+            if not again:
+                return reaction.code
+
+
+def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str) -> Ended:
+    """Run this node's ranks once."""
+    begun, memory_kills = time.time(), count_memory_kills()
+    ranks.forget()
+    os.environ |= {NODE_FOLDER: str(ranks.folder), ENDS: words}
+    local = files.local_path(words)
+    if local is not None:
+        local.mkdir(parents=True, exist_ok=True)
+    log_to(local / f"agent-{socket.gethostname()}.log" if local else None)
+    codes = elastic.run()
+    if not elastic.one_node and codes:
+        time.sleep(OTHERS_S)
+    seen = Seen(
+        host=socket.gethostname(),
+        exit_codes=codes,
+        signals=tuple(ranks.signals),
+        killed=ranks.killed,
+        out_of_memory=count_memory_kills() > memory_kills,
+        scheduled="SLURM_JOB_ID" in os.environ,
+        agent_error=elastic.error,
+    )
+    cause = find_cause(read_ends(words), seen)
+    has_main = 0 in ranks.pids() or elastic.one_node
+    if local is not None:
+        with contextlib.suppress(OSError):
+            local.rmdir()  # nothing to tell
+    return Ended(cause=cause, begun=begun, words=words, has_main=has_main)
+
+
+def cause_lines(ended: Ended, run_url: str, *, again: bool) -> list[str]:
+    """At most ten lines on why an attempt ended, and what to do."""
+    cause, short = ended.cause, files.shortest(run_url)
+    if cause.ending == "done":
+        return []
+    if cause.ending in ("user error", "config"):
+        return problem_lines(cause.message)
+    lines = [f"launch: {cause.ending}: {line}" for line in cause.message.splitlines()[:1]]
+    lines += [f"  {line[:200]}" for line in cause.message.splitlines()[1:4]]
+    if cause.where:
+        lines += [f"  {cause.where}", f"  tracebacks: {files.shortest(ended.words)}"]
+    if again:
+        return [*lines, "  starting again from the newest checkpoint"]
+    return [*lines, f"  to continue: launch resume {short}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The ranks of one node as their agent sees them: their process ids, and signals to them. Torch-free."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import final
+
+TICK_S = 0.1
+
+
+def announce(folder: Path, rank: int) -> None:
+    """In a rank: say that it listens to signals."""
+    path = folder / f"rank-{rank}.pid"
+    path.with_suffix(".new").write_text(str(os.getpid()))
+    path.with_suffix(".new").rename(path)
+
+
+@final
+class NodeRanks:
+    """Passes stop requests on to the ranks of this node, also to those that have yet to start listening."""
+
+    # In a signal handler the agent only notes what came: a handler may not wait. A rank that does not listen
+    # yet would die of the signal, and torch's agent would take that for a failure.
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.signals: list[int] = []
+        """What this process was sent."""
+        self.killed = False
+        self._told: set[int] = set()
+        self._thread = threading.Thread(target=self._follow, name="node-ranks", daemon=True)
+
+    def start(self) -> None:
+        """Start to pass on."""
+        self._thread.start()
+
+    def forget(self) -> None:
+        """Before an attempt: its ranks are new processes."""
+        for path in self.folder.glob("rank-*.pid"):
+            path.unlink()
+
+    def receive(self, number: int, _frame: object) -> None:
+        """A signal handler of this process."""
+        self.signals.append(number)
+
+    def pids(self) -> dict[int, int]:
+        """Process ids by rank, of ranks that listen."""
+        paths = self.folder.glob("rank-*.pid")
+        return {int(path.stem.removeprefix("rank-")): int(path.read_text()) for path in paths}
+
+    def kill(self) -> None:
+        """End all ranks now."""
+        for pid in self.pids().values():
+            _send(pid, signal.SIGKILL)
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(TICK_S)
+            if not self.signals:
+                continue
+            if self.signals.count(signal.SIGINT) > 1 and not self.killed:
+                self.killed = True
+                self.kill()
+            for pid in self.pids().values():
+                if pid not in self._told:
+                    self._told.add(pid)
+                    _send(pid, self.signals[0])
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended
+        os.kill(pid, number)

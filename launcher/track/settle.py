@@ -1,0 +1,82 @@
+"""The end of an attempt in the journal, written by whoever knows it best. Torch-free.
+
+Rank 0 writes it when it can. An agent corrects it when another rank was the cause, or knows who sent a
+signal. When rank 0 died without a word, whoever looks next writes it: the agent, the next attempt, a command.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from launcher.ending import REACTIONS, Ending
+from launcher.track.journal import Journal, read_journal
+from launcher.track.tracking_uri import mask_secrets
+
+_SILENT = "it ended without a word: killed, or its machine was lost"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastAttempt:
+    """The newest attempt in a journal."""
+
+    attempt: int
+    begun: float
+    """Seconds since the epoch."""
+    end: dict[str, Any] | None
+    """Its newest end line; None if it is being trained, or died without a word."""
+
+
+def last_attempt(journal: Path) -> LastAttempt | None:
+    """None where nothing has started yet."""
+    return find_last(read_journal(journal)) if journal.exists() else None
+
+
+def find_last(records: Sequence[dict[str, Any]]) -> LastAttempt | None:
+    """The newest attempt in a journal's records."""
+    found: LastAttempt | None = None
+    for record in records:
+        if record["event"] == "start":
+            found = LastAttempt(attempt=record["attempt"], begun=record["time"], end=None)
+        elif record["event"] == "end" and found is not None:
+            found = LastAttempt(attempt=found.attempt, begun=found.begun, end=record)
+    return found
+
+
+def settle(journal: Path, ending: Ending, reason: str) -> bool:
+    """Make the last line say how the newest attempt ended; returns whether a line was written.
+
+    The caller holds the run's lock, or nobody else can write.
+    """
+    last = last_attempt(journal)
+    if last is None or (last.end is not None and _says(last.end, ending, reason)):
+        return False
+    write_end(Journal(journal, last.attempt), ending, reason)
+    return True
+
+
+def _says(end: dict[str, Any], ending: Ending, reason: str) -> bool:
+    if end["class"] != ending:
+        return False
+    # What a user can fix has the same words on every rank, but for the line of the recipe.
+    return ending == "user error" or _one_line(reason) in end.get("reason", "")
+
+
+def settle_silent(journal: Path) -> bool:
+    """End the newest attempt in place of a process that can no longer do it."""
+    last = last_attempt(journal)
+    return last is not None and last.end is None and settle(journal, "node lost", _SILENT)
+
+
+def write_end(journal: Journal, ending: Ending, reason: str) -> None:
+    """Write the last line of an attempt, and close the journal."""
+    record: dict[str, object] = {"status": REACTIONS[ending].status, "class": ending}
+    if reason:
+        record["reason"] = _one_line(reason)
+    journal.write("end", record)
+    journal.close()
+
+
+def _one_line(reason: str) -> str:
+    return mask_secrets(" ".join(reason.split())[:1000])
