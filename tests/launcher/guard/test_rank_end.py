@@ -1,4 +1,4 @@
-"""What a rank leaves behind when it ends."""
+"""What a rank writes when it ends."""
 
 from pathlib import Path
 

@@ -26,8 +26,8 @@ def test_a_signal_asks_for_a_stop_and_interrupts_nothing(number: signal.Signals)
     assert not stop.asked
     os.kill(os.getpid(), number)
     assert stop.asked
+    assert stop.agree(True)
     with pytest.raises(StopRequested, match=f"{number.name} after step 7") as raised:
-        assert stop.agree(True)
         stop.finish(7, 10)
     assert raised.value.ending == "stopped by signal"
 
