@@ -1,10 +1,7 @@
 """Rank, device and process group of this process. Created once, and passed as an argument."""
 
-import ctypes
 import hashlib
 import os
-import platform
-import signal
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -68,14 +65,6 @@ def close_world(world: World) -> None:
     """Leave the process group."""
     if world.size > 1:
         dist.destroy_process_group()
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this rank when the torchrun agent that started it dies."""
-    # An orphan would continue to write checkpoints into a run that another attempt has already resumed.
-    if platform.system() == "Linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def open_world(timeout_s: float) -> World:

@@ -16,17 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from cluster.notify import notify
 from launcher import files
 from launcher.checkpoint.catalog import list_steps
 from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
 from launcher.cli.tracking import settle_run
 from launcher.ending import REACTIONS
+from launcher.errors import UserError
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.elastic import Elastic, count_memory_kills, log_to
 from launcher.guard.rank_end import read_ends
 from launcher.guard.ranks import NodeRanks
 from launcher.guard.stop import STOP_SIGNALS
+from launcher.recipe.compile import load_frozen
+from launcher.run_folder import RECIPE
 
 RETRIES = 3
 """New attempts after one that they may fix, without a checkpoint in between."""
@@ -70,12 +74,12 @@ def main() -> int:
             saved = list_steps(run_url)
             retries = 0 if saved[-1:] != before[-1:] else retries + 1
             again = reaction.retry and elastic.one_node and retries <= RETRIES and not ranks.signals
-            if ended.has_main:
-                settle_run(
-                    run_url, ended.cause.ending, ended.cause.message, since=ended.begun, final=not again
-                )
-            if ended.has_main or ended.cause.where:
+            cause = ended.cause
+            if ended.has_main or cause.where:
                 print_lines(cause_lines(ended, run_url, again=again))
+            if ended.has_main:
+                settle_run(run_url, cause.ending, cause.message, since=ended.begun, final=not again)
+                tell(cause, run_url, again=again)
             if not again:
                 return reaction.code
 
@@ -107,6 +111,18 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str) -> Ended:
         with contextlib.suppress(OSError):
             local.rmdir()  # nothing to tell
     return Ended(cause=cause, begun=begun, words=words, has_main=has_main)
+
+
+def tell(cause: Cause, run_url: str, *, again: bool) -> None:
+    """Call guard.notify for a final ending, or a stall."""
+    with contextlib.suppress(UserError):  # a recipe that cannot be read is the cause
+        target = load_frozen(files.join(run_url, RECIPE)).recipe.guard.notify
+        if target is None or (again and cause.ending != "hang"):
+            return
+        record = {"run": run_url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
+        problem = notify(target, {**record, "again": str(again).lower()})
+        if problem is not None:
+            print_lines([f"launch: guard.notify: {problem}"])
 
 
 def cause_lines(ended: Ended, run_url: str, *, again: bool) -> list[str]:

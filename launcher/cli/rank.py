@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher import files
 from launcher.cli.main import print_lines, problem_lines
@@ -13,14 +14,16 @@ from launcher.ending import REACTIONS, EndingError
 from launcher.errors import UserError
 from launcher.guard.cause import STOPS
 from launcher.guard.rank_end import describe_end, write_end
-from launcher.guard.ranks import announce
+from launcher.guard.ranks import announce, die_with_parent
 from launcher.guard.stop import StopRequests
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import RECIPE, lock_run, open_mirror
-from launcher.track.open_tracker import Result
-from launcher.train import train
-from launcher.world import World, close_world, die_with_parent, open_world
+from launcher.run_folder import JOURNAL, RECIPE, lock_run, open_mirror
+from launcher.track.settle import last_attempt
+
+if TYPE_CHECKING:
+    from launcher.track.open_tracker import Result
+    from launcher.world import World
 
 LARGE = "recipes/s4-lm-1b.yaml"
 """Suggested as the next plan where a run was started beside it."""
@@ -38,6 +41,8 @@ def main() -> int:
     if node is not None:
         announce(Path(node), rank)
     try:
+        if (code := _final_code(run_url)) is not None:
+            return code
         run_rank(run_url, stop)
     except BaseException as error:
         end = describe_end(rank, error)
@@ -53,8 +58,19 @@ def main() -> int:
     return 0
 
 
+def _final_code(run_url: str) -> int | None:
+    """For a rank that torchrun has started again: the code of the last end if that is final."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+    last = last_attempt(open_mirror(run_url, is_main=True).folder / JOURNAL)
+    reaction = REACTIONS[last.end["class"]] if last is not None and last.end is not None else None
+    return None if reaction is None or reaction.retry else reaction.code
+
+
 def run_rank(run_url: str, stop: StopRequests) -> None:
     """Join the other ranks and train."""
+    from launcher.world import close_world, open_world  # torch, which takes seconds
+
     loaded = load_frozen(files.join(run_url, RECIPE))
     limit_min = loaded.recipe.guard.time_limit_min
     stop.limit_to(None if limit_min is None else 60.0 * limit_min)
@@ -67,8 +83,10 @@ def run_rank(run_url: str, stop: StopRequests) -> None:
         close_world(world)
 
 
-def train_rank(recipe: Recipe, run_url: str, world: World, stop: StopRequests) -> None:
+def train_rank(recipe: Recipe, run_url: str, world: "World", stop: StopRequests) -> None:
     """Train. Rank 0 holds the run's lock and prints the summary."""
+    from launcher.train import train
+
     lock = lock_run(run_url, LOCK_WAIT_S) if world.is_main else None
     mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
@@ -80,7 +98,7 @@ def train_rank(recipe: Recipe, run_url: str, world: World, stop: StopRequests) -
         lock.close()
 
 
-def summary_text(run_url: str, result: Result, recipe: Recipe) -> str:
+def summary_text(run_url: str, result: "Result", recipe: Recipe) -> str:
     """Where the results are, and which commands to try next."""
     short = files.shortest(run_url)
     lines = ["", f"run         {short}", f"checkpoint  {files.shortest(result.checkpoint_url)}"]

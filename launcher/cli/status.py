@@ -45,7 +45,7 @@ def status_lines(run_url: str, holder: str | None) -> list[str]:
     rows = [
         ["run", files.shortest(run_url)],
         ["state", _state(records, holder)],
-        ["step", f"{steps[-1] if steps else 0} of {total}"],
+        ["step", f"{max([*steps[-1:], *saved[-1:], 0])} of {total}"],
         ["checkpoint", newest],
     ]
     return table_lines([*rows, ["mlflow", describe_sent(folder) or "nothing sent"]])

@@ -1,7 +1,9 @@
 """The ranks of one node as their agent sees them: their process ids, and signals to them. Torch-free."""
 
 import contextlib
+import ctypes
 import os
+import platform
 import signal
 import threading
 import time
@@ -16,6 +18,14 @@ def announce(folder: Path, rank: int) -> None:
     path = folder / f"rank-{rank}.pid"
     path.with_suffix(".new").write_text(str(os.getpid()))
     path.with_suffix(".new").rename(path)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this rank when the agent that started it dies."""
+    # An orphan would continue to write checkpoints into a run that another attempt has already resumed.
+    if platform.system() == "Linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 @final
