@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -34,6 +34,18 @@ def launch_rank(run_url: str, *, folder: Path, timeout_s: float = 120.0) -> subp
     from launcher.cli.rank import main
 
     return _run_forked(main, ["launcher.cli.rank", "--run-dir", run_url], folder, timeout_s)
+
+
+def start_launch(*words: str, folder: Path, env: Mapping[str, str]) -> int:
+    """Start `launch WORDS` in a fork, in a session of its own; returns its process id. Output in out.txt."""
+    from launcher.cli.main import main
+
+    with open(folder / "out.txt", "ab") as out:
+        pid = os.fork()
+        if pid == 0:
+            os.environ |= env
+            _become(main, ["launch", *words], folder, out, out)
+    return pid
 
 
 def _run_forked(

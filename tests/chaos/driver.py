@@ -1,0 +1,240 @@
+"""One run that suffers fault after fault, is resumed each time, and must end as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from launcher.checkpoint.catalog import find_newest
+from launcher.ending import REACTIONS
+from launcher.track.journal import read_journal, step_records
+from tests.chaos.faults import SIGNALS, Fault, draw_fault
+from tests.launch import start_launch
+from tests.small_run import RECIPE
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 180.0
+NOTHING = Fault(kind="none", target="rank", rank=0, phase="data", delay_s=0.0, after=0)
+ENGINES = {
+    "ddp": ["parallel.strategy=ddp"],
+    "fsdp2": ["parallel.strategy=fsdp2"],
+    "hsdp": ["parallel.strategy=hsdp", "parallel.shard_size=1"],
+    **{f"zero{n}": ["parallel.engine=deepspeed", f"parallel.zero_stage={n}"] for n in range(4)},
+}
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a chain of faults did."""
+
+    engine: str
+    faults: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+
+@final
+class Chain:
+    """One run and its faults."""
+
+    def __init__(self, folder: Path, engine: str, *, steps: int, step_s: float) -> None:
+        self._folder, self._step_s = folder, step_s
+        self.run = folder / "run"
+        self._words = [
+            *ENGINES[engine],
+            *(f"train.steps={steps}", "checkpoint.every=10", "train.validate_every=10"),
+            *("schedule={type: constant}", "--nproc-per-node", "2"),
+        ]
+        self._steps = steps
+        self.outcome = Outcome(engine=engine)
+        self._pid = 0
+        self._code: int | None = None
+        self._attempts = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "small.yaml").write_text(RECIPE)
+        python = folder / "python"
+        # torchrun calls it with -u -m launcher.cli.rank --run-dir RUN.
+        python.write_text(f'#!/bin/bash\nshift 3\nexec {sys.executable} -u -m tests.chaos.rank "$@"\n')
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+        self._env = {"PYTHON_EXEC": str(python), "PYTHONPATH": str(ROOT), "CHAOS_ENGINE": engine}
+
+    def suffer(self, faults: Sequence[Fault]) -> None:
+        """Every fault in turn, each in an attempt of its own; then to the end."""
+        for fault in faults:
+            if self._code == 0:
+                break
+            self.outcome.faults.append(fault.text)
+            if fault.inside or self._pid == 0:
+                self._stop_quietly()
+                self._start(fault)
+            begun = self._wait_for_begin()
+            if not begun:
+                break
+            if not fault.inside:
+                time.sleep(fault.delay_s)
+                self._send(fault)
+            self._check_end(fault)
+        self._finish()
+
+    def _start(self, fault: Fault) -> None:
+        chaos = {
+            "kind": fault.kind if fault.inside else "none",
+            "phase": fault.phase,
+            "rank": fault.rank,
+            "after": fault.after,
+            "step_s": self._step_s,
+            "fired": str(self._folder / f"fired-{len(self.outcome.faults)}"),
+        }
+        resumes = (self.run / "recipe.yaml").exists()
+        words = ["resume", "run"] if resumes else ["small.yaml", *self._words, "--run-dir", "run"]
+        env = {**self._env, "CHAOS": json.dumps(chaos)}
+        self._pid = start_launch(*words, folder=self._folder, env=env)
+        self._code = None
+
+    def _poll(self) -> int | None:
+        if self._pid and self._code is None:
+            ended, status = os.waitpid(self._pid, os.WNOHANG)
+            if ended:
+                self._code, self._pid = os.waitstatus_to_exitcode(status), 0
+        return self._code
+
+    def _records(self) -> list[dict[str, Any]]:
+        path = self.run / "journal.jsonl"
+        return read_journal(path) if path.exists() else []
+
+    def _count(self, event: str) -> int:
+        return sum(record["event"] == event for record in self._records())
+
+    def _wait(self, what: str, until: Any) -> bool:
+        deadline = time.monotonic() + DEADLINE_S
+        while not until():
+            if self._poll() is not None:
+                return bool(until())
+            if time.monotonic() > deadline:
+                self._violate(f"{what}: not within {DEADLINE_S:g} s")
+                os.killpg(self._pid, signal.SIGKILL)
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _wait_for_begin(self) -> bool:
+        found = self._wait("an attempt begins", lambda: self._count("begin") > self._attempts)
+        self._attempts = self._count("begin")
+        return found
+
+    def _ranks(self) -> list[int]:
+        path = Path(f"/proc/{self._pid}/task/{self._pid}/children")
+        return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+    def _send(self, fault: Fault) -> None:
+        pids = self._ranks()
+        if fault.target == "rank":
+            pids = pids[fault.rank : fault.rank + 1]
+        elif fault.target == "agent":
+            pids = [self._pid]
+        else:
+            pids = [self._pid, *pids]
+        if fault.kind == "pause":
+            self._signal(pids, signal.SIGSTOP)
+            time.sleep(2.0)
+            self._signal(reversed(pids), signal.SIGCONT)
+        else:
+            self._signal(pids, SIGNALS[fault.kind])
+
+    @staticmethod
+    def _signal(pids: Any, number: int) -> None:
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def _check_end(self, fault: Fault) -> None:
+        if fault.endings == [None]:
+            return
+        agent_gone = fault.kind == "kill" and fault.target != "rank"
+        if agent_gone:
+            self._wait("the process ends", lambda: self._code is not None)
+        else:
+            self._wait("the attempt ends", lambda: self._count("begin") > self._attempts)
+        if self._code == 0:
+            return  # it was done before the fault reached it
+        if agent_gone:
+            self._check_saved()
+            return
+        attempt = self._attempts
+        ends = [r for r in self._records() if r["event"] == "end" and r["attempt"] == attempt]
+        found = ends[-1]["class"] if ends else None
+        if found not in fault.endings:
+            self._violate(f"{fault.text}: ended as {found}, not {fault.endings}")
+        if self._code is not None and found is not None and self._code != REACTIONS[found].code:
+            self._violate(f"{fault.text}: exit code {self._code} for {found}")
+        if fault.kind in ("term", "int", "usr1") and ends:
+            step = int(ends[-1]["reason"].split(" after step ")[1].split(",")[0])
+            self._check_saved(step)
+        self._check_saved()
+
+    def _check_saved(self, step: int | None = None) -> None:
+        """What the journal says was saved is there, or something newer is."""
+        said = max((r["step"] for r in self._records() if r["event"] == "checkpoint"), default=0)
+        wanted = said if step is None else step
+        saved, _ = find_newest(str(self.run), verify=False)
+        if (saved.step if saved else 0) < wanted:
+            self._violate(f"step {wanted} was saved, but the newest good checkpoint is {saved}")
+
+    def _stop_quietly(self) -> None:
+        if self._poll() is None and self._pid:
+            self._signal([self._pid], signal.SIGTERM)
+            self._wait("a stop", lambda: self._code is not None)
+
+    def _finish(self) -> None:
+        for _ in range(8):
+            if self._poll() is None and self._pid:
+                self._wait("the end", lambda: self._code is not None)
+            if self._code == 0:
+                return
+            self._start(NOTHING)
+        self._violate(f"not done after 8 more attempts; the last ended with {self._code}")
+
+    def _violate(self, text: str) -> None:
+        self.outcome.violations.append(text)
+
+    def compare(self, reference: Path) -> None:
+        """The same stream as without faults: losses, norms, rates and validations, to the last digit."""
+        ours, theirs = (step_records(run / "journal.jsonl") for run in (self.run, reference))
+        if sorted(ours) != list(range(1, self._steps + 1)):
+            self._violate(f"steps logged: {len(ours)} of {self._steps}")
+        for key in ("loss", "grad_norm", "lr", "tokens"):
+            wrong = [step for step in theirs if ours.get(step, {}).get(key) != theirs[step][key]]
+            if wrong:
+                self._violate(f"{key} differs at {len(wrong)} steps, first {wrong[0]}")
+
+
+def run_chain(
+    folder: Path, engine: str, reference: Path, faults: Sequence[Fault], *, steps: int, step_s: float
+) -> Outcome:
+    """A run that suffers these faults, compared with one that suffered none."""
+    chain = Chain(folder, engine, steps=steps, step_s=step_s)
+    chain.suffer(faults)
+    chain.compare(reference)
+    return chain.outcome
+
+
+def run_reference(folder: Path, engine: str, *, steps: int) -> Path:
+    """The same run without faults; returns its folder."""
+    chain = Chain(folder, engine, steps=steps, step_s=0.0)
+    chain.suffer([])
+    return chain.run
+
+
+def draw_faults(seed: int, count: int) -> list[Fault]:
+    """A chain of faults from a seed."""
+    random_ = random.Random(seed)
+    return [draw_fault(random_, inside=random_.random() < 0.3) for _ in range(count)]
