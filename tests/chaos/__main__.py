@@ -34,14 +34,13 @@ def main() -> int:
             if engine not in references:
                 references[engine] = run_reference(place / f"reference-{engine}", engine, steps=STEPS)
             folder = place / f"chain-{chain}"
-            faults = draw_faults(options.seed * 100_000 + chain, min(FAULTS_PER_RUN, options.faults - done))
+            count = min(FAULTS_PER_RUN, options.faults - done)
+            faults = draw_faults(options.seed * 100_000 + chain, count)
             outcome = run_chain(folder, engine, references[engine], faults, steps=STEPS, step_s=STEP_S)
             outcomes.append(outcome)
             bad = "; ".join(outcome.violations) or "ok"
-            print(
-                f"{time.monotonic() - began:6.0f} s  chain {chain} {engine}: {', '.join(outcome.faults)}: {bad}",
-                flush=True,
-            )
+            seconds = time.monotonic() - began
+            print(f"{seconds:6.0f} s  chain {chain} {engine}: {', '.join(outcome.faults)}: {bad}", flush=True)
             if outcome.violations:
                 kept = Path(f"chaos-{options.seed}-{chain}")
                 shutil.copytree(folder, kept, dirs_exist_ok=True)
@@ -64,10 +63,10 @@ def report_text(outcomes: list[Outcome], seed: int, seconds: float) -> str:
         [
             "# Chaos",
             "",
-            f"Written by `make chaos`: {sum(counts.values())} faults in {len(outcomes)} runs of 2 processes, seed {seed},"
-            f" {seconds / 60:.0f} min on {os.cpu_count()} cores, torch {torch.__version__}.",
-            "After its faults, and a resume after each that ended it, every run has the losses, gradient norms,",
-            "rates and tokens of a run without faults, to the last digit, at every step.",
+            f"Written by `make chaos`: {sum(counts.values())} faults in {len(outcomes)} runs of 2 processes,"
+            f" seed {seed}, {seconds / 60:.0f} min on {os.cpu_count()} cores, torch {torch.__version__}.",
+            "After its faults, and a resume after each that ended it, every run has the losses, gradient",
+            "norms, rates and tokens of a run without faults, to the last digit, at every step.",
             "",
             f"{len(violations)} violations.",
             *violations,

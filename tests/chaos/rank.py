@@ -1,4 +1,7 @@
-"""A rank with a fault inside, in place of the interpreter that torchrun starts. The product has no hook for it."""
+"""A rank with a fault inside, in place of the interpreter that torchrun starts.
+
+The product has no hook for it.
+"""
 
 import contextlib
 import json
