@@ -183,7 +183,7 @@ from pathlib import Path
 
 from cluster.config import ClusterConfig
 from cluster.job import Cluster, Job
-from cluster.shell import lines_before_agent, program, quote
+from cluster.shell import lines_before_agent, quote, words
 
 
 class InlineCluster(Cluster):
@@ -195,7 +195,7 @@ class InlineCluster(Cluster):
 
     def render(self, job: Job) -> str:
         lines = lines_before_agent(job, self.config)
-        return "\\n".join(["#!/bin/bash", *lines, f"exec {quote(job.python)} {program(job)}", ""])
+        return "\\n".join(["#!/bin/bash", *lines, f"exec {quote(job.python)} {words(job.command)}", ""])
 
     def submit(self, script: Path) -> str:
         subprocess.run(["bash", str(script)], check=True)

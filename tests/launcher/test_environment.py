@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from launcher.environment import rank_environment
+from launcher.errors import UserError
 from launcher.world import open_world
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -28,6 +29,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(dist, "init_process_group", init)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.update(bound=device))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     return calls
 
 
@@ -45,6 +47,16 @@ def test_a_gpu_rank_binds_the_device_of_its_local_rank_before_it_joins(
     assert joined["timeout"].total_seconds() == 90.0
     assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "1"
     assert os.environ["DS_ACCELERATOR"] == "cuda"
+
+
+def test_more_processes_than_gpus_is_said_before_anything_is_joined(
+    joined: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="rank 5 needs GPU 1 of this machine, which has 1"):
+        open_world(timeout_s=90.0)
+    assert joined == {}
 
 
 def test_a_cpu_rank_joins_through_gloo(joined: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

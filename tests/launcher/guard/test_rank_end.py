@@ -2,34 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
-from launcher.ending import Ending, NonFiniteError, StopRequested, classify
-from launcher.errors import Problem, UserError
+from launcher.ending import StopRequested
 from launcher.guard.rank_end import describe_end, read_ends, write_end
-
-GLOO = "[.../gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:10663: Connection reset by peer."
-LATE = (
-    "[.../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation to complete"
-)
-
-
-@pytest.mark.parametrize(
-    ("error", "ending"),
-    [
-        (RuntimeError(GLOO), "node lost"),
-        (RuntimeError(LATE), "hang"),
-        (RuntimeError("Connection reset by peer, said my own code"), "bug"),
-        (NonFiniteError("x"), "non-finite"),
-        (StopRequested("SIGTERM after step 3"), "stopped by signal"),
-        (UserError(Problem("a", "b")), "user error"),
-        (MemoryError(), "out of memory"),
-        (KeyboardInterrupt(), "stopped by user"),
-        (ZeroDivisionError(), "bug"),
-    ],
-)
-def test_every_kind_of_error_has_a_class(error: BaseException, ending: Ending) -> None:
-    assert classify(error) == ending
 
 
 def test_an_end_names_the_innermost_line_of_ours_and_keeps_the_traceback(tmp_path: Path) -> None:
