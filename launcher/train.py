@@ -65,11 +65,11 @@ def train(
                 with clock.phase("step"):
                     seed_step(recipe.seed, progress.data_step, world.rank)
                     lr_multiplier = schedule.lr_multiplier(progress.step)
-                    taken = engine.train_step(micro_batches, lr_multiplier, measure=log)
+                    taken = engine.train_step(micro_batches, lr_multiplier, measure=log, stop=stop.asked)
                 metrics.add(taken)
                 progress = progress.after_step()
                 finished = progress.step == plan.steps
-                ending = stop.agree(world.any(stop.asked)) or finished
+                ending = stop.agree(taken.agreed.stop) or finished
 
                 if log:
                     with clock.phase("log"):

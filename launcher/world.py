@@ -44,14 +44,6 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank; the same answer on all."""
-        if self.size == 1:
-            return flag
-        found = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return bool(found)
-
     def gather(self, value: T) -> list[T]:
         """Every rank's value (small, picklable), in rank order, on every rank."""
         if self.size == 1:

@@ -22,6 +22,13 @@ def restore_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
     # stops at the first missing one with an error of its own. Shapes are those of whole tensors, so that the
     # sharding on either side does not matter.
     index = read_shapes(url)
+    # Checkpoints of before the guard lack its counters, and its window comes and goes with a recipe's key.
+    tensors = {
+        name: value
+        for name, value in tensors.items()
+        if not is_optional(name) or index.get(name) == tuple(value.shape)
+    }
+    index = {name: shape for name, shape in index.items() if name in tensors or not is_optional(name)}
     problems = [
         Problem(files.join(url, name), "is in the checkpoint but not in this run", "see RUN/recipe.yaml")
         for name in index
@@ -36,6 +43,11 @@ def restore_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
     if problems:
         raise UserError(*problems[:10])
     read_tensors(url, tensors)
+
+
+def is_optional(name: str) -> bool:
+    """Whether a run can do without what a checkpoint holds under this name, and starts it from nothing."""
+    return name.startswith("guard/")
 
 
 def saved_recipe(saved: Saved) -> Recipe:

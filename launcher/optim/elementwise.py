@@ -1,9 +1,14 @@
-"""Elementwise optimizers that torch does not have: each entry of a parameter is updated by itself."""
+"""Elementwise optimizers of our own: each entry of a parameter is updated by itself.
+
+As in torch's fused ones, nothing changes in a step where the attribute `found_inf` is 1.
+"""
 
 from typing import Any, final
 
 import torch
 from torch.distributed.tensor import DTensor
+
+from launcher.optim.skipping import unless_skipped
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -20,27 +25,25 @@ class Lion(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
         super().__init__(groups, {"betas": betas})
+        self.found_inf: torch.Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            for p in parameters:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
                 if not self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            beta1, beta2 = group["betas"]
-            values = [local(p) for p in parameters]
-            gradients = [local(p.grad) for p in parameters]
-            averages = [local(self.state[p]["exp_avg"]) for p in parameters]
-            # Into a temporary: the step and the memory interpolate the average with different betas.
-            directions = torch._foreach_lerp(averages, gradients, 1 - beta1)
-            torch._foreach_sign_(directions)
-            torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(values, directions, alpha=-group["lr"])
-            torch._foreach_lerp_(averages, gradients, 1 - beta2)
+                value, gradient, average = local(p), local(p.grad), local(self.state[p]["exp_avg"])
+                with unless_skipped(self.found_inf, [value, average]):
+                    # The step and the memory interpolate the average with different betas.
+                    direction = average.lerp(gradient, 1 - beta1).sign_()
+                    value.mul_(1 - group["lr"] * group["weight_decay"])
+                    value.add_(direction, alpha=-group["lr"])
+                    average.lerp_(gradient, 1 - beta2)
 
 
 @final
@@ -54,6 +57,7 @@ class SMORMS3(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, {"mup_lr_multiplier": 1.0})
+        self.found_inf: torch.Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -66,9 +70,9 @@ class SMORMS3(torch.optim.Optimizer):
                 if not state:
                     state["memory"] = torch.ones_like(p)
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-                self._update(
-                    local(p), local(p.grad), group, {key: local(value) for key, value in state.items()}
-                )
+                values = {key: local(value) for key, value in state.items()}
+                with unless_skipped(self.found_inf, [local(p), *values.values()]):
+                    self._update(local(p), local(p.grad), group, values)
 
     @staticmethod
     def _update(
@@ -85,3 +89,29 @@ class SMORMS3(torch.optim.Optimizer):
         rate = signal.clamp(max=group["lr"] / factor) * factor
         p.sub_(grad * rate / (g2.sqrt() + eps))
         memory.mul_(1 - signal).add_(1)
+
+
+@final
+class Adagrad(torch.optim.Optimizer):
+    """Adagrad as torch's: sum += g^2; p -= lr g / (sqrt(sum) + eps). Torch's cannot skip an update."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+        self.found_inf: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["step"], state["sum"] = torch.zeros((), device=p.device), torch.zeros_like(p)
+                value, total, gradient = local(p), local(state["sum"]), local(p.grad)
+                with unless_skipped(self.found_inf, [value, total, state["step"]]):
+                    state["step"] += 1
+                    gradient = gradient.add(value, alpha=group["weight_decay"])
+                    total.addcmul_(gradient, gradient)
+                    value.addcdiv_(gradient, total.sqrt().add_(group["eps"]), value=-group["lr"])

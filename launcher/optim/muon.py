@@ -37,11 +37,12 @@ class Muon(MatrixOptimizer):
         super().__init__(groups, config.others)
         self._momentum, self._nesterov, self._steps = config.momentum, config.nesterov, config.ns_steps
 
+    def _first_state(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"momentum_buffer": torch.zeros_like(p)}
+
     def _direction(
         self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
     ) -> torch.Tensor:
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(p)
         buffer = state["momentum_buffer"]
         local(buffer).lerp_(local(grad), 1 - self._momentum)
         direction = grad.lerp(buffer, self._momentum) if self._nesterov else buffer

@@ -77,7 +77,7 @@ ADAM_STATE = _per_number(2)
 def _sgd(groups: TorchGroups, config: SGDConfig) -> "torch.optim.Optimizer":
     import torch
 
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def _adam(groups: TorchGroups, config: AdamConfig) -> "torch.optim.Optimizer":
@@ -93,9 +93,9 @@ def _adamw(groups: TorchGroups, config: AdamWConfig) -> "torch.optim.Optimizer":
 
 
 def _adagrad(groups: TorchGroups, _config: AdagradConfig) -> "torch.optim.Optimizer":
-    import torch
+    from launcher.optim.elementwise import Adagrad
 
-    return torch.optim.Adagrad(groups)
+    return Adagrad(groups)
 
 
 def _smorms3(groups: TorchGroups, _config: SMORMS3Config) -> "torch.optim.Optimizer":

@@ -19,22 +19,19 @@ from launcher.optim.matrix import MatrixOptimizer, whole
 class Shampoo(MatrixOptimizer):
     """L^-1/4 M R^-1/4 (arXiv 1802.09568): momentum M, averages L and R instead of sums, no grafting."""
 
+    waits = True
+
     def __init__(self, groups: list[dict[str, Any]], config: ShampooConfig) -> None:
         super().__init__(groups, config.others)
         self._betas, self._every = config.betas, config.precondition_every
+
+    def _first_state(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), **square_state(p, "LR", "root")}
 
     def _direction(
         self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
     ) -> torch.Tensor:
         G = whole(grad)
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(p)
-            for side, size in zip("LR", G.shape, strict=True):
-                state[side], state[f"{side}_root"] = (
-                    G.new_zeros(size, size),
-                    torch.eye(size, dtype=G.dtype, device=G.device),
-                )
         beta1, beta2 = self._betas
         count = int(state["step"])
         state["step"] += 1
@@ -57,23 +54,22 @@ class Shampoo(MatrixOptimizer):
 class SOAP(MatrixOptimizer):
     """Adam in the eigenbasis of Shampoo's preconditioners (arXiv 2409.11321, algorithm 3)."""
 
+    waits = True
+
     def __init__(self, groups: list[dict[str, Any]], config: SOAPConfig) -> None:
         super().__init__(groups, config.others)
         self._betas, self._every = config.betas, config.precondition_every
         self._sides = "LR" if config.sides == "both" else "L"
 
+    def _first_state(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        second = torch.zeros(p.shape, dtype=p.dtype, device=p.device)  # whole, where p is sharded
+        first = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": second}
+        return first | square_state(p, self._sides, "basis")
+
     def _direction(
         self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
     ) -> torch.Tensor:
         G, (beta1, beta2) = whole(grad), self._betas
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(G)
-            for side, size in zip(self._sides, G.shape, strict=False):
-                state[side], state[f"{side}_basis"] = (
-                    G.new_zeros(size, size),
-                    torch.eye(size, dtype=G.dtype, device=G.device),
-                )
         count = int(state["step"])
         state["step"] += 1
         for side in self._sides:
@@ -105,6 +101,15 @@ class SOAP(MatrixOptimizer):
         """A matrix of the eigenbasis as one of the parameter's: Q_L x Q_R^T."""
         x = state["L_basis"] @ x
         return x @ state["R_basis"].T if "R" in self._sides else x
+
+
+def square_state(p: torch.Tensor, sides: str, name: str) -> dict[str, torch.Tensor]:
+    """For each side of a matrix: a zero average, and an identity called SIDE_NAME; whole on every rank."""
+    state = {}
+    for side, size in zip(sides, p.shape, strict=False):
+        state[side] = torch.zeros(size, size, dtype=p.dtype, device=p.device)
+        state[f"{side}_{name}"] = torch.eye(size, dtype=p.dtype, device=p.device)
+    return state
 
 
 def inverse_fourth_root(matrix: torch.Tensor, eps: float) -> torch.Tensor:

@@ -12,11 +12,12 @@ from launcher.data.dataset import IGNORED, Batch
 from launcher.parallel.gradients import GradientNorms
 from launcher.parallel.mesh import plain_name
 from launcher.parallel.recurrent_state import RecurrentState
+from launcher.parallel.update_guard import Agreed, UpdateGuard
 from launcher.world import World
 
 EngineState = Mapping[str, torch.Tensor]
 """Parameters, optimizer moments, buffers and carried states, whole or as DTensors, keyed `model/NAME`,
-`optim/NAME/KEY`, `buffer/NAME` and `carry/LAYER/PART`."""
+`optim/NAME/KEY`, `buffer/NAME`, `carry/LAYER/PART` and `guard/NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class StepResult:
     loss: torch.Tensor
     """This rank's share, for Engine.average."""
     norms: GradientNorms
+    agreed: Agreed
     lr_multiplier: float
     """The schedule's, as the step was taken with it."""
     lrs: Mapping[str, float]
@@ -47,13 +49,24 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def train_step(
-        self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
+        self,
+        micro_batches: Sequence[Batch],
+        lr_multiplier: float,
+        *,
+        measure: bool = False,
+        stop: bool = False,
     ) -> StepResult:
         """Forward, backward and update, at every group's peak rate times `lr_multiplier`.
 
-        Never waits for the device. `measure` adds the norms of weights and updates, which costs a copy of the
-        weights: for log steps.
+        An update of a gradient that is not finite is not applied. Never waits for work of this step.
+        `measure` adds the norms of weights and updates, which costs a copy of the weights: for log steps.
+        `stop`: this rank has been asked to stop.
         """
+
+    @property
+    @abc.abstractmethod
+    def guard(self) -> UpdateGuard:
+        """What decides on each update."""
 
     @abc.abstractmethod
     def average(self, loss: torch.Tensor) -> float:
@@ -95,13 +108,20 @@ def _predict(
     return logits.float().flatten(0, -2), y.flatten()
 
 
-def count_targets(micro_batches: Sequence[Batch], world: World) -> torch.Tensor:
-    """Targets that count in one step, over all ranks and micro batches."""
-    count = torch.stack([(batch.y != IGNORED).sum() for batch in micro_batches]).sum()
-    count = count.to(world.device, torch.float32)
-    if world.size > 1:
-        dist.all_reduce(count)
-    return count
+def count_targets(micro_batches: Sequence[Batch]) -> torch.Tensor:
+    """Targets of this rank that count in one step, over all micro batches; in host memory, as they are."""
+    return torch.stack([(batch.y != IGNORED).sum() for batch in micro_batches]).sum()
+
+
+def keep_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of buffers that a forward pass of training changes, for undo_buffers; small."""
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def undo_buffers(model: nn.Module, before: Mapping[str, torch.Tensor], skip: torch.Tensor) -> None:
+    """Where `skip` is 1, give buffers the values that they had."""
+    for name, buffer in model.named_buffers():
+        torch.where(skip.to(buffer.device) > 0, before[name], buffer, out=buffer)
 
 
 def average_loss(loss: torch.Tensor, world: World) -> float:
@@ -152,6 +172,11 @@ def scale_lrs(
     for group, peak_lr in zip(optimizer.param_groups, peak_lrs, strict=True):
         group["lr"] = peak_lr * lr_multiplier
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def set_skip(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
+    """Whether the next step changes nothing: torch's own attribute, which all optimizers of the table know."""
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
 
 
 def make_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -34,13 +34,14 @@ class GradientNorms:
 
 @torch.no_grad()
 def squared_norms(pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | None) -> torch.Tensor:
-    """Squared L2 norm of each whole parameter from this rank's piece of it (perhaps empty), in float32.
+    """Squared L2 norm of each whole parameter from this rank's piece of it (perhaps empty), in float64.
 
     One all-reduce over the group that holds one set of pieces between them; None where each rank has all.
     """
     # w (4) cut over two ranks, gradients [3 0] and [0 4]: squares 9 and 16, after the all-reduce 25 on both.
     # Of P parameters that is one message of P numbers; a rank without a piece of w brings an empty one, 0.
-    squares = torch.stack(torch._foreach_norm(list(pieces), 2.0, torch.float32)).square_()
+    # In float32 the square of a norm above 1.8e19 is infinite, and clipping by it would make a step of zeros.
+    squares = torch.stack(torch._foreach_norm(list(pieces), 2.0, torch.float64)).square_()
     if group is not None:
         dist.all_reduce(squares, group=group)
     return squares
@@ -60,7 +61,7 @@ def clip_gradients(
     total = squares.sum().sqrt_()
     coefficient = torch.ones_like(total) if limit is None else limit / total.clamp(min=limit)
     if limit is not None:
-        torch._foreach_mul_(list(pieces), coefficient)
+        torch._foreach_mul_(list(pieces), coefficient.float())
     return GradientNorms(names=names, total=total, coefficient=coefficient, per_parameter=squares.sqrt_())
 
 

@@ -10,6 +10,7 @@ from launcher.parallel.engine import Engine
 from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
 from launcher.parallel.recurrent_state import RecurrentState
 from launcher.parallel.torch_engine import TorchEngine
+from launcher.parallel.update_guard import UpdateGuard
 from launcher.parallel.wrap import wrap_layers
 from launcher.plan.batch import BatchShape
 from launcher.plan.plan import Plan
@@ -44,6 +45,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
             config=zero_config(config, plan.batch),
             grad_clip=optim.grad_clip,
             recurrent_state=recurrent_state,
+            guard=UpdateGuard(recipe.guard.outliers, world),
             world=world,
         )
     # Sharded while on meta, so that a rank allocates no more than its part, whatever the model's size.
@@ -57,6 +59,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
         precision=config.precision,
         mesh=mesh,
         recurrent_state=recurrent_state,
+        guard=UpdateGuard(recipe.guard.outliers, world),
         world=world,
     )
 

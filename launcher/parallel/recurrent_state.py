@@ -28,6 +28,7 @@ class RecurrentState:
         # States are made without parameters, so that it does not matter how those will be sharded.
         self._first = model.initial_states(batch.micro_batch_size, world.device)
         self._micros = [self._first] * batch.num_micro
+        self._before = list(self._micros)
         self._layers = [f"layers.{i}.{layer.kind}" for i, layer in enumerate(residuals(model.layers))]
         self._mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
 
@@ -53,6 +54,17 @@ class RecurrentState:
         kept = [tuple(part.detach().clone() for part in state) for state in states]
         self._micros[micro % len(self._micros)] = kept
 
+    def settle(self, skip: torch.Tensor) -> None:
+        """After a step: where `skip` is 1, the states are again those before it, which were finite."""
+        self._micros = [
+            [
+                tuple(torch.where(skip > 0, old, new) for old, new in zip(*parts, strict=True))
+                for parts in zip(before, after, strict=True)
+            ]
+            for before, after in zip(self._before, self._micros, strict=True)
+        ]
+        self._before = list(self._micros)
+
     def read(self) -> dict[str, torch.Tensor]:
         """Copies for a checkpoint, a row for each sequence of the global batch, cut over the ranks: so they
         fit any world size and micro batch. Keyed `carry/LAYER/PART`."""
@@ -72,6 +84,7 @@ class RecurrentState:
             micros = [part.chunk(len(self._micros)) for part in parts]
             layers.append([tuple(part[micro] for part in micros) for micro in range(len(self._micros))])
         self._micros = [list(states) for states in zip(*layers, strict=True)]
+        self._before = list(self._micros)
 
     def _whole(self, rows: torch.Tensor) -> torch.Tensor:
         if self._mesh is None:

@@ -21,13 +21,17 @@ from launcher.parallel.engine import (
     average_loss,
     count_targets,
     evaluate_model,
+    keep_buffers,
     loss_sum,
     make_moments,
     scale_lrs,
+    set_skip,
+    undo_buffers,
 )
 from launcher.parallel.gradients import UpdateMeasure, clip_gradients
 from launcher.parallel.mesh import SHARD_AXIS, local_shard, plain_name
 from launcher.parallel.recurrent_state import RecurrentState
+from launcher.parallel.update_guard import UpdateGuard
 from launcher.world import World
 
 
@@ -44,6 +48,7 @@ class TorchEngine(Engine):
         precision: str,
         mesh: DeviceMesh | None,
         recurrent_state: RecurrentState | None,
+        guard: UpdateGuard,
         world: World,
     ) -> None:
         self._model = model
@@ -51,20 +56,29 @@ class TorchEngine(Engine):
         self._grad_clip = grad_clip
         self._autocast = precision == "bf16"
         self._recurrent_state = recurrent_state
+        self._guard = guard
         self._world = world
         # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
         self._parameters = {plain_name(name): p for name, p in model.named_parameters()}
         self._names = tuple(self._parameters)
         self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self._shard_group = mesh.get_group(SHARD_AXIS) if mesh is not None else None
+        # Before the first step: one that is skipped must find moments to leave alone.
+        make_moments(optimizer)
 
     def train_step(
-        self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
+        self,
+        micro_batches: Sequence[Batch],
+        lr_multiplier: float,
+        *,
+        measure: bool = False,
+        stop: bool = False,
     ) -> StepResult:
         """See Engine. Communication of gradients happens once, after the last micro batch."""
         self._model.train()
         # Gradients are averaged over ranks, hence the factor: each loss is a part of the global mean.
-        share = self._world.size / count_targets(micro_batches, self._world)
+        share = self._world.size / self._guard.begin(count_targets(micro_batches), stop=stop)
+        buffers = keep_buffers(self._model)
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):
             with self._sync_gradients(last=position == len(micro_batches) - 1):
@@ -78,10 +92,21 @@ class TorchEngine(Engine):
         norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
         before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
         lrs = scale_lrs(self._optimizer, self._peak_lrs, lr_multiplier)
+        skip = self._guard.decide(norms.total, total)
+        set_skip(self._optimizer, skip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        undo_buffers(self._model, buffers, skip)
+        if self._recurrent_state is not None:
+            self._recurrent_state.settle(skip)
         norms = norms if before is None else replace(norms, updates=before.finish())
-        return StepResult(loss=total, norms=norms, lr_multiplier=lr_multiplier, lrs=lrs)
+        agreed = self._guard.agreed()
+        return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
+
+    @property
+    def guard(self) -> UpdateGuard:
+        """See Engine."""
+        return self._guard
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""
@@ -97,14 +122,12 @@ class TorchEngine(Engine):
 
     def state(self) -> EngineState:
         """See Engine: live tensors, but for carried states."""
-        if not self._optimizer.state:
-            make_moments(self._optimizer)
         entries = {f"model/{name}": parameter.detach() for name, parameter in self._parameters.items()}
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 entries[f"optim/{name}/{key}"] = value
         carried = {} if self._recurrent_state is None else self._recurrent_state.read()
-        return entries | average_buffers(self._model, self._world) | carried
+        return entries | average_buffers(self._model, self._world) | carried | self._guard.state()
 
     def load(self, fill: Callable[[EngineState], None]) -> None:
         """See Engine."""

@@ -25,11 +25,15 @@ from launcher.parallel.engine import (
     average_loss,
     count_targets,
     evaluate_model,
+    keep_buffers,
     loss_sum,
     scale_lrs,
+    set_skip,
+    undo_buffers,
 )
 from launcher.parallel.gradients import UpdateMeasure, clip_gradients
 from launcher.parallel.recurrent_state import RecurrentState
+from launcher.parallel.update_guard import UpdateGuard
 from launcher.world import World
 
 
@@ -45,6 +49,7 @@ class DeepSpeedEngine(Engine):
         config: Mapping[str, Any],
         grad_clip: float | None,
         recurrent_state: RecurrentState | None,
+        guard: UpdateGuard,
         world: World,
     ) -> None:
         _quieten()
@@ -60,16 +65,24 @@ class DeepSpeedEngine(Engine):
         self._names = tuple(parameters)
         self._grad_clip = grad_clip
         self._recurrent_state = recurrent_state
+        self._guard = guard
         self._world = world
         self._group = dist.group.WORLD if self._layout.fragmented and world.size > 1 else None
         self._peak_lrs = [group["lr"] for group in self._engine.optimizer.param_groups]
+        self._state.make_moments()  # before the first step: one that is skipped must find them
 
     def train_step(
-        self, micro_batches: Sequence[Batch], lr_multiplier: float, *, measure: bool = False
+        self,
+        micro_batches: Sequence[Batch],
+        lr_multiplier: float,
+        *,
+        measure: bool = False,
+        stop: bool = False,
     ) -> StepResult:
         """See Engine. DeepSpeed averages over ranks and, told not to, never over micro batches."""
         self._engine.train()
-        share = self._world.size / count_targets(micro_batches, self._world)
+        share = self._world.size / self._guard.begin(count_targets(micro_batches), stop=stop)
+        buffers = keep_buffers(self._engine)
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):
             self._engine.set_gradient_accumulation_boundary(position == len(micro_batches) - 1)
@@ -79,9 +92,20 @@ class DeepSpeedEngine(Engine):
         norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group)
         before = UpdateMeasure(self._weights(), self._group) if measure else None
         lrs = scale_lrs(self._engine.optimizer, self._peak_lrs, lr_multiplier)
+        skip = self._guard.decide(norms.total, total)
+        set_skip(self._layout.optimizer, skip)
         self._engine.step()
+        undo_buffers(self._engine, buffers, skip)
+        if self._recurrent_state is not None:
+            self._recurrent_state.settle(skip)
         norms = norms if before is None else replace(norms, updates=before.finish())
-        return StepResult(loss=total, norms=norms, lr_multiplier=lr_multiplier, lrs=lrs)
+        agreed = self._guard.agreed()
+        return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
+
+    @property
+    def guard(self) -> UpdateGuard:
+        """See Engine."""
+        return self._guard
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""
@@ -94,7 +118,7 @@ class DeepSpeedEngine(Engine):
     def state(self) -> EngineState:
         """See Engine: copies in host memory, cut over the ranks."""
         carried = {} if self._recurrent_state is None else self._recurrent_state.read()
-        return self._state.read() | average_buffers(self._engine, self._world) | carried
+        return self._state.read() | average_buffers(self._engine, self._world) | carried | self._guard.state()
 
     def load(self, fill: Callable[[EngineState], None]) -> None:
         """See Engine."""

@@ -37,7 +37,7 @@ class ZeroState:
 
     def read(self) -> dict[str, torch.Tensor]:
         """Copies, keyed as Engine.state says."""
-        self._make_moments()
+        self.make_moments()
         fragments = self._layout.fragments()
         entries: dict[str, torch.Tensor] = {}
         for name in self._parameters:
@@ -54,7 +54,7 @@ class ZeroState:
     @torch.no_grad()
     def write(self, state: EngineState) -> None:
         """Take over weights, moments and counters. Rates and decay come from the recipe, not from here."""
-        self._make_moments()
+        self.make_moments()
         fragments = self._layout.fragments()
         for name, parameter in self._parameters.items():
             fragment = fragments.get(name)
@@ -70,7 +70,7 @@ class ZeroState:
                 elif fragment is not None:
                     fragment.moment(value).copy_(_cut(whole, fragment))
 
-    def _make_moments(self) -> None:
+    def make_moments(self) -> None:
         """DeepSpeed and torch make them in the first step; a checkpoint may come before it."""
         optimizer = self._layout.optimizer
         if optimizer.state:
