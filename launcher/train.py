@@ -8,6 +8,7 @@ whose phases are a closed set; or it is part of the step, in Engine.train_step.
 from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.clock import Clock
 from launcher.data.open_data import open_data
+from launcher.guard.guard import Guard
 from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule
 from launcher.parallel.open_engine import open_engine
@@ -55,10 +56,20 @@ def train(
             tracker.say(f"data: {data.description}")
             tracker.begin(progress, restored.url, restored.rejected)
 
+            guard = Guard(
+                recipe.guard,
+                engine,
+                schedule,
+                batches=data.batches,
+                saver=saver,
+                tracker=tracker,
+                world=world,
+            )
             clock = Clock()
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
             finished = ending = progress.step == plan.steps
             while not ending:
+                progress = guard.settle(progress)
                 log = tracker.due(progress.step + 1)
                 with clock.phase("data"):
                     micro_batches = data.batches.at(progress.data_step)
@@ -88,6 +99,7 @@ def train(
                         tracker.sync()
                         newest_url = saver.save(progress, engine.state(), schedule.state())
                     tracker.checkpoint_saved(progress.step, blocked.seconds, newest_url)
+            guard.finish(progress, plan.steps)
             stop.finish(progress.step, plan.steps)
     assert newest_url is not None, "a run ends with a checkpoint of its last step"
     return Result(progress.step, newest_url, tracker.status)

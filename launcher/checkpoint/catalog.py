@@ -92,13 +92,16 @@ def verify_digests(saved: Saved) -> Rejected | None:
     return None
 
 
-def find_newest(run_url: str, *, verify: bool) -> tuple[Saved | None, list[Rejected]]:
-    """The newest good checkpoint of a run, and the newer folders that were skipped."""
+def find_newest(
+    run_url: str, *, verify: bool, before: int | None = None
+) -> tuple[Saved | None, list[Rejected]]:
+    """The newest good checkpoint of a run (of a step below `before`), and the newer folders skipped."""
     rejected: list[Rejected] = []
     # Newest first, and stop at the first good one: normally the digests of one checkpoint only are computed.
     # Say 10 and 20 are good, 30 has a flipped bit and 40 has no manifest: the result is 20, with 40 and 30
     # rejected.
-    for step in reversed(list_steps(run_url)):
+    steps = [step for step in list_steps(run_url) if before is None or step < before]
+    for step in reversed(steps):
         found = read_checkpoint(step_folder(run_url, step))
         if isinstance(found, Saved):
             bad = verify_digests(found) if verify else None

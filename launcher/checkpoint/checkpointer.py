@@ -10,15 +10,17 @@ import torch
 from launcher import files
 from launcher.checkpoint.catalog import (
     Rejected,
+    Saved,
     clear_place,
     delete_old,
     describe_files,
     find_newest,
+    list_steps,
     quarantine,
     step_folder,
 )
 from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
-from launcher.checkpoint.manifest import MANIFEST, RandomEntry, manifest_text
+from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.optim.schedule import Schedule
@@ -90,6 +92,8 @@ class Checkpointer:
         self._mirror = mirror
         self._world = world
         self._save: _Save | None = None
+        self.rollbacks = 0
+        """In the whole run so far."""
         self._stage: Literal["idle", "staged", "written"] = "idle"
 
     def restore(self, engine: Engine, schedule: Schedule) -> Restored:
@@ -106,14 +110,45 @@ class Checkpointer:
         if saved is not None:
             check_identity(saved, self._plan.parameters)
             check_data(saved, self._attempt.data)
-            engine.load(partial(restore_tensors, saved.url))
-            schedule.restore(saved.manifest.schedule.state)
+            self._load(saved, engine, schedule)
             progress = Progress(saved.manifest.step, saved.manifest.data_step)
         if self._world.is_main:
             for bad in rejected:
                 if bad.damaged:
                     quarantine(self._run_url, bad.url)
         return Restored(progress=progress, url=saved.url if saved else None, rejected=rejected)
+
+    def go_back(self, engine: Engine, schedule: Schedule, *, before: int, data_step: int) -> Progress | None:
+        """Load the newest good checkpoint of a step below `before`, to read on from `data_step`.
+
+        None if there is none. Its manifest says from then on where the data continues, so that a resume does
+        the same. Newer checkpoints are moved to quarantine.
+        """
+        newest = partial(find_newest, self._run_url, verify=True, before=before)
+        saved, _ = self._world.from_main(newest() if self._world.is_main else (None, []))
+        if saved is None:
+            return None
+        self._load(saved, engine, schedule)
+        self.rollbacks += 1
+        if self._world.is_main:
+            for step in list_steps(self._run_url):
+                if step > saved.step:
+                    quarantine(self._run_url, step_folder(self._run_url, step))
+            moved = {
+                "format": FORMAT,
+                "data_step": data_step,
+                "random": RandomEntry(seed=saved.manifest.random.seed, data_step=data_step),
+                "rollbacks": self.rollbacks,
+            }
+            manifest = saved.manifest.model_copy(update=moved)
+            files.write_text(files.join(saved.url, MANIFEST), manifest_text(manifest))
+        self._world.barrier()
+        return Progress(saved.step, data_step)
+
+    def _load(self, saved: Saved, engine: Engine, schedule: Schedule) -> None:
+        engine.load(partial(restore_tensors, saved.url))
+        schedule.restore(saved.manifest.schedule.state)
+        self.rollbacks = max(self.rollbacks, saved.manifest.rollbacks)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is saved after a step."""
@@ -161,6 +196,7 @@ class Checkpointer:
                     "step": step,
                     "data_step": data_step,
                     "tokens": step * self._plan.batch.tokens_per_step,
+                    "rollbacks": self.rollbacks,
                     "random": RandomEntry(seed=self._attempt.random.seed, data_step=data_step),
                     "schedule": self._attempt.schedule.model_copy(update={"state": save.schedule_state}),
                     "files": {name: entry for part in parts for name, entry in part.items()},

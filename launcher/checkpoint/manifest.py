@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 
@@ -78,11 +78,13 @@ class ScheduleEntry(Entry):
 class Manifest(Entry):
     """Everything that a resume needs or checks, and the version that wrote it."""
 
-    format: Literal[2] = 2
+    format: Literal[2, 3] = 3
     written_by: str
     step: int
     data_step: int
     tokens: int
+    rollbacks: int = 0
+    """In the whole run so far. Format 2 had none."""
     attempt: int
     engine: str
     strategy: str | None

@@ -54,7 +54,7 @@ class Batches:
     def at(self, data_step: int) -> list[Batch]:
         """The micro batches of a data step (from 0). An error in the thread is raised here."""
         if self._thread is None:
-            return self._read(data_step)
+            return self.read(data_step)
         # In a run this range moves by one step per call, so one read is added. A jump leaves reads that
         # nobody wants: one that has started cannot be cancelled, but its result is dropped.
         wanted = range(data_step, data_step + self._prefetch + 1)
@@ -62,7 +62,7 @@ class Batches:
             self._pending.pop(stale).cancel()
         for ahead in wanted:
             if ahead not in self._pending:
-                self._pending[ahead] = self._thread.submit(self._read, ahead)
+                self._pending[ahead] = self._thread.submit(self.read, ahead)
         return self._pending.pop(data_step).result()
 
     def close(self) -> None:
@@ -71,16 +71,21 @@ class Batches:
             self._thread.shutdown(cancel_futures=True)
         self._pending.clear()
 
-    def _read(self, data_step: int) -> list[Batch]:
-        begins: bool | None = None
-        shape = data_step, self._global_batch_size, self._samples.num_samples, self._seed
-        if self._streams:
-            # Row j is stream j at every step, and so always on the same rank and micro batch: the state that
-            # the model carries from step to step never has to move.
-            windows, begins = windows_of_streams(*shape)
-        else:
-            windows = windows_of_step(*shape)
+    def read(self, data_step: int) -> list[Batch]:
+        """As `at`, in this thread, and without preparing the steps after it."""
+        windows, begins = self._choose(data_step)
         return [replace(self._samples.batch(windows[rows]), begins=begins) for rows in self._rows]
+
+    def windows(self, data_step: int) -> list[NDArray[np.int64]]:
+        """Numbers of the samples in each micro batch of a data step."""
+        return [self._choose(data_step)[0][rows] for rows in self._rows]
+
+    def _choose(self, data_step: int) -> tuple[NDArray[np.int64], bool | None]:
+        """Windows of the global batch and, for streams, whether they begin here."""
+        shape = data_step, self._global_batch_size, self._samples.num_samples, self._seed
+        # Of streams, row j is stream j at every step, and so always on the same rank and micro batch: the
+        # state that the model carries from step to step never has to move.
+        return windows_of_streams(*shape) if self._streams else (windows_of_step(*shape), None)
 
 
 def _check_streams(num_windows: int, num_streams: int) -> None:

@@ -115,3 +115,34 @@ class Adagrad(torch.optim.Optimizer):
                     gradient = gradient.add(value, alpha=group["weight_decay"])
                     total.addcmul_(gradient, gradient)
                     value.addcdiv_(gradient, total.sqrt().add_(group["eps"]), value=-group["lr"])
+
+
+@final
+class SGD(torch.optim.Optimizer):
+    """As torch's: m = momentum m + g; p -= lr m, or with nesterov p -= lr (g + momentum m).
+
+    Torch's can skip an update only where nothing is sharded.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, nesterov: bool) -> None:
+        super().__init__(groups, {})
+        self._momentum, self._nesterov = momentum, nesterov
+        self.found_inf: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if self._momentum and not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                value, memory = local(p), [local(tensor) for tensor in state.values()]
+                with unless_skipped(self.found_inf, [value, *memory]):
+                    direction = local(p.grad).add(value, alpha=group["weight_decay"])
+                    for buffer in memory:
+                        buffer.mul_(self._momentum).add_(direction)
+                        direction = direction.add(buffer, alpha=self._momentum) if self._nesterov else buffer
+                    value.add_(direction, alpha=-group["lr"])

@@ -75,9 +75,9 @@ ADAM_STATE = _per_number(2)
 
 
 def _sgd(groups: TorchGroups, config: SGDConfig) -> "torch.optim.Optimizer":
-    import torch
+    from launcher.optim.elementwise import SGD
 
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    return SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def _adam(groups: TorchGroups, config: AdamConfig) -> "torch.optim.Optimizer":

@@ -1,6 +1,7 @@
 """Engine: who owns forward, backward and step, and what all engines share."""
 
 import abc
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,10 +64,17 @@ class Engine(abc.ABC):
         `stop`: this rank has been asked to stop.
         """
 
-    @property
+    guard: UpdateGuard
+    """What decides on each update."""
+    model: nn.Module
+    """As it can be called outside of a step."""
+    recurrent_state: RecurrentState | None
+    whole_weights: bool
+    """Whether every rank has all weights, so that it can differentiate alone."""
+
     @abc.abstractmethod
-    def guard(self) -> UpdateGuard:
-        """What decides on each update."""
+    def precision(self) -> contextlib.AbstractContextManager[None]:
+        """In which the model computes as in a step."""
 
     @abc.abstractmethod
     def average(self, loss: torch.Tensor) -> float:
@@ -175,7 +183,7 @@ def scale_lrs(
 
 
 def set_skip(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
-    """Whether the next step changes nothing: torch's own attribute, which all optimizers of the table know."""
+    """Whether the next step changes nothing: torch's attribute, which all optimizers of the table know."""
     optimizer.found_inf = skip  # type: ignore[attr-defined]
 
 

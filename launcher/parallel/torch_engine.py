@@ -52,11 +52,13 @@ class TorchEngine(Engine):
         world: World,
     ) -> None:
         self._model = model
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.whole_weights = mesh is None
         self._optimizer = optimizer
         self._grad_clip = grad_clip
         self._autocast = precision == "bf16"
-        self._recurrent_state = recurrent_state
-        self._guard = guard
+        self.recurrent_state = recurrent_state
+        self.guard = guard
         self._world = world
         # Taken once: FSDP2 puts unsharded tensors in the module's place whenever it has gathered them.
         self._parameters = {plain_name(name): p for name, p in model.named_parameters()}
@@ -77,14 +79,14 @@ class TorchEngine(Engine):
         """See Engine. Communication of gradients happens once, after the last micro batch."""
         self._model.train()
         # Gradients are averaged over ranks, hence the factor: each loss is a part of the global mean.
-        share = self._world.size / self._guard.begin(count_targets(micro_batches), stop=stop)
+        share = self._world.size / self.guard.begin(count_targets(micro_batches), stop=stop)
         buffers = keep_buffers(self._model)
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):
             with self._sync_gradients(last=position == len(micro_batches) - 1):
-                with self._precision():
+                with self.precision():
                     loss = (
-                        loss_sum(self._model, batch, self._world.device, self._recurrent_state, position)
+                        loss_sum(self._model, batch, self._world.device, self.recurrent_state, position)
                         * share
                     )
                 loss.backward()
@@ -92,21 +94,16 @@ class TorchEngine(Engine):
         norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
         before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
         lrs = scale_lrs(self._optimizer, self._peak_lrs, lr_multiplier)
-        skip = self._guard.decide(norms.total, total)
+        skip = self.guard.decide(norms.total, total)
         set_skip(self._optimizer, skip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         undo_buffers(self._model, buffers, skip)
-        if self._recurrent_state is not None:
-            self._recurrent_state.settle(skip)
+        if self.recurrent_state is not None:
+            self.recurrent_state.settle(skip)
         norms = norms if before is None else replace(norms, updates=before.finish())
-        agreed = self._guard.agreed()
+        agreed = self.guard.agreed()
         return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
-
-    @property
-    def guard(self) -> UpdateGuard:
-        """See Engine."""
-        return self._guard
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""
@@ -114,8 +111,8 @@ class TorchEngine(Engine):
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
         """See Engine."""
-        with self._precision():
-            found = evaluate_model(self._model, micro_batches, self._world, self._recurrent_state)
+        with self.precision():
+            found = evaluate_model(self._model, micro_batches, self._world, self.recurrent_state)
         if isinstance(self._model, FSDPModule):
             self._model.reshard()  # without a backward the root would stay gathered
         return found
@@ -126,17 +123,18 @@ class TorchEngine(Engine):
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 entries[f"optim/{name}/{key}"] = value
-        carried = {} if self._recurrent_state is None else self._recurrent_state.read()
-        return entries | average_buffers(self._model, self._world) | carried | self._guard.state()
+        carried = {} if self.recurrent_state is None else self.recurrent_state.read()
+        return entries | average_buffers(self._model, self._world) | carried | self.guard.state()
 
     def load(self, fill: Callable[[EngineState], None]) -> None:
         """See Engine."""
         state = self.state()
         fill(state)
-        if self._recurrent_state is not None:
-            self._recurrent_state.write(state)
+        if self.recurrent_state is not None:
+            self.recurrent_state.write(state)
 
-    def _precision(self) -> contextlib.AbstractContextManager[None]:
+    def precision(self) -> contextlib.AbstractContextManager[None]:
+        """See Engine."""
         return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=self._autocast)
 
     def _local_gradients(self) -> list[torch.Tensor]:

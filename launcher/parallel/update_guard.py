@@ -49,7 +49,7 @@ class UpdateGuard:
 
     def begin(self, targets: torch.Tensor, *, stop: bool) -> torch.Tensor:
         """The number of targets over all ranks, reduced together with what ranks must agree on."""
-        own = torch.tensor([float(targets), float(stop)], dtype=torch.float64)
+        own = torch.stack([targets.double(), torch.tensor(float(stop), dtype=torch.float64)])
         sums = torch.cat([own.to(self._world.device, non_blocking=True), self._bad_loss])
         if self._world.size > 1:
             dist.all_reduce(sums)

@@ -1,5 +1,6 @@
 """The DeepSpeed engine: ZeRO stages 0 to 3. The only door to deepspeed, imported when it is used."""
 
+import contextlib
 import logging
 import warnings
 from collections import defaultdict
@@ -61,11 +62,13 @@ class DeepSpeedEngine(Engine):
         )[0]
         self._layout = LAYOUTS[config["zero_optimization"]["stage"]](self._engine, parameters, world.rank)
         self._state = ZeroState(self._layout, parameters, shapes, world)
+        self.model = self._engine.module
+        self.whole_weights = config["zero_optimization"]["stage"] < 3
         self._parameters = parameters
         self._names = tuple(parameters)
         self._grad_clip = grad_clip
-        self._recurrent_state = recurrent_state
-        self._guard = guard
+        self.recurrent_state = recurrent_state
+        self.guard = guard
         self._world = world
         self._group = dist.group.WORLD if self._layout.fragmented and world.size > 1 else None
         self._peak_lrs = [group["lr"] for group in self._engine.optimizer.param_groups]
@@ -81,31 +84,31 @@ class DeepSpeedEngine(Engine):
     ) -> StepResult:
         """See Engine. DeepSpeed averages over ranks and, told not to, never over micro batches."""
         self._engine.train()
-        share = self._world.size / self._guard.begin(count_targets(micro_batches), stop=stop)
+        share = self._world.size / self.guard.begin(count_targets(micro_batches), stop=stop)
         buffers = keep_buffers(self._engine)
         total = torch.zeros((), device=self._world.device)
         for position, batch in enumerate(micro_batches):
             self._engine.set_gradient_accumulation_boundary(position == len(micro_batches) - 1)
-            loss = loss_sum(self._engine, batch, self._world.device, self._recurrent_state, position) * share
+            loss = loss_sum(self._engine, batch, self._world.device, self.recurrent_state, position) * share
             self._engine.backward(loss, scale_wrt_gas=False)
             total += loss.detach()
         norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group)
         before = UpdateMeasure(self._weights(), self._group) if measure else None
         lrs = scale_lrs(self._engine.optimizer, self._peak_lrs, lr_multiplier)
-        skip = self._guard.decide(norms.total, total)
+        skip = self.guard.decide(norms.total, total)
         set_skip(self._layout.optimizer, skip)
         self._engine.step()
         undo_buffers(self._engine, buffers, skip)
-        if self._recurrent_state is not None:
-            self._recurrent_state.settle(skip)
+        if self.recurrent_state is not None:
+            self.recurrent_state.settle(skip)
         norms = norms if before is None else replace(norms, updates=before.finish())
-        agreed = self._guard.agreed()
+        agreed = self.guard.agreed()
         return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
 
-    @property
-    def guard(self) -> UpdateGuard:
+    def precision(self) -> contextlib.AbstractContextManager[None]:
         """See Engine."""
-        return self._guard
+        enabled = self._engine.torch_autocast_enabled()
+        return torch.autocast(self._world.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""
@@ -113,20 +116,20 @@ class DeepSpeedEngine(Engine):
 
     def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
         """See Engine."""
-        return evaluate_model(self._engine, micro_batches, self._world, self._recurrent_state)
+        return evaluate_model(self._engine, micro_batches, self._world, self.recurrent_state)
 
     def state(self) -> EngineState:
         """See Engine: copies in host memory, cut over the ranks."""
-        carried = {} if self._recurrent_state is None else self._recurrent_state.read()
-        return self._state.read() | average_buffers(self._engine, self._world) | carried | self._guard.state()
+        carried = {} if self.recurrent_state is None else self.recurrent_state.read()
+        return self._state.read() | average_buffers(self._engine, self._world) | carried | self.guard.state()
 
     def load(self, fill: Callable[[EngineState], None]) -> None:
         """See Engine."""
         state = self.state()
         fill(state)
         self._state.write(state)
-        if self._recurrent_state is not None:
-            self._recurrent_state.write(state)
+        if self.recurrent_state is not None:
+            self.recurrent_state.write(state)
 
     def _gradients(self) -> list[torch.Tensor]:
         nothing = torch.zeros(0, device=self._world.device)

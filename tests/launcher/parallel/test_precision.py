@@ -49,7 +49,8 @@ def test_bf16_means_the_same_on_every_engine(engine: tuple[str, ...], ranks: int
     exact, _ = train_on(1, *SINGLE, steps=8)
     assert losses(found) == pytest.approx(losses(alone), rel=BF16_LOSS)
     assert losses(found) != losses(exact), "nothing was computed in bfloat16"
-    assert {value.dtype for value in state.values()} == {torch.float32}
+    trained = [value for name, value in state.items() if not name.startswith("guard/")]
+    assert {value.dtype for value in trained} == {torch.float32}
     counters = {float(value) for name, value in state.items() if name.endswith("/step")}
     assert counters == {8.0}, "a phantom step of Adam"
 
