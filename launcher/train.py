@@ -56,15 +56,7 @@ def train(
             tracker.say(f"data: {data.description}")
             tracker.begin(progress, restored.url, restored.rejected)
 
-            guard = Guard(
-                recipe.guard,
-                engine,
-                schedule,
-                batches=data.batches,
-                saver=saver,
-                tracker=tracker,
-                world=world,
-            )
+            guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, world)
             clock = Clock()
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
             finished = ending = progress.step == plan.steps
@@ -97,7 +89,7 @@ def train(
                 if saver.due(progress.step) or ending:
                     with clock.phase("checkpoint") as blocked:
                         tracker.sync()
-                        newest_url = saver.save(progress, engine.state(), schedule.state())
+                        newest_url = saver.save(progress, guard.good_state(), schedule.state())
                     tracker.checkpoint_saved(progress.step, blocked.seconds, newest_url)
             guard.finish(progress, plan.steps)
             stop.finish(progress.step, plan.steps)

@@ -1,6 +1,7 @@
 """What becomes of a run whose updates were skipped: a record, a step back, or an end.
 
-Whether an update is skipped is decided on the device (launcher/parallel/update_guard.py); this is the host's part.
+Whether an update is skipped is decided on the device (launcher/parallel/update_guard.py); this is the part of
+the host.
 """
 
 from typing import final
@@ -10,8 +11,9 @@ from launcher.data.batches import Batches
 from launcher.ending import NonFiniteError
 from launcher.guard.config import GuardConfig
 from launcher.guard.replay import Replay
+from launcher.guard.state_check import check_finite, check_replicas
 from launcher.optim.schedule import Schedule
-from launcher.parallel.engine import Engine
+from launcher.parallel.engine import Engine, EngineState
 from launcher.parallel.update_guard import Agreed
 from launcher.progress import Progress
 from launcher.track.tracker import Tracker
@@ -27,7 +29,6 @@ class Guard:
         config: GuardConfig,
         engine: Engine,
         schedule: Schedule,
-        *,
         batches: Batches,
         saver: Checkpointer,
         tracker: Tracker,
@@ -38,6 +39,7 @@ class Guard:
         self._schedule = schedule
         self._replay = Replay(engine, batches, world)
         self._saver = saver
+        self._world = world
         self._tracker = tracker
         self._start = -1
         self._skips = engine.guard.settled().skips
@@ -53,6 +55,16 @@ class Guard:
             return progress
         # It was copied when the last step, number `progress.step`, began: it tells of the one before.
         return self._look(progress, self._engine.guard.agreed(), behind=1)
+
+    def good_state(self) -> EngineState:
+        """What is to be saved, and may be: finite, and equal on all replicas.
+
+        Raises NonFiniteError and ReplicasDifferError, on all ranks; then nothing is saved.
+        """
+        check_replicas(self._engine, self._world)
+        state = self._engine.state()
+        check_finite(state, self._world)
+        return state
 
     def finish(self, progress: Progress, total_steps: int) -> None:
         """After the last step, whose update may have been skipped as well.
@@ -97,7 +109,7 @@ class Guard:
             raise NonFiniteError(f"{said}, and there is no checkpoint to go back to")
         self._engine.guard.forget_row()
         self._skips, self._start = self._engine.guard.settled().skips, back.step
-        fields = {"from_step": back.step, "data_step": back.data_step, "rollbacks": self._saver.rollbacks}
-        self._tracker.event("rollback", fields)
+        place = {"from_step": back.step, "step": back.step, "data_step": back.data_step}
+        self._tracker.event("rollback", place | {"rollbacks": self._saver.rollbacks})
         self._tracker.say(f"{said}: back to step {back.step}; its data and all since are passed over")
         return back

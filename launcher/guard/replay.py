@@ -1,4 +1,4 @@
-"""Which sample and which module were not finite: a step whose update was skipped, run again piece by piece."""
+"""Which sample and which module were not finite: a step whose update was skipped, run again in pieces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -72,6 +72,13 @@ class Engine(abc.ABC):
     whole_weights: bool
     """Whether every rank has all weights, so that it can differentiate alone."""
 
+    shard_index: int
+    """Ranks with the same one hold the same replicas."""
+
+    @abc.abstractmethod
+    def replicas(self) -> Mapping[str, torch.Tensor]:
+        """This rank's pieces of what other ranks hold as well, live; empty where nothing is replicated."""
+
     @abc.abstractmethod
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """In which the model computes as in a step."""

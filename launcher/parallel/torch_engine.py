@@ -1,7 +1,7 @@
 """The torch engine: a single process, DDP, FSDP2 or HSDP, by how the model was wrapped."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -54,6 +54,8 @@ class TorchEngine(Engine):
         self._model = model
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.whole_weights = mesh is None
+        self.shard_index = mesh.get_local_rank(SHARD_AXIS) if mesh is not None else 0
+        self._replicated = world.size > 1 and (mesh is None or mesh.ndim == 2)
         self._optimizer = optimizer
         self._grad_clip = grad_clip
         self._autocast = precision == "bf16"
@@ -119,12 +121,16 @@ class TorchEngine(Engine):
 
     def state(self) -> EngineState:
         """See Engine: live tensors, but for carried states."""
+        carried = {} if self.recurrent_state is None else self.recurrent_state.read()
+        buffers = average_buffers(self._model, self._world)
+        return self._trained() | buffers | carried | self.guard.state()
+
+    def _trained(self) -> dict[str, torch.Tensor]:
         entries = {f"model/{name}": parameter.detach() for name, parameter in self._parameters.items()}
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 entries[f"optim/{name}/{key}"] = value
-        carried = {} if self.recurrent_state is None else self.recurrent_state.read()
-        return entries | average_buffers(self._model, self._world) | carried | self.guard.state()
+        return entries
 
     def load(self, fill: Callable[[EngineState], None]) -> None:
         """See Engine."""
@@ -132,6 +138,10 @@ class TorchEngine(Engine):
         fill(state)
         if self.recurrent_state is not None:
             self.recurrent_state.write(state)
+
+    def replicas(self) -> Mapping[str, torch.Tensor]:
+        """See Engine."""
+        return {name: local_shard(value) for name, value in self._trained().items() if self._replicated}
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """See Engine."""

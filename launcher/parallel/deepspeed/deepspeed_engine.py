@@ -64,6 +64,7 @@ class DeepSpeedEngine(Engine):
         self._state = ZeroState(self._layout, parameters, shapes, world)
         self.model = self._engine.module
         self.whole_weights = config["zero_optimization"]["stage"] < 3
+        self.shard_index = 0
         self._parameters = parameters
         self._names = tuple(parameters)
         self._grad_clip = grad_clip
@@ -104,6 +105,17 @@ class DeepSpeedEngine(Engine):
         norms = norms if before is None else replace(norms, updates=before.finish())
         agreed = self.guard.agreed()
         return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
+
+    def replicas(self) -> Mapping[str, torch.Tensor]:
+        """See Engine."""
+        if self._layout.fragmented or self._world.size == 1:
+            return {}
+        moments = self._layout.optimizer.state
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self._parameters.items()
+            for key, value in [("value", parameter.detach()), *moments[parameter].items()]
+        }
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """See Engine."""
