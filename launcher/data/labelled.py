@@ -38,7 +38,7 @@ class Labelled(Dataset):
         return len(self._labels)
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """Raises UserError for a token outside the vocabulary."""
+        """Raises UserError for a token outside the vocabulary; a signal may hold anything."""
         x = np.asarray(self._x[indices])
         lengths = None
         if self._lengths is not None:
@@ -58,8 +58,17 @@ class Labelled(Dataset):
             digest.update(self._lengths.astype(np.int64).tobytes())
         # x may be larger than memory, so only a sample of it is read. Going through batch() also checks its
         # ids: a wrong vocab_size fails at the start, not hours into a run.
-        digest.update(self.batch(evenly_spaced(_PROBES, self.num_samples)).x.numpy().tobytes())
+        indices = evenly_spaced(_PROBES, self.num_samples)
+        x = self.batch(indices).x
+        self._check_finite(indices, x)
+        digest.update(x.numpy().tobytes())
         return digest.digest()
+
+    def _check_finite(self, indices: NDArray[np.int64], x: torch.Tensor) -> None:
+        finite = x.flatten(1).isfinite().all(1).numpy()
+        if not finite.all():
+            message = f"has a value in sequence {indices[~finite][0]} that is NaN or infinite"
+            raise UserError(Problem(files.join(self._folder, "x.npy"), message, "write finite numbers"))
 
     def _ids(self, x: NDArray[Any]) -> torch.Tensor:
         """Tokens, or characters of words, after a check of their range."""

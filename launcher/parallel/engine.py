@@ -199,16 +199,16 @@ def make_moments(optimizer: torch.optim.Optimizer) -> None:
 
     One step of zero rate and zero gradients makes it and moves no parameter; that it was counted is undone.
     """
-    # zero gradients leave the moments at zero; a zero rate stops the decay too, which is lr x decay x weight
-    rates = [group["lr"] for group in optimizer.param_groups]
+    # Zero gradients leave the moments at zero. So must the decay, which SGD and Adagrad add to the gradient.
+    before = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     for group in optimizer.param_groups:
-        group["lr"] = 0.0
+        group["lr"] = group["weight_decay"] = 0.0
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    for group, (rate, decay) in zip(optimizer.param_groups, before, strict=True):
+        group["lr"], group["weight_decay"] = rate, decay
     for state in optimizer.state.values():
         if "step" in state:
             state["step"].zero_()
