@@ -53,8 +53,8 @@ class Guard:
             self._start = progress.step
         if progress.step == self._start:
             return progress
-        # It was copied when the last step, number `progress.step`, began: it tells of the one before.
-        return self._look(progress, self._engine.guard.agreed(), behind=1)
+        # It was copied when the last step, number `progress.step`, began: it is about the one before.
+        return self._look(progress, self._engine.guard.agreed(), lag=1)
 
     def good_state(self) -> EngineState:
         """What is to be saved, and may be: finite, and equal on all replicas.
@@ -73,23 +73,23 @@ class Guard:
         """
         now = self._engine.guard.settled()
         if self._start < 0 or progress.step > self._start:
-            self._record(progress, self._engine.guard.agreed(), behind=1)
-            self._record(progress, now, behind=0)
+            self._record(progress, self._engine.guard.agreed(), lag=1)
+            self._record(progress, now, lag=0)
         if progress.step == total_steps and now.skips_in_row >= self._config.max_skips:
             raise NonFiniteError(f"the last {now.skips_in_row} updates could not be applied")
 
-    def _look(self, progress: Progress, agreed: Agreed, *, behind: int) -> Progress:
-        self._record(progress, agreed, behind=behind)
+    def _look(self, progress: Progress, agreed: Agreed, *, lag: int) -> Progress:
+        self._record(progress, agreed, lag=lag)
         if agreed.skips_in_row < self._config.max_skips:
             return progress
-        return self._go_back(progress, first=progress.step - behind - agreed.skips_in_row + 1)
+        return self._go_back(progress, first=progress.step - lag - agreed.skips_in_row + 1)
 
-    def _record(self, progress: Progress, agreed: Agreed, *, behind: int) -> None:
+    def _record(self, progress: Progress, agreed: Agreed, *, lag: int) -> None:
         """Tell of one more skipped update, if there is one."""
         if agreed.skips == self._skips:
             return
         self._skips = agreed.skips
-        step, data_step = progress.step - behind, progress.data_step - 1 - behind
+        step, data_step = progress.step - lag, progress.data_step - 1 - lag
         fields: dict[str, object] = {"step": step, "data_step": data_step, "skips": agreed.skips}
         if agreed.bad_losses:
             fields["bad_losses"] = agreed.bad_losses

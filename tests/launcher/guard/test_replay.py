@@ -64,9 +64,13 @@ def _replay(world: World, recipe: Recipe, data_step: int, break_backward: bool =
     engine, plan = make_engine(recipe, world)
     if break_backward:
         layer: Any = engine.model.get_submodule("layers.1")
-        layer.register_forward_hook(lambda _m, _i, output: output.register_hook(lambda grad: grad * np.inf))
+        layer.register_forward_hook(_ruin_gradient)
     with open_data(recipe, plan, world) as data:
         return Replay(engine, data.batches, world).run(data_step)
+
+
+def _ruin_gradient(_module: object, _inputs: object, output: torch.Tensor) -> None:
+    output.register_hook(lambda grad: grad * np.inf)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,9 @@ def test_the_sample_and_the_first_module_are_named(folder: Path, engine: tuple[s
 
 def test_the_first_module_of_the_backward_pass_is_named(folder: Path) -> None:
     (found,) = run_ranks(1, _replay, recipe_of(folder, 1), 5, True)
-    assert found == Found(sample=sample_of(folder, 5, row=0), module="layers.1", direction="backward")
+    assert (found.sample, found.direction) == (sample_of(folder, 5, row=0), "backward")
+    assert found.module is not None
+    assert found.module.startswith("layers.1")
 
 
 def test_a_step_that_is_finite_alone_says_so(folder: Path) -> None:

@@ -9,6 +9,7 @@ from launcher.clock import Clock
 from launcher.optim.groups import Group
 from launcher.parallel.engine import StepResult
 from launcher.parallel.gradients import GradientNorms, UpdateNorms
+from launcher.parallel.update_guard import Agreed
 from launcher.track.records import StepRecord
 from launcher.track.step_metrics import StepMetrics, layer_of
 
@@ -39,7 +40,10 @@ def taken(coefficient: float = 1.0, *, measured: bool = True) -> StepResult:
         per_parameter=gradients,
         updates=updates if measured else None,
     )
-    return StepResult(loss=torch.tensor(1.0), norms=norms, lr_multiplier=0.5, lrs={"vector": 5e-4})
+    agreed = Agreed(stop=False, skips_in_row=0, skips=0, bad_losses=0)
+    return StepResult(
+        loss=torch.tensor(1.0), norms=norms, agreed=agreed, lr_multiplier=0.5, lrs={"vector": 5e-4}
+    )
 
 
 def record_of(*coefficients: float, measured: bool = True) -> StepRecord:
