@@ -4,7 +4,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import TYPE_CHECKING, Literal, final, get_args
+
+if TYPE_CHECKING:
+    from launcher.guard.beacon import Beacon
 
 Phase = Literal["data", "step", "log", "validation", "checkpoint"]
 """A closed set: code that needs to know where the loop is asks the clock, and there are only these names."""
@@ -38,19 +41,22 @@ class Lap:
 class Clock:
     """Counts the seconds of each phase, one phase at a time. Tests can replace `now`."""
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter, beacon: "Beacon | None" = None) -> None:
         self._now = now
+        self._beacon = beacon
         self._phase: Phase | None = None
         self._entered = self._lap_start = now()
         self._seconds = dict.fromkeys(PHASES, 0.0)
 
     @contextlib.contextmanager
-    def phase(self, name: Phase) -> Iterator[Interval]:
-        """Be in a phase until the end of the block, also after an error."""
+    def phase(self, name: Phase, step: int | None = None) -> Iterator[Interval]:
+        """Be in a phase until the end of the block, also after an error. A new step gives its number."""
         assert self._phase is None, f"phase {name} begins inside phase {self._phase}; phases do not nest"
         interval = Interval()
         start = self._entered = self._now()
         self._phase = name
+        if self._beacon is not None:
+            self._beacon.enter(name, step)
         try:
             yield interval
         finally:

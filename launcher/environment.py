@@ -14,6 +14,9 @@ _ON_GPUS = {
     # When a collective exceeds the limit, each rank writes a record of its last collectives.
     "TORCH_FR_BUFFER_SIZE": "2000",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    # NCCL's own monitor ends a process whose NCCL thread is stuck, without a word about the cause. Longer
+    # than any limit of our watchdog, which names the rank first.
+    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "7200",
     # Sharded training frees and allocates buffers of many sizes; segments that grow reduce fragmentation.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     # cuBLAS gives the same sums every time only with workspaces of fixed size.
