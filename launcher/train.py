@@ -8,6 +8,7 @@ whose phases are a closed set; or it is part of the step, in Engine.train_step.
 from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.clock import Clock
 from launcher.data.open_data import open_data
+from launcher.guard.beacon import Beacon
 from launcher.guard.guard import Guard
 from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule
@@ -27,6 +28,7 @@ def train(
     world: World,
     *,
     stop: StopRequests,
+    beacon: Beacon | None = None,
     mirror: LocalMirror,
     mlflow: MlflowTarget | None,
 ) -> Result:
@@ -57,13 +59,13 @@ def train(
             tracker.begin(progress, restored.url, restored.rejected)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, world)
-            clock = Clock()
+            clock = Clock(beacon=beacon)
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
             finished = ending = progress.step == plan.steps
             while not ending:
                 progress = guard.settle(progress)
                 log = tracker.due(progress.step + 1)
-                with clock.phase("data"):
+                with clock.phase("data", progress.step + 1):
                     micro_batches = data.batches.at(progress.data_step)
                 with clock.phase("step"):
                     seed_step(recipe.seed, progress.data_step, world.rank)

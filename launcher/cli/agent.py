@@ -25,10 +25,13 @@ from launcher.cli.tracking import settle_run
 from launcher.ending import REACTIONS
 from launcher.errors import UserError
 from launcher.guard.cause import Cause, Seen, find_cause
+from launcher.guard.config import GuardConfig
 from launcher.guard.elastic import Elastic, count_memory_kills, log_to
+from launcher.guard.judge import Limits, Verdict
 from launcher.guard.rank_end import read_ends
 from launcher.guard.ranks import NodeRanks
 from launcher.guard.stop import STOP_SIGNALS
+from launcher.guard.watchdog import Node, Watchdog, rank_variables
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import RECIPE
 
@@ -69,7 +72,7 @@ def main() -> int:
         saved, retries, attempts = list_steps(run_url), 0, 0
         while True:
             words = files.join(run_url, "logs", f"{name}.{attempts}")
-            ended = run_attempt(elastic, ranks, words)
+            ended = run_attempt(elastic, ranks, words, read_limits(run_url))
             reaction, attempts, before = REACTIONS[ended.cause.ending], attempts + 1, saved
             saved = list_steps(run_url)
             retries = 0 if saved[-1:] != before[-1:] else retries + 1
@@ -84,7 +87,7 @@ def main() -> int:
                 return reaction.code
 
 
-def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str) -> Ended:
+def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str, limits: Limits) -> Ended:
     """Run this node's ranks once."""
     begun, memory_kills = time.time(), count_memory_kills()
     ranks.forget()
@@ -93,7 +96,26 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str) -> Ended:
     if local is not None:
         local.mkdir(parents=True, exist_ok=True)
     log_to(local / f"agent-{socket.gethostname()}.log" if local else None)
-    codes = elastic.run()
+    verdicts: list[str] = []
+
+    def end_hang(verdict: Verdict) -> None:
+        # Nodes that share no folder cannot compare what they see, and each knows only its own ranks.
+        if verdict.rank is not None or local or elastic.one_node:
+            verdicts.append(verdict.line)
+            ranks.kill()
+
+    logs = local or ranks.folder
+    os.environ |= rank_variables(ranks.folder, logs)
+    node = Node(
+        num_nodes=elastic.num_nodes if local else 1,
+        per_node=elastic.per_node,
+        host=socket.gethostname(),
+        pids=ranks.pids,
+        beacons=ranks.folder,
+        logs=logs,
+    )
+    with Watchdog(node, limits, end_hang):
+        codes = elastic.run()
     if not elastic.one_node and codes:
         time.sleep(OTHERS_S)
     seen = Seen(
@@ -101,6 +123,7 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str) -> Ended:
         exit_codes=codes,
         signals=tuple(ranks.signals),
         killed=ranks.killed,
+        verdict=verdicts[0] if verdicts else "",
         out_of_memory=count_memory_kills() > memory_kills,
         scheduled="SLURM_JOB_ID" in os.environ,
         agent_error=elastic.error,
@@ -111,6 +134,15 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str) -> Ended:
         with contextlib.suppress(OSError):
             local.rmdir()  # nothing to tell
     return Ended(cause=cause, begun=begun, words=words, has_main=has_main)
+
+
+def read_limits(run_url: str) -> Limits:
+    """How long a rank may stand still, as the recipe says."""
+    try:
+        guard = load_frozen(files.join(run_url, RECIPE)).recipe.guard
+    except UserError:  # the ranks will say so
+        guard = GuardConfig()
+    return Limits(stall_s=guard.stall_s, start_s=guard.start_s)
 
 
 def tell(cause: Cause, run_url: str, *, again: bool) -> None:

@@ -12,9 +12,11 @@ from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
 from launcher.cli.tracking import find_target
 from launcher.ending import REACTIONS, EndingError
 from launcher.errors import UserError
+from launcher.guard.beacon import Beacon, open_beacon
 from launcher.guard.cause import STOPS
 from launcher.guard.rank_end import describe_end, write_end
 from launcher.guard.ranks import announce, die_with_parent
+from launcher.guard.stacks import install_stack_dumper
 from launcher.guard.stop import StopRequests
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
@@ -38,12 +40,14 @@ def main() -> int:
     rank, words, node = int(os.environ.get("RANK", "0")), os.environ.get(ENDS), os.environ.get(NODE_FOLDER)
     stop = StopRequests(now_on_second_sigint=node is None)
     stop.listen()
+    install_stack_dumper(os.environ)
+    beacon = open_beacon(os.environ)
     if node is not None:
         announce(Path(node), rank)
     try:
         if (code := _final_code(run_url)) is not None:
             return code
-        run_rank(run_url, stop)
+        run_rank(run_url, stop, beacon)
     except BaseException as error:
         end = describe_end(rank, error)
         if words is not None:
@@ -55,6 +59,9 @@ def main() -> int:
             raise
         print_lines(problem_lines(end.message))
         return REACTIONS[end.ending].code
+    finally:
+        if beacon is not None:
+            beacon.enter("end")
     return 0
 
 
@@ -67,7 +74,7 @@ def _final_code(run_url: str) -> int | None:
     return None if reaction is None or reaction.retry else reaction.code
 
 
-def run_rank(run_url: str, stop: StopRequests) -> None:
+def run_rank(run_url: str, stop: StopRequests, beacon: Beacon | None) -> None:
     """Join the other ranks and train."""
     from launcher.world import close_world, open_world  # torch, which takes seconds
 
@@ -78,12 +85,14 @@ def run_rank(run_url: str, stop: StopRequests) -> None:
         world = open_world(loaded.recipe.parallel.timeout_s)
     try:
         with loaded.locating():
-            train_rank(loaded.recipe, run_url, world, stop)
+            train_rank(loaded.recipe, run_url, world, stop, beacon)
     finally:
         close_world(world)
 
 
-def train_rank(recipe: Recipe, run_url: str, world: "World", stop: StopRequests) -> None:
+def train_rank(
+    recipe: Recipe, run_url: str, world: "World", stop: StopRequests, beacon: Beacon | None
+) -> None:
     """Train. Rank 0 holds the run's lock and prints the summary."""
     from launcher.train import train
 
@@ -91,7 +100,7 @@ def train_rank(recipe: Recipe, run_url: str, world: "World", stop: StopRequests)
     mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
-    result = train(recipe, run_url, world, stop=stop, mirror=mirror, mlflow=mlflow)
+    result = train(recipe, run_url, world, stop=stop, beacon=beacon, mirror=mirror, mlflow=mlflow)
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
     if lock is not None:

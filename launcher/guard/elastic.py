@@ -20,7 +20,9 @@ class Elastic:
     def __init__(self, words: Sequence[str]) -> None:
         self._arguments = parse_args(list(words))
         self.rank_words: Sequence[str] = self._arguments.training_script_args
-        self.one_node = self._arguments.nnodes == "1"
+        self.num_nodes = int(self._arguments.nnodes)
+        self.one_node = self.num_nodes == 1
+        self.per_node = int(self._arguments.nproc_per_node)
         self.id: str = self._arguments.rdzv_id
         """The same on all nodes of a job."""
         self.error = ""

@@ -141,7 +141,7 @@ def judge(nodes: Sequence[NodeState], hosts: Sequence[str]) -> Verdict | None:
     silent = [f"host {host} (node {at})" for at, host in enumerate(hosts) if at not in known]
     if silent:
         host = next(host for at, host in enumerate(hosts) if at not in known)
-        line = f"hang: {', '.join(silent)} wrote nothing; the other nodes wait. {_stay(lagging[0])}"
+        line = f"{', '.join(silent)} wrote nothing; the other nodes wait. {_stay(lagging[0])}"
         return Verdict(rank=None, host=host, line=line)
     for suspects in (
         [rank for rank in lagging if rank.waits is False],
@@ -153,7 +153,7 @@ def judge(nodes: Sequence[NodeState], hosts: Sequence[str]) -> Verdict | None:
         if suspects and (len(suspects) < len(ranks) or len(ranks) == 1):
             return _of_ranks(suspects, ranks)
     line = (
-        f"hang: all {len(ranks)} ranks wait: the network, or a collective that is not the same on all ranks. "
+        f"all {len(ranks)} ranks wait: the network, or a collective that is not the same on all ranks. "
         + _stay(lagging[0])
     )
     return Verdict(rank=None, host=None, line=line)
@@ -164,7 +164,7 @@ def _of_ranks(suspects: Sequence[RankState], ranks: Sequence[RankState]) -> Verd
     more = f" (and {len(suspects) - 1} more)" if len(suspects) > 1 else ""
     waiting = next((rank for rank in ranks if rank not in suspects and rank.place), None)
     others = f"; others wait at {waiting.place}" if waiting else ""
-    return Verdict(rank=first.rank, host=first.host, line=f"hang: {_stay(first)}{more}{others}")
+    return Verdict(rank=first.rank, host=first.host, line=f"{_stay(first)}{more}{others}")
 
 
 def _stay(rank: RankState) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,12 @@ def rank_variables(beacons: Path, logs: Path) -> dict[str, str]:
 class Node:
     """Where a watchdog is, and whom it watches."""
 
-    node: int
     num_nodes: int
+    per_node: int
+    """Ranks of each node."""
     host: str
-    pids: Mapping[int, int]
-    """Process of each rank of this node."""
+    pids: Callable[[], Mapping[int, int]]
+    """Process of each rank of this node that has started."""
     beacons: Path
     """Folder on this node."""
     logs: Path
@@ -91,7 +93,7 @@ class Watchdog:
         self._report = report
         self._poll_s = poll_s
         self._gather_s = gather_s
-        self._stays = {rank: _Stay() for rank in node.pids}
+        self._stays: dict[int, _Stay] = defaultdict(_Stay)
         self._check = 1
         self._again_s = _AGAIN_S
         self._not_before = self._looked = time.monotonic()
@@ -108,15 +110,20 @@ class Watchdog:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    @property
+    def _index(self) -> int:
+        """Number of this node, as the rendezvous has given out the ranks."""
+        return min(self._node.pids(), default=0) // self._node.per_node
+
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            files.write_text(str(self._node.logs / f"node-{self._node.node}.host"), self._node.host)
         while not self._stop.wait(self._poll_s):
             if (verdict := self._look()) is not None:
                 self._report(verdict)
                 return
 
     def _look(self) -> Verdict | None:
+        if self._node.num_nodes > 1 and len(self._node.pids()) == self._node.per_node:
+            self._introduce()
         asked = self._node.num_nodes > 1 and self._folder.exists()
         stalled = is_stalled(self._see({}))
         if not stalled:
@@ -124,13 +131,13 @@ class Watchdog:
         if not asked and (not stalled or time.monotonic() < self._not_before):
             return None
         try:
-            dumps = dump_stacks(self._node.logs, self._node.pids, _STACKS_S)
+            dumps = dump_stacks(self._node.logs, self._node.pids(), _STACKS_S)
         except OSError:  # a full disk may be what they hang in
             dumps = {}
-        if _ask_for_flight_records(self._node.beacons, self._node.pids):
+        if _ask_for_flight_records(self._node.beacons, self._node.pids()):
             self._stop.wait(_STACKS_S)
         # Seen again: a rank may have left its phase since the first look.
-        mine = NodeState(node=self._node.node, ranks=self._see(dumps))
+        mine = NodeState(node=self._index, ranks=self._see(dumps))
         if not asked and not is_stalled(mine.ranks):
             return None
         try:
@@ -141,6 +148,13 @@ class Watchdog:
         self._again_s *= 2
         return verdict
 
+    def _introduce(self) -> None:
+        """Leave the name of this node where the others look when they hear nothing from it."""
+        path = self._node.logs / f"node-{self._index}.host"
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                files.write_text(str(path), self._node.host)
+
     def _see(self, dumps: Mapping[int, str]) -> tuple[RankState, ...]:
         """The ranks of this node now; with stacks, also the place of each."""
         now = time.monotonic()
@@ -148,7 +162,7 @@ class Watchdog:
         passed = min(now - self._looked, 2 * self._poll_s + _STACKS_S * bool(dumps))
         self._looked = now
         states = []
-        for rank, pid in self._node.pids.items():
+        for rank, pid in self._node.pids().items():
             mark, process, stay = read_mark(self._node.beacons, rank, pid), look_at(pid), self._stays[rank]
             moved = mark.entries != stay.entries or process.state == "traced"
             stay.entries, stay.quiet_s = mark.entries, 0.0 if moved else stay.quiet_s + passed

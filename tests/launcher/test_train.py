@@ -312,7 +312,7 @@ def test_time_of_validation_and_saves_is_not_step_time(
 
         monkeypatch.setattr(owner, name, slow)
 
-    monkeypatch.setattr("launcher.train.Clock", lambda: Clock(now=lambda: now))
+    monkeypatch.setattr("launcher.train.Clock", lambda beacon: Clock(now=lambda: now, beacon=beacon))
     takes(Batches, "at", 0.25)
     takes(TorchEngine, "train_step", 1.0)
     takes(TorchEngine, "evaluate", 100.0)

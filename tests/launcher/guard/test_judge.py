@@ -101,7 +101,7 @@ def test_the_rank_that_others_wait_for_is_named(ranks: list[RankState], named: i
     found = verdict(*ranks)
     assert found is not None
     assert (found.rank, found.host) == (named, "a")
-    assert found.line.startswith(f"hang: rank {named} on a is in ")
+    assert found.line.startswith(f"rank {named} on a is in ")
     assert "\n" not in found.line
 
 

@@ -70,10 +70,10 @@ def node(
     folder: Path, processes: dict[int, subprocess.Popen[bytes]], *, at: int = 0, num_nodes: int = 1
 ) -> Node:
     return Node(
-        node=at,
         num_nodes=num_nodes,
+        per_node=2 if num_nodes == 1 else 1,
         host=f"host{at}",
-        pids={rank: process.pid for rank, process in processes.items()},
+        pids=lambda: {rank: process.pid for rank, process in processes.items()},
         beacons=folder,
         logs=folder / "logs",
     )
@@ -94,7 +94,7 @@ def test_a_stopped_rank_is_named_and_the_others_stacks_are_kept(tmp_path: Path, 
         with watchdog(node(tmp_path, processes), found):
             verdict = found.get(timeout=WAIT_S)
     assert (verdict.rank, verdict.host) == (stopped, "host0")
-    assert f"hang: rank {stopped} on host0 is in " in verdict.line
+    assert f"rank {stopped} on host0 is in " in verdict.line
     assert ", process stopped" in verdict.line
     assert "others wait at" in verdict.line
     assert "in all_reduce\n" in stacks_path(tmp_path / "logs", 1 - stopped).read_text()
@@ -154,7 +154,8 @@ from pathlib import Path
 from launcher.guard.judge import Limits
 from launcher.guard.watchdog import Node, Watchdog
 folder, *pids = sys.argv[1:]
-node = Node(node=0, num_nodes=1, host="a", pids={rank: int(pid) for rank, pid in enumerate(pids)},
+found = {rank: int(pid) for rank, pid in enumerate(pids)}
+node = Node(num_nodes=1, per_node=2, host="a", pids=lambda: found,
             beacons=Path(folder), logs=Path(folder) / "logs")
 say = lambda verdict: print(verdict.line, flush=True)
 with Watchdog(node, Limits(stall_s=2.0, start_s=60.0), say, poll_s=0.05):
@@ -185,7 +186,7 @@ def test_a_suspended_job_that_continues_is_not_taken_for_a_hang(tmp_path: Path) 
                 processes[1].send_signal(signal.SIGSTOP)
                 assert agent.stdout is not None
                 # The first word is about the hang after it: there was none about the pause.
-                assert "hang: rank 1 on a" in agent.stdout.readline()
+                assert "rank 1 on a" in agent.stdout.readline()
             finally:
                 agent.kill()
 
@@ -222,7 +223,9 @@ def test_a_stopped_rank_of_gloo_is_named_and_the_collective_of_the_other(
     for process in processes:
         process.start()
     pids = {rank: process.pid or 0 for rank, process in enumerate(processes)}
-    watched = Node(node=0, num_nodes=1, host="a", pids=pids, beacons=tmp_path, logs=tmp_path / "logs")
+    watched = Node(
+        num_nodes=1, per_node=2, host="a", pids=lambda: pids, beacons=tmp_path, logs=tmp_path / "logs"
+    )
     try:
         until(lambda: all(read_mark(tmp_path, rank, pid).steps > 3 for rank, pid in pids.items()))
         os.kill(pids[0], signal.SIGSTOP)
