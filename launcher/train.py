@@ -8,7 +8,6 @@ whose phases are a closed set; or it is part of the step, in Engine.train_step.
 from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.clock import Clock
 from launcher.data.open_data import open_data
-from launcher.guard.beacon import Beacon
 from launcher.guard.guard import Guard
 from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule
@@ -28,7 +27,7 @@ def train(
     world: World,
     *,
     stop: StopRequests,
-    beacon: Beacon | None = None,
+    clock: Clock,
     mirror: LocalMirror,
     mlflow: MlflowTarget | None,
 ) -> Result:
@@ -59,7 +58,6 @@ def train(
             tracker.begin(progress, restored.url, restored.rejected)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, world)
-            clock = Clock(beacon=beacon)
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
             finished = ending = progress.step == plan.steps
             while not ending:

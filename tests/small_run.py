@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import files, run_folder
+from launcher.clock import Clock
 from launcher.guard.stop import StopRequests
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import make_plan
@@ -65,7 +66,8 @@ def train_rank(world: World, recipe: Recipe, run_url: str) -> Result:
     """What one rank does, without a console or MLflow."""
     local = files.local_path(run_url)
     assert local is not None
-    return train(recipe, run_url, world, stop=StopRequests(), mirror=LocalMirror(local, run_url), mlflow=None)
+    mirror = LocalMirror(local, run_url)
+    return train(recipe, run_url, world, stop=StopRequests(), clock=Clock(), mirror=mirror, mlflow=None)
 
 
 def train_run(folder: Path, *overrides: str, ranks: int = 1) -> dict[int, dict[str, Any]]:

@@ -167,7 +167,9 @@ def cause_lines(ended: Ended, run_url: str, *, again: bool) -> list[str]:
     lines = [f"launch: {cause.ending}: {line}" for line in cause.message.splitlines()[:1]]
     lines += [f"  {line[:200]}" for line in cause.message.splitlines()[1:4]]
     if cause.where:
-        lines += [f"  {cause.where}", f"  tracebacks: {files.shortest(ended.words)}"]
+        lines.append(f"  {cause.where}")
+    if cause.where or cause.ending == "hang":
+        lines.append(f"  tracebacks: {files.shortest(ended.words)}")
     if again:
         return [*lines, "  starting again from the newest checkpoint"]
     return [*lines, f"  to continue: launch resume {short}"]

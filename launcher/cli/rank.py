@@ -10,6 +10,7 @@ from launcher import files
 from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
 from launcher.cli.tracking import find_target
+from launcher.clock import Clock
 from launcher.ending import REACTIONS, EndingError
 from launcher.errors import UserError
 from launcher.guard.beacon import Beacon, open_beacon
@@ -100,7 +101,9 @@ def train_rank(
     mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
-    result = train(recipe, run_url, world, stop=stop, beacon=beacon, mirror=mirror, mlflow=mlflow)
+    result = train(
+        recipe, run_url, world, stop=stop, clock=Clock(beacon=beacon), mirror=mirror, mlflow=mlflow
+    )
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
     if lock is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import run_folder
+from launcher.clock import Clock
 from launcher.errors import UserError
 from launcher.guard.stop import StopRequests
 from launcher.processes import Failure, forkserver, run_each
@@ -92,7 +93,15 @@ def train_point(task: Task, world: "World") -> None:
     try:
         with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log), loaded.locating():
             mirror = run_folder.open_mirror(run_url, is_main=True)
-            train(recipe, run_url, world, stop=StopRequests(), mirror=mirror, mlflow=task.mlflow)
+            train(
+                recipe,
+                run_url,
+                world,
+                stop=StopRequests(),
+                clock=Clock(),
+                mirror=mirror,
+                mlflow=task.mlflow,
+            )
     finally:
         if lock is not None:
             lock.close()

@@ -23,6 +23,7 @@ class StepMetrics:
         self._tokens_per_step = tokens_per_step
         self._group_of = {name: group.name for group in groups for name in group.parameters}
         self._clock = clock
+        clock.lap()  # what was before does not count
         self._reset()
 
     def _reset(self) -> None:

@@ -256,7 +256,8 @@ def test_the_journal_of_a_remote_run_is_there_as_of_each_checkpoint(
     monkeypatch.setattr("launcher.train.seed_step", seed)
     recipe = small_recipe("train.steps=6", "checkpoint.every=2", "schedule={type: constant}")
     make_run(tmp_path, recipe)
-    train(recipe, run_url, ALONE, stop=StopRequests(), mirror=LocalMirror(tmp_path, run_url), mlflow=None)
+    mirror = LocalMirror(tmp_path, run_url)
+    train(recipe, run_url, ALONE, stop=StopRequests(), clock=Clock(), mirror=mirror, mlflow=None)
     assert seen == [0, 0, 2, 2, 4, 4]
 
 
@@ -312,7 +313,7 @@ def test_time_of_validation_and_saves_is_not_step_time(
 
         monkeypatch.setattr(owner, name, slow)
 
-    monkeypatch.setattr("launcher.train.Clock", lambda beacon: Clock(now=lambda: now, beacon=beacon))
+    monkeypatch.setattr("tests.small_run.Clock", lambda: Clock(now=lambda: now))
     takes(Batches, "at", 0.25)
     takes(TorchEngine, "train_step", 1.0)
     takes(TorchEngine, "evaluate", 100.0)

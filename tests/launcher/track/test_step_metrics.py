@@ -59,7 +59,7 @@ def test_rates_are_those_that_the_step_was_taken_with() -> None:
 
 
 def test_validation_and_checkpoints_are_not_part_of_a_step() -> None:
-    now = iter([0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 103.0, 103.0, 203.0, 204.0])
+    now = iter([0.0, 0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 103.0, 103.0, 203.0, 204.0])
     clock = Clock(lambda: next(now))
     metrics = StepMetrics(1e-3, 64, GROUPS, clock)
     for phase in ("data", "step", "validation", "checkpoint"):
