@@ -1,7 +1,10 @@
 """The run folder: everything about one run, across restarts. Torch-free.
 
 recipe.yaml (resolved), recipe.source.yaml (as written), plan.json, base_shapes.bsh, job.sh, environment.json,
-code.diff, journal.jsonl, mlflow.json, checkpoints/, logs/, quarantine/, lock
+code.diff, journal.jsonl, mlflow.json, attempts/, checkpoints/, logs/, quarantine/, lock
+
+A resume is submitted in a folder of its own, attempts/ID, whose content becomes the run's once its ranks have
+accepted it.
 """
 
 import fcntl
@@ -9,6 +12,7 @@ import os
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +34,8 @@ ENVIRONMENT, DIFF, LOCK = "environment.json", "code.diff", "lock"
 JOURNAL, STATE = "journal.jsonl", "mlflow.json"
 MIRRORED = (JOURNAL, STATE)
 ARTIFACTS = (RECIPE, PLAN, SHAPES)
+SUBMITTED = (SOURCE, ENVIRONMENT, DIFF, SHAPES, PLAN, SCRIPT, RECIPE)
+"""What a submission defines. recipe.yaml and plan.json make a folder a run, so they come last."""
 
 
 def is_run(run_url: str) -> bool:
@@ -70,8 +76,13 @@ def _nearby_runs(run_url: str) -> str:
     return ", ".join([place for place in places if is_run(place)][-5:])
 
 
+def new_submission() -> str:
+    """Where a resume's recipe, plan and script will be, relative to the run folder; sorted by time."""
+    return f"attempts/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+
+
 def freeze(
-    run_url: str,
+    folder: str,
     *,
     recipe: str,
     source: str | None,
@@ -81,15 +92,20 @@ def freeze(
     environment: Mapping[str, object],
     diff: str,
 ) -> str:
-    """Write everything that defines a run into its folder; returns the URL of the script."""
-    # recipe.yaml and plan.json make a folder a run (is_run). The recipe comes after all the others except the
-    # script, so a crash in between leaves a folder that no command takes for a run.
-    files.make_folder(files.join(run_url, "logs"))
-    texts = {SOURCE: source, ENVIRONMENT: _json(environment), DIFF: diff, SHAPES: shapes, PLAN: _json(plan)}
-    for name, text in {**texts, RECIPE: recipe, SCRIPT: script}.items():
-        if text is not None:
-            files.write_text(files.join(run_url, name), text)
-    return files.join(run_url, SCRIPT)
+    """Write everything that defines a run, or a resume, into its folder; returns the URL of the script."""
+    texts = {
+        SOURCE: source,
+        ENVIRONMENT: _json(environment),
+        DIFF: diff,
+        SHAPES: shapes,
+        PLAN: _json(plan),
+        SCRIPT: script,
+        RECIPE: recipe,
+    }
+    for name in SUBMITTED:
+        if (text := texts[name]) is not None:
+            files.write_text(files.join(folder, name), text)
+    return files.join(folder, SCRIPT)
 
 
 def _json(record: Mapping[str, object]) -> str:
@@ -150,6 +166,20 @@ class LocalMirror:
 
     folder: Path
     run_url: str
+    submission: str = ""
+    """Folder of the resume that is being trained, relative to the run's; empty for a first launch."""
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Files for the tracking server, relative to `folder`."""
+        return tuple(f"{self.submission}/{name}" if self.submission else name for name in ARTIFACTS)
+
+    def accept(self) -> None:
+        """Make the submission the run's own: from now on, job.sh of the run starts it."""
+        source = files.join(self.run_url, self.submission)
+        for name in SUBMITTED if self.submission else ():
+            if files.exists(url := files.join(source, name)):
+                files.write_bytes(files.join(self.run_url, name), files.read_bytes(url))
 
     def publish(self, names: Sequence[str] = MIRRORED) -> None:
         """Copy files to a remote run folder; does nothing for a local one."""
@@ -160,18 +190,19 @@ class LocalMirror:
                 files.write_bytes(files.join(self.run_url, name), path.read_bytes())
 
 
-def open_mirror(run_url: str, is_main: bool) -> LocalMirror:
+def open_mirror(run_url: str, is_main: bool, submission: str = "") -> LocalMirror:
     """The mirror of a run; for a remote run, rank 0 downloads what earlier attempts have written."""
     local = files.local_path(run_url)
     if local is not None:
-        return LocalMirror(local, run_url)
-    mirror = LocalMirror(Path(tempfile.mkdtemp(prefix="launch-mirror-")), run_url)
+        return LocalMirror(local, run_url, submission)
+    mirror = LocalMirror(Path(tempfile.mkdtemp(prefix="launch-mirror-")), run_url, submission)
     if is_main:
         for name in MIRRORED:
             if files.exists(url := files.join(run_url, name)):
                 (mirror.folder / name).write_bytes(files.read_bytes(url))
         # These are sent to the tracking server, by their names relative to the journal.
-        for name in ARTIFACTS:
+        (mirror.folder / submission).mkdir(parents=True, exist_ok=True)
+        for name in mirror.artifacts:
             (mirror.folder / name).write_bytes(files.read_bytes(files.join(run_url, name)))
     return mirror
 

@@ -27,13 +27,17 @@ class Prepared:
 
     recipe: Recipe
     run_url: str
+    submission: str
+    """Folder of a resume inside the run's; empty for a new run."""
     plan: Plan
     cluster: Cluster
     job: Job
     script: str
 
 
-def prepare(recipe: Recipe, run_url: str, *, env: Mapping[str, str], only_show: bool = False) -> Prepared:
+def prepare(
+    recipe: Recipe, run_url: str, *, env: Mapping[str, str], submission: str = "", only_show: bool = False
+) -> Prepared:
     """Plan a run and render its script; `env` is for its processes.
 
     `only_show`: the script is for another machine, so this one need not have sbatch.
@@ -41,16 +45,24 @@ def prepare(recipe: Recipe, run_url: str, *, env: Mapping[str, str], only_show: 
     plan = make_plan(recipe, recipe.cluster.world_size)
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
-        job = _make_job(recipe, run_url, cluster, env)
+        job = _make_job(recipe, run_url, cluster, env, submission)
         script = cluster.render(job)
     except JobError as error:
         raise UserError(Problem(error.key or "job", str(error), key=error.key)) from None
-    return Prepared(recipe=recipe, run_url=run_url, plan=plan, cluster=cluster, job=job, script=script)
+    return Prepared(
+        recipe=recipe,
+        run_url=run_url,
+        submission=submission,
+        plan=plan,
+        cluster=cluster,
+        job=job,
+        script=script,
+    )
 
 
-def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str]) -> Job:
+def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str], submission: str) -> Job:
     shape = recipe.cluster
-    before = _first_launch(run_url)
+    before = first_launch(run_url)
     # The order of sums depends on the number of threads, and relative paths depend on the folder. A resume
     # keeps both from the first attempt. With another number of processes per node, sums change in any case.
     same_shape = before.get("nproc_per_node") == shape.nproc_per_node
@@ -58,23 +70,33 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
     return Job(
         name=recipe.name,
         run_dir=run_url,
-        cwd=str(before.get("cwd") or Path.cwd()),
+        cwd=first_folder(run_url) or str(Path.cwd()),
         nodes=shape.nodes,
         nproc_per_node=shape.nproc_per_node,
         python=sys.executable,
         agent=("-m", "launcher.cli.agent"),
-        command=("-m", "launcher.cli.rank", "--run-dir", run_url),
+        command=(
+            *("-m", "launcher.cli.rank", "--run-dir", run_url),
+            *(("--submission", submission) if submission else ()),
+        ),
         env=env,
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
 
 
-def _first_launch(run_url: str) -> dict[str, object]:
+def first_launch(run_url: str) -> dict[str, object]:
+    """How a run was started first; nothing for one that was not."""
     url = files.join(run_url, run_folder.ENVIRONMENT)
     if not files.exists(url):
         return {}
     launch = load_json(files.read_bytes(url)).get("launch", {})
     return launch if isinstance(launch, dict) else {}
+
+
+def first_folder(run_url: str) -> str | None:
+    """The folder in which a run's relative paths begin; None for a new run, or one that was moved away."""
+    found = first_launch(run_url).get("cwd")
+    return found if isinstance(found, str) and Path(found).is_dir() else None
 
 
 def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
@@ -86,8 +108,10 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
         "nproc_per_node": job.nproc_per_node,
         "nodes": job.nodes,
     }
+    files.make_folder(files.join(prepared.run_url, "logs"))
+    folder = files.join(prepared.run_url, *([prepared.submission] if prepared.submission else []))
     script_url = run_folder.freeze(
-        prepared.run_url,
+        folder,
         recipe=dump_recipe(prepared.recipe),
         source=source,
         plan=plan_record(prepared.plan),

@@ -7,9 +7,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from launcher import files
 from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, NewerFormatError, parse_manifest
+from launcher.errors import Problem
+from launcher.track.journal import read_journal
 
 _STEP_FOLDER = re.compile(r"step-(\d{10})")
 
@@ -110,6 +113,19 @@ def find_newest(
             found = bad
         rejected.append(found)
     return None, rejected
+
+
+def all_lost(run_url: str, rejected: Sequence[Rejected], journal: Path) -> Problem | None:
+    """The problem of a run that has saved checkpoints and has no good one: to start over is never guessed."""
+    records = read_journal(journal) if journal.exists() else []
+    steps = [record["step"] for record in records if record["event"] == "checkpoint"]
+    if not steps:
+        return None
+    short = files.shortest(run_url)
+    bad = "".join(f"; {files.shortest(bad.url)}: {bad.reason}" for bad in rejected[:3])
+    message = f"step {max(steps)} was saved, and no good checkpoint is left{bad}"
+    remedy = f"put a copy back, or start over in a new folder: launch resume {short} --fresh"
+    return Problem(short, message, remedy)
 
 
 def digest_file(url: str) -> str:

@@ -11,6 +11,7 @@ from launcher import files
 from launcher.checkpoint.catalog import (
     Rejected,
     Saved,
+    all_lost,
     clear_place,
     delete_old,
     describe_files,
@@ -23,12 +24,13 @@ from launcher.checkpoint.identity import check_data, check_identity, describe_at
 from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
+from launcher.errors import Problem, UserError
 from launcher.optim.schedule import Schedule
 from launcher.parallel.engine import Engine
 from launcher.plan.plan import Plan
 from launcher.progress import Progress
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import LocalMirror
+from launcher.run_folder import JOURNAL, LocalMirror
 from launcher.world import World
 
 ScheduleState = Mapping[str, float | int | None]
@@ -99,13 +101,17 @@ class Checkpointer:
     def restore(self, engine: Engine, schedule: Schedule) -> Restored:
         """Load engine and schedule from the newest good checkpoint, if there is one.
 
-        Raises UserError if it belongs to another run. Damaged ones are moved to RUN/quarantine only after all
-        checks have passed: a resume that is refused changes nothing.
+        Raises UserError if it belongs to another run, or if there were some and none is good. Damaged ones
+        are moved to RUN/quarantine, and what was submitted becomes the run's, only after all checks have
+        passed: a resume that is refused changes nothing.
         """
         # Rank 0 chooses for all: on a network file system two ranks may list different folders for a while,
         # and ranks that load different steps would train on without an error.
-        found = find_newest(self._run_url, verify=True) if self._world.is_main else (None, [])
-        saved, rejected = self._world.from_main(found)
+        saved, rejected, lost = self._world.from_main(
+            self._find() if self._world.is_main else (None, [], None)
+        )
+        if lost is not None:
+            raise UserError(lost)
         progress = Progress()
         if saved is not None:
             check_identity(saved, self._plan.parameters)
@@ -113,10 +119,16 @@ class Checkpointer:
             self._load(saved, engine, schedule)
             progress = Progress(saved.manifest.step, saved.manifest.data_step)
         if self._world.is_main:
+            self._mirror.accept()
             for bad in rejected:
                 if bad.damaged:
                     quarantine(self._run_url, bad.url)
         return Restored(progress=progress, url=saved.url if saved else None, rejected=rejected)
+
+    def _find(self) -> tuple[Saved | None, list[Rejected], Problem | None]:
+        saved, rejected = find_newest(self._run_url, verify=True)
+        journal = self._mirror.folder / JOURNAL
+        return saved, rejected, all_lost(self._run_url, rejected, journal) if saved is None else None
 
     def go_back(self, engine: Engine, schedule: Schedule, *, before: int, data_step: int) -> Progress | None:
         """Load the newest good checkpoint of a step below `before`, to read on from `data_step`.
@@ -147,7 +159,7 @@ class Checkpointer:
 
     def _load(self, saved: Saved, engine: Engine, schedule: Schedule) -> None:
         engine.load(partial(restore_tensors, saved.url))
-        schedule.restore(saved.manifest.schedule.state)
+        schedule.restore(saved.manifest.schedule.state, saved.manifest.schedule.total_steps)
         self.rollbacks = max(self.rollbacks, saved.manifest.rollbacks)
 
     def due(self, step: int) -> bool:

@@ -3,11 +3,13 @@
 import importlib.metadata
 from collections.abc import Mapping
 
+from launcher import files
 from launcher.checkpoint.catalog import Saved
 from launcher.checkpoint.manifest import DataEntry, Manifest, ParameterEntry, RandomEntry, ScheduleEntry
 from launcher.data.config import DataConfig
 from launcher.errors import Problem, UserError
 from launcher.mup.base_shapes import Shapes, compare_shapes
+from launcher.optim.config import OptimConfig
 from launcher.plan.parameters import Parameters
 from launcher.plan.plan import Plan
 from launcher.recipe.compile import dump_recipe
@@ -45,6 +47,19 @@ def describe_attempt(recipe: Recipe, plan: Plan, *, fingerprint: str, attempt: i
         base_shapes={name: tuple(dims) for name, dims in plan.parameters.base_shapes.items()},
         parameters=describe_parameters(plan.parameters),
     )
+
+
+def check_optimizer(saved: Saved, before: OptimConfig, now: OptimConfig) -> None:
+    """Raise UserError where another optimizer would take over moments that mean something else to it."""
+    if before.type != now.type:
+        raise UserError(
+            Problem.at(
+                "optim.type",
+                f"is {now.type}, but {files.shortest(saved.url)} was trained with {before.type}, whose "
+                "moments mean something else",
+                f"use {before.type}, or start a new run",
+            )
+        )
 
 
 def _version() -> str:

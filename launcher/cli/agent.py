@@ -20,7 +20,7 @@ from cluster.notify import notify
 from launcher import files
 from launcher.checkpoint.catalog import list_steps
 from launcher.cli.main import print_lines, problem_lines
-from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
+from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_run
 from launcher.ending import REACTIONS
 from launcher.errors import UserError
@@ -33,7 +33,6 @@ from launcher.guard.ranks import NodeRanks
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.guard.watchdog import Node, Watchdog, rank_variables
 from launcher.recipe.compile import load_frozen
-from launcher.run_folder import RECIPE
 
 RETRIES = 3
 """New attempts after one that they may fix, without a checkpoint in between."""
@@ -61,7 +60,9 @@ def main() -> int:
     # the others have nothing left to save.
     os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
     elastic = Elastic(sys.argv[1:])
-    run_url = files.absolute(rank_arguments(elastic.rank_words).run_dir)
+    options = rank_arguments(elastic.rank_words)
+    run_url, guard = files.absolute(options.run_dir), read_guard(recipe_url(options))
+    limits = Limits(stall_s=guard.stall_s, start_s=guard.start_s)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}" if elastic.one_node else elastic.id
     with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
         ranks = NodeRanks(Path(folder))
@@ -72,7 +73,7 @@ def main() -> int:
         saved, retries, attempts = list_steps(run_url), 0, 0
         while True:
             words = files.join(run_url, "logs", f"{name}.{attempts}")
-            ended = run_attempt(elastic, ranks, words, read_limits(run_url))
+            ended = run_attempt(elastic, ranks, words, limits)
             reaction, attempts, before = REACTIONS[ended.cause.ending], attempts + 1, saved
             saved = list_steps(run_url)
             retries = 0 if saved[-1:] != before[-1:] else retries + 1
@@ -82,7 +83,7 @@ def main() -> int:
                 print_lines(cause_lines(ended, run_url, again=again))
             if ended.has_main:
                 settle_run(run_url, cause.ending, cause.message, since=ended.begun, final=not again)
-                tell(cause, run_url, again=again)
+                tell(cause, run_url, guard.notify, again=again)
             if not again:
                 return reaction.code
 
@@ -136,25 +137,22 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str, limits: Limits) 
     return Ended(cause=cause, begun=begun, words=words, has_main=has_main)
 
 
-def read_limits(run_url: str) -> Limits:
-    """How long a rank may stand still, as the recipe says."""
+def read_guard(url: str) -> GuardConfig:
+    """The guard section of a recipe."""
     try:
-        guard = load_frozen(files.join(run_url, RECIPE)).recipe.guard
+        return load_frozen(url).recipe.guard
     except UserError:  # the ranks will say so
-        guard = GuardConfig()
-    return Limits(stall_s=guard.stall_s, start_s=guard.start_s)
+        return GuardConfig()
 
 
-def tell(cause: Cause, run_url: str, *, again: bool) -> None:
+def tell(cause: Cause, run_url: str, target: str | None, *, again: bool) -> None:
     """Call guard.notify for a final ending, or a stall."""
-    with contextlib.suppress(UserError):  # a recipe that cannot be read is the cause
-        target = load_frozen(files.join(run_url, RECIPE)).recipe.guard.notify
-        if target is None or (again and cause.ending != "hang"):
-            return
-        record = {"run": run_url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
-        problem = notify(target, {**record, "again": str(again).lower()})
-        if problem is not None:
-            print_lines([f"launch: guard.notify: {problem}"])
+    if target is None or (again and cause.ending != "hang"):
+        return
+    record = {"run": run_url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
+    problem = notify(target, {**record, "again": str(again).lower()})
+    if problem is not None:
+        print_lines([f"launch: guard.notify: {problem}"])
 
 
 def cause_lines(ended: Ended, run_url: str, *, again: bool) -> list[str]:

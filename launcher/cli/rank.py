@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher import files
 from launcher.cli.main import print_lines, problem_lines
-from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments
+from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import find_target
 from launcher.clock import Clock
 from launcher.ending import REACTIONS, EndingError
@@ -19,9 +19,10 @@ from launcher.guard.rank_end import describe_end, write_end
 from launcher.guard.ranks import announce, die_with_parent
 from launcher.guard.stacks import install_stack_dumper
 from launcher.guard.stop import StopRequests
+from launcher.optim.schedule import Schedule, describe_jump
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import JOURNAL, RECIPE, lock_run, open_mirror
+from launcher.run_folder import JOURNAL, LocalMirror, lock_run, open_mirror
 from launcher.track.settle import last_attempt
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ LOCK_WAIT_S = 10.0
 def main() -> int:
     """Train the run in a folder. Rank 0 holds its lock and writes its journal."""
     die_with_parent()
-    run_url = files.absolute(rank_arguments(sys.argv[1:]).run_dir)
+    options = rank_arguments(sys.argv[1:])
+    run_url = files.absolute(options.run_dir)
     rank, words, node = int(os.environ.get("RANK", "0")), os.environ.get(ENDS), os.environ.get(NODE_FOLDER)
     stop = StopRequests(now_on_second_sigint=node is None)
     stop.listen()
@@ -48,7 +50,7 @@ def main() -> int:
     try:
         if (code := _final_code(run_url)) is not None:
             return code
-        run_rank(run_url, stop, beacon)
+        run_rank(run_url, options.submission, recipe_url(options), stop, beacon)
     except BaseException as error:
         end = describe_end(rank, error)
         if words is not None:
@@ -75,30 +77,31 @@ def _final_code(run_url: str) -> int | None:
     return None if reaction is None or reaction.retry else reaction.code
 
 
-def run_rank(run_url: str, stop: StopRequests, beacon: Beacon | None) -> None:
+def run_rank(run_url: str, submission: str, recipe: str, stop: StopRequests, beacon: Beacon | None) -> None:
     """Join the other ranks and train."""
     from launcher.world import close_world, open_world  # torch, which takes seconds
 
-    loaded = load_frozen(files.join(run_url, RECIPE))
+    loaded = load_frozen(recipe)
     limit_min = loaded.recipe.guard.time_limit_min
     stop.limit_to(None if limit_min is None else 60.0 * limit_min)
     with loaded.locating():
         world = open_world(loaded.recipe.parallel.timeout_s)
     try:
         with loaded.locating():
-            train_rank(loaded.recipe, run_url, world, stop, beacon)
+            mirror = open_mirror(run_url, world.is_main, submission)
+            train_rank(loaded.recipe, mirror, world, stop, beacon)
     finally:
         close_world(world)
 
 
 def train_rank(
-    recipe: Recipe, run_url: str, world: "World", stop: StopRequests, beacon: Beacon | None
+    recipe: Recipe, mirror: LocalMirror, world: "World", stop: StopRequests, beacon: Beacon | None
 ) -> None:
     """Train. Rank 0 holds the run's lock and prints the summary."""
     from launcher.train import train
 
+    run_url = mirror.run_url
     lock = lock_run(run_url, LOCK_WAIT_S) if world.is_main else None
-    mirror = open_mirror(run_url, world.is_main)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
     result = train(
@@ -121,10 +124,14 @@ def summary_text(run_url: str, result: "Result", recipe: Recipe) -> str:
     lines += ["", "next:"]
     if status is not None and status.problem:
         lines.append(f"  launch replay {short}")
+    steps = recipe.train.steps
+    longer = Schedule(recipe.schedule, 2 * steps)
+    longer.restore({}, steps)
+    jump = describe_jump(recipe.schedule, steps, longer, 2 * steps, step=steps, lr=recipe.optim.lr)
     return "\n".join(
         [
             *lines,
-            f"  launch resume {short} train.steps={2 * recipe.train.steps}",
+            f"  launch resume {short} train.steps={2 * steps}" + (f"   # {jump}" if jump else ""),
             *([f"  launch plan {LARGE} --nodes 8"] if files.is_file(LARGE) else []),
             "  launch ui",
         ]

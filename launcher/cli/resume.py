@@ -1,15 +1,26 @@
 """`launch resume RUN`."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher import files
-from launcher.checkpoint.catalog import find_newest
+from launcher.checkpoint.catalog import Saved, all_lost, find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.data.source_table import check_sources
+from launcher.errors import UserError
+from launcher.optim.config import ScheduleConfig
+from launcher.optim.schedule import Schedule, describe_jump
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.hints import find_hints
-from launcher.run_folder import RECIPE, lock_run, require_run
+from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.schema import Recipe
+from launcher.run_folder import JOURNAL, RECIPE, lock_run, new_submission, open_mirror, require_run
+
+if TYPE_CHECKING:
+    from launcher.submit import Prepared
 
 LOCK_WAIT_S = 5.0
 """A run that was killed a moment ago may still hold its lock."""
@@ -21,9 +32,15 @@ def resume_run(arguments: Sequence[str]) -> int:
     parser.add_argument("run", help="folder of the run")
     add_overrides(parser)
     add_shape(parser)
+    parser.add_argument("--fresh", action="store_true", help="start over from step 0, in a new folder")
+    parser.add_argument("--run-dir", metavar="URL", help="with --fresh: the new folder")
     options = parse(parser, arguments)
+    if options.run_dir is not None and not options.fresh:
+        parser.error("--run-dir is for --fresh: a run is resumed in its own folder")
     run_url = files.absolute(options.run)
     require_run(run_url)
+    if options.fresh:
+        return _start_over(run_url, options)
     loaded = load_frozen(
         files.join(run_url, RECIPE),
         options.overrides,
@@ -33,42 +50,87 @@ def resume_run(arguments: Sequence[str]) -> int:
     # Rank 0 takes the lock for the whole run; taking it here only reports early that another process has it.
     if (lock := lock_run(run_url, LOCK_WAIT_S)) is not None:
         lock.close()
-    with loaded.locating():
-        check_sources(loaded.recipe.data)
-    from launcher.checkpoint.identity import (
-        check_data,
-        check_identity,
-        check_model,
-        check_source,
-        describe_data,
-    )
-    from launcher.checkpoint.restore import saved_recipe
     from launcher.cli.tracking import mlflow_environment
-    from launcher.plan.parameters import meta_shapes
-    from launcher.submit import freeze_and_submit, prepare
+    from launcher.submit import first_folder, freeze_and_submit, prepare
 
-    with loaded.locating():
-        prepared = prepare(loaded.recipe, run_url, env=mlflow_environment())
+    # Relative paths begin in the folder where the run was first started, as they do in its script.
+    with contextlib.chdir(first_folder(run_url) or Path.cwd()):
+        with loaded.locating():
+            check_sources(loaded.recipe.data)
+            env, submission = mlflow_environment(), new_submission()
+            prepared = prepare(loaded.recipe, run_url, env=env, submission=submission)
+        saved = _find(run_url, loaded.recipe.train.steps)
+        if saved is None:
+            print("no checkpoint yet: starting from step 0")
+        else:
+            before = _check(loaded, prepared, saved)
+            if saved.step >= loaded.recipe.train.steps:
+                print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")
+                print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")
+                return 0
+            print(f"resuming from step {saved.step} of {loaded.recipe.train.steps}")
+            if (jump := _rate_jump(saved, before.schedule, loaded.recipe)) is not None:
+                print(jump)
+        show_hints(find_hints(loaded))
+    return freeze_and_submit(prepared, source=None)
+
+
+def _find(run_url: str, total_steps: int) -> Saved | None:
+    """The newest good checkpoint; raises UserError where all that were saved are gone."""
     saved, rejected = find_newest(run_url, verify=False)
-    if saved is not None and saved.step >= loaded.recipe.train.steps:
+    if saved is not None and saved.step >= total_steps:
         # The ranks verify what they load. Before "complete" is said, nobody would.
         saved, rejected = find_newest(run_url, verify=True)
     for bad in rejected:
         print(f"passing over {bad.url}: {bad.reason}")
-    if saved is None:
-        print("no checkpoint yet: starting from step 0")
-    else:
-        parameters = prepared.plan.parameters
-        before = saved_recipe(saved)
-        check_model(saved, meta_shapes(before.model), parameters.shapes)
-        check_identity(saved, parameters)
-        check_source(saved, before.data, loaded.recipe.data)
-        # The ranks read the data and compare its content; here only its description is compared.
-        check_data(saved, describe_data(loaded.recipe, saved.manifest.data.fingerprint))
-        if saved.step >= loaded.recipe.train.steps:
-            print(f"{run_url} is complete: step {saved.step} of {loaded.recipe.train.steps}")
-            print(f"to train longer: launch resume {run_url} train.steps={2 * saved.step}")
-            return 0
-        print(f"resuming from step {saved.step} of {loaded.recipe.train.steps}")
-    show_hints(find_hints(loaded))
-    return freeze_and_submit(prepared, source=None)
+    journal = open_mirror(run_url, is_main=True).folder / JOURNAL
+    if saved is None and (lost := all_lost(run_url, rejected, journal)) is not None:
+        raise UserError(lost)
+    return saved
+
+
+def _rate_jump(saved: Saved, before: ScheduleConfig, now: Recipe) -> str | None:
+    schedule, old_steps = Schedule(now.schedule, now.train.steps), saved.manifest.schedule.total_steps
+    schedule.restore(saved.manifest.schedule.state, old_steps)
+    return describe_jump(before, old_steps, schedule, now.train.steps, step=saved.step, lr=now.optim.lr)
+
+
+def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
+    """The checkpoint's recipe; raises UserError where it cannot continue as this one."""
+    from launcher.checkpoint.identity import (
+        check_data,
+        check_identity,
+        check_model,
+        check_optimizer,
+        check_source,
+        describe_data,
+    )
+    from launcher.checkpoint.restore import saved_recipe
+    from launcher.plan.parameters import meta_shapes
+
+    parameters = prepared.plan.parameters
+    before = saved_recipe(saved)
+    with loaded.locating():
+        check_optimizer(saved, before.optim, loaded.recipe.optim)
+    check_model(saved, meta_shapes(before.model), parameters.shapes)
+    check_identity(saved, parameters)
+    check_source(saved, before.data, loaded.recipe.data)
+    # The ranks read the data and compare its content; here only its description is compared.
+    check_data(saved, describe_data(loaded.recipe, saved.manifest.data.fingerprint))
+    return before
+
+
+def _start_over(run_url: str, options: argparse.Namespace) -> int:
+    """The run's recipe from step 0, in a new folder; the old one stays as it is."""
+    from launcher.cli.run import default_folder, start_run
+    from launcher.submit import first_folder
+
+    loaded = load_frozen(
+        files.join(run_url, RECIPE),
+        options.overrides,
+        nodes=options.nodes,
+        nproc_per_node=options.nproc_per_node,
+    )
+    new = files.absolute(options.run_dir or default_folder(loaded.recipe.name))
+    with contextlib.chdir(first_folder(run_url) or Path.cwd()):
+        return start_run(loaded, new, run_url)

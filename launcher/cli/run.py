@@ -24,19 +24,25 @@ def run_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     options = parse(parser, arguments)
     loaded = _load(options)
-    run_url = files.absolute(
-        f"runs/{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if options.run_dir is None
-        else options.run_dir
-    )
+    run_url = files.absolute(options.run_dir or default_folder(loaded.recipe.name))
     if options.dry_run:
         return _show(loaded, run_url)
+    return start_run(loaded, run_url, options.recipe)
+
+
+def default_folder(name: str) -> str:
+    """Where a run of a recipe of this name goes that is started now."""
+    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def start_run(loaded: LoadedRecipe, run_url: str, path: str) -> int:
+    """Check what can be checked, then start; `path` is where the recipe was read."""
     # Whatever can be refused is refused before the folder is written or a job is queued.
     require_new(run_url)
     with loaded.locating():
         check_sources(loaded.recipe.data)
         show_hints(find_hints(loaded))
-        require_passed(loaded.recipe, options.recipe)
+        require_passed(loaded.recipe, path)
         from launcher.cli.tracking import mlflow_environment
         from launcher.submit import freeze_and_submit, prepare
 

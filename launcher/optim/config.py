@@ -170,6 +170,8 @@ class WarmupSection(Section):
     """What every schedule has: a linear warmup to the peak."""
 
     warmup_steps: StepsOrZero = 0
+    extend: Literal["rescale", "hold"] = "rescale"
+    """When a resume makes the run longer: stretch the schedule over all steps, or keep its last rate."""
 
 
 class CosineConfig(WarmupSection):

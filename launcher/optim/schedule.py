@@ -39,20 +39,46 @@ def _between(lowest: float, shape: float) -> float:
     return lowest + (1 - lowest) * shape
 
 
+def describe_jump(
+    before: ScheduleConfig, old_steps: int, after: "Schedule", new_steps: int, *, step: int, lr: float
+) -> str | None:
+    """What happens to the rate where a run of `old_steps` continues after `step` as one of `new_steps`."""
+    old = lr * lr_multiplier(before, min(step, old_steps) - 1, old_steps) * after.reduction
+    expected = lr * lr_multiplier(before, min(step, old_steps - 1), old_steps) * after.reduction
+    new = lr * after.lr_multiplier(step)
+    if old_steps == new_steps or math.isclose(new, expected, rel_tol=0.01):
+        return None
+    hold = "; schedule.extend=hold keeps the last one" if after.extend == "rescale" else ""
+    return f"the rate is {old:.2e} at step {step} and {new:.2e} at step {step + 1}, of {new_steps}{hold}"
+
+
 @final
 class Schedule:
-    """The multiplier of each step. Only plateau has state, which is saved in a checkpoint's manifest."""
+    """The multiplier of each step. What it remembers is saved in a checkpoint's manifest."""
 
     def __init__(self, config: ScheduleConfig, total_steps: int) -> None:
         self._config = config
         self._total_steps = total_steps
+        self._shape_steps = total_steps
         self._best: float | None = None
         self._num_bad = 0
         self._reduction = 1.0
 
     def lr_multiplier(self, step: int) -> float:
         """Multiplier for the update of step `step` (0-based)."""
-        return lr_multiplier(self._config, step, self._total_steps) * self._reduction
+        # Held: the shape is that of the shorter run, and what comes after it has the rate of its last step.
+        shape_step = min(step, self._shape_steps - 1)
+        return lr_multiplier(self._config, shape_step, self._shape_steps) * self._reduction
+
+    @property
+    def extend(self) -> str:
+        """What a longer run does to the rate."""
+        return self._config.extend
+
+    @property
+    def reduction(self) -> float:
+        """What plateaus have done to the rate so far."""
+        return self._reduction
 
     def observe(self, validation_loss: float) -> bool:
         """Record a validation loss, the same on all ranks. Returns whether the multiplier was reduced."""
@@ -73,13 +99,17 @@ class Schedule:
 
     def state(self) -> dict[str, float | int | None]:
         """What lr_multiplier() depends on besides the step, in numbers that JSON stores exactly."""
+        held = {"shape_steps": self._shape_steps} if self._shape_steps < self._total_steps else {}
         if self._config.type != "plateau":
-            return {}
-        return {"best": self._best, "num_bad": self._num_bad, "reduction": self._reduction}
+            return held
+        return held | {"best": self._best, "num_bad": self._num_bad, "reduction": self._reduction}
 
-    def restore(self, state: Mapping[str, float | int | None]) -> None:
-        """Continue from a state(); ignored where this or the saved schedule is not plateau."""
-        if self._config.type != "plateau" or not state:
+    def restore(self, state: Mapping[str, float | int | None], saved_steps: int) -> None:
+        """Continue from a state() of a run of `saved_steps`; a plateau's means nothing to other schedules."""
+        if self._config.extend == "hold":
+            shape_steps = state.get("shape_steps") or saved_steps
+            self._shape_steps = min(int(shape_steps), self._total_steps)
+        if self._config.type != "plateau" or "best" not in state:
             return
         best, num_bad, reduction = state["best"], state["num_bad"], state["reduction"]
         assert num_bad is not None, state

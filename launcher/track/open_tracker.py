@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import ARTIFACTS, JOURNAL, LocalMirror, next_attempt
+from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import SyncStatus
 from launcher.track.records import AttemptRecord
@@ -49,7 +49,7 @@ def open_tracker(
             run_dir=run_url,
             world_size=world.size,
             recipe=recipe.model_dump(mode="json"),
-            artifacts=ARTIFACTS,
+            artifacts=mirror.artifacts,
         )
     )
     try:

@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_never_the_best(loss: float) -> None:
 
 def test_a_saved_best_loss_that_is_not_finite_is_forgotten() -> None:
     schedule = Schedule(config("plateau", patience=1), TOTAL)
-    schedule.restore({"best": math.nan, "num_bad": 1, "reduction": 0.5})
+    schedule.restore({"best": math.nan, "num_bad": 1, "reduction": 0.5}, TOTAL)
     assert schedule.state() == {"best": None, "num_bad": 1, "reduction": 0.5}
 
 
@@ -119,7 +119,7 @@ def test_plateau_continues_exactly_from_its_state_in_json() -> None:
         first, second = (Schedule(config("plateau", factor=1 / 3), TOTAL) for _ in range(2))
         for loss in losses[:cut]:
             first.observe(loss)
-        second.restore(json.loads(json.dumps(first.state())))
+        second.restore(json.loads(json.dumps(first.state())), TOTAL)
         assert second.state() == first.state()
         assert [first.observe(loss) for loss in losses[cut:]] == [
             second.observe(loss) for loss in losses[cut:]
@@ -131,7 +131,9 @@ def test_plateau_continues_exactly_from_its_state_in_json() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plateau"])
 def test_other_schedules_have_no_state(kind: str) -> None:
     schedule = Schedule(config(kind), TOTAL)
-    schedule.restore({"best": 1.0, "num_bad": 9, "reduction": 0.1})  # a plateau's, of the recipe's past
+    schedule.restore(
+        {"best": 1.0, "num_bad": 9, "reduction": 0.1}, TOTAL
+    )  # a plateau's, of the recipe's past
     assert schedule.observe(9.0) is False
     assert schedule.state() == {}
     assert schedule.lr_multiplier(5) == lr_multiplier(config(kind), 5, TOTAL)
