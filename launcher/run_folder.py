@@ -20,7 +20,7 @@ from typing import IO
 
 from launcher import files
 from launcher.errors import Problem, UserError
-from launcher.json_text import dump_json
+from launcher.json_text import dump_json, load_json
 from launcher.track.journal import read_journal
 
 RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
@@ -173,6 +173,13 @@ class LocalMirror:
     def artifacts(self) -> tuple[str, ...]:
         """Files for the tracking server, relative to `folder`."""
         return tuple(f"{self.submission}/{name}" if self.submission else name for name in ARTIFACTS)
+
+    @property
+    def commit(self) -> str:
+        """Commit of the code that was submitted, with a mark for uncommitted changes; empty if unknown."""
+        url = files.join(self.run_url, *([self.submission] if self.submission else []), ENVIRONMENT)
+        found = load_json(files.read_bytes(url)) if files.exists(url) else {}
+        return f"{found.get('commit') or ''}{'+' if found.get('dirty') else ''}"
 
     def accept(self) -> None:
         """Make the submission the run's own: from now on, job.sh of the run starts it."""

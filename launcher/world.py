@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +31,16 @@ class World:
     def is_main(self) -> bool:
         """Whether this rank does what only one rank should do, such as writing files."""
         return self.rank == 0
+
+    def describe(self) -> dict[str, str]:
+        """What the last digits of every number depend on, besides the recipe and the number of ranks."""
+        gpu = self.device.type == "cuda"
+        return {
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda),
+            "device": torch.cuda.get_device_name(self.device) if gpu else platform.machine(),
+            "threads": str(torch.get_num_threads()),
+        }
 
     def barrier(self) -> None:
         """Wait for all ranks."""

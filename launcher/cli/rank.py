@@ -131,7 +131,8 @@ def summary_text(run_url: str, result: "Result", recipe: Recipe) -> str:
     return "\n".join(
         [
             *lines,
-            f"  launch resume {short} train.steps={2 * steps}" + (f"   # {jump}" if jump else ""),
+            f"  launch resume {short} train.steps={2 * steps}",
+            *([f"    {jump}"] if jump else []),
             *([f"  launch plan {LARGE} --nodes 8"] if files.is_file(LARGE) else []),
             "  launch ui",
         ]

@@ -131,6 +131,6 @@ def _start_over(run_url: str, options: argparse.Namespace) -> int:
         nodes=options.nodes,
         nproc_per_node=options.nproc_per_node,
     )
-    new = files.absolute(options.run_dir or default_folder(loaded.recipe.name))
+    new = files.absolute(default_folder(loaded.recipe.name) if options.run_dir is None else options.run_dir)
     with contextlib.chdir(first_folder(run_url) or Path.cwd()):
         return start_run(loaded, new, run_url)

@@ -24,7 +24,9 @@ def run_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     options = parse(parser, arguments)
     loaded = _load(options)
-    run_url = files.absolute(options.run_dir or default_folder(loaded.recipe.name))
+    run_url = files.absolute(
+        default_folder(loaded.recipe.name) if options.run_dir is None else options.run_dir
+    )
     if options.dry_run:
         return _show(loaded, run_url)
     return start_run(loaded, run_url, options.recipe)

@@ -99,7 +99,9 @@ class Schedule:
 
     def state(self) -> dict[str, float | int | None]:
         """What lr_multiplier() depends on besides the step, in numbers that JSON stores exactly."""
-        held = {"shape_steps": self._shape_steps} if self._shape_steps < self._total_steps else {}
+        held: dict[str, float | int | None] = {}
+        if self._shape_steps < self._total_steps:
+            held["shape_steps"] = self._shape_steps
         if self._config.type != "plateau":
             return held
         return held | {"best": self._best, "num_bad": self._num_bad, "reduction": self._reduction}

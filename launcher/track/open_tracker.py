@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from launcher.recipe.schema import Recipe
@@ -10,7 +10,7 @@ from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import SyncStatus
 from launcher.track.records import AttemptRecord
-from launcher.track.settle import settle_silent
+from launcher.track.settle import last_attempt, settle_silent
 from launcher.track.tracker import Tracker
 from launcher.world import World
 
@@ -43,6 +43,10 @@ def open_tracker(
         mlflow=mlflow,
         stream=sys.stdout,
     )
+    made_with = world.describe() | {"commit": mirror.commit} if world.is_main else {}
+    before = last_attempt(mirror.folder / JOURNAL) if world.is_main else None
+    if before is not None and (changed := describe_change(before.made_with, made_with)):
+        tracker.say(f"not made as the attempt before ({changed}): equal to the last digit only up to here")
     tracker.start(
         AttemptRecord(
             run_name=recipe.name,
@@ -50,6 +54,7 @@ def open_tracker(
             world_size=world.size,
             recipe=recipe.model_dump(mode="json"),
             artifacts=mirror.artifacts,
+            made_with=made_with,
         )
     )
     try:
@@ -58,3 +63,12 @@ def open_tracker(
     finally:
         if world.is_main:
             mirror.publish()  # with the last line
+
+
+def describe_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What is not as it was; nothing for what earlier versions did not record."""
+    return ", ".join(
+        f"{name} {before[name]} then, {value} now"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    )

@@ -1,7 +1,7 @@
 """Records that the loop passes to the tracker: a step, a validation, and the start of an attempt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
@@ -71,5 +71,7 @@ class AttemptRecord:
     world_size: int
     recipe: Mapping[str, object]
     """The resolved recipe as plain JSON values."""
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    """Versions, device and code: with others, the same numbers come out only nearly."""
     artifacts: Sequence[str] = ()
     """Files for the tracking server, absolute or relative to the folder of the journal."""

@@ -4,8 +4,8 @@ Rank 0 writes it when it can. An agent corrects it when another rank was the cau
 signal. When rank 0 died without a word, whoever looks next writes it: the agent, the next attempt, a command.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +24,8 @@ class LastAttempt:
     attempt: int
     begun: float
     """Seconds since the epoch."""
+    made_with: Mapping[str, str]
+    """As in AttemptRecord; empty in journals of earlier versions."""
     end: dict[str, Any] | None
     """Its newest end line; None if it is being trained, or died without a word."""
 
@@ -38,9 +40,11 @@ def find_last(records: Sequence[dict[str, Any]]) -> LastAttempt | None:
     found: LastAttempt | None = None
     for record in records:
         if record["event"] == "start":
-            found = LastAttempt(attempt=record["attempt"], begun=record["time"], end=None)
+            made_with = record.get("made_with", {})
+            attempt, begun = record["attempt"], record["time"]
+            found = LastAttempt(attempt=attempt, begun=begun, made_with=made_with, end=None)
         elif record["event"] == "end" and found is not None:
-            found = LastAttempt(attempt=found.attempt, begun=found.begun, end=record)
+            found = replace(found, end=record)
     return found
 
 
