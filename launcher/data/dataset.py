@@ -80,7 +80,7 @@ class Tokens:
     def __init__(self, ids: NDArray[Any], *, vocab_size: int, place: str) -> None:
         self._ids = ids
         self._vocab_size = vocab_size
-        self._place = place
+        self.place = place
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -95,8 +95,11 @@ class Tokens:
         if count and int(ids.max()) >= self._vocab_size:
             at = int(ids.argmax())
             message = f"token {start + at} is {ids[at]}; model.vocab_size is {self._vocab_size}"
-            remedy = f"set model.vocab_size to at least {ids[at] + 1}"
-            raise UserError(Problem(self._place, message, remedy, key="model.vocab_size"))
+            remedy = (
+                f"set model.vocab_size to at least {ids[at] + 1}, if data.source.dtype is what the file was "
+                f"written with"
+            )
+            raise UserError(Problem(self.place, message, remedy, key="model.vocab_size"))
         return ids
 
 

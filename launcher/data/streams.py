@@ -11,6 +11,7 @@ from launcher import files
 from launcher.data.config import DataConfig, FilesSource, StdlibSource, TokensSource
 from launcher.data.dataset import Reader, Splits, Tokens, Windows
 from launcher.data.sources import SourceFile, find_files, find_stdlib, require_files
+from launcher.data.token_files import check_format, check_width
 from launcher.data.words import Vocabulary, WordWindows, number_words
 from launcher.errors import Problem, UserError
 
@@ -141,6 +142,8 @@ def open_tokens(config: DataConfig, source: TokensSource, reader: Reader) -> Spl
     urls = [source.train] + ([source.validation] if source.validation else [])
     require_files(source.required_files())
     dtype = np.dtype(source.dtype).newbyteorder("<")
+    for url in urls:
+        check_format(url, source.dtype)
     ids = [_map_tokens(url, dtype) for url in urls]
     windows = [
         Windows(Tokens(i, vocab_size=vocab_size, place=url), config.seq_len)
@@ -190,5 +193,6 @@ def _probe(ids: NDArray[Any], tokens: Tokens, update: Callable[[bytes], None]) -
     count = min(len(ids), _PROBE_BYTES // ids.itemsize)
     starts = sorted({int(s) for s in np.linspace(0, len(ids) - count, _PROBES)})
     for start in starts:
+        check_width(ids[start : start + count], tokens.place)
         tokens.read(start, count)
         update(ids[start : start + count].tobytes())

@@ -1,8 +1,9 @@
 """Rules between data and model: the model reads and predicts what a source provides, and has room for it."""
 
+import posixpath
 from collections.abc import Iterator
 
-from launcher.data.config import TextSection
+from launcher.data.config import LabelledSource, TextSection, TokensSource
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, refuse, room_for
@@ -50,6 +51,30 @@ def vocabulary_has_room(loaded: LoadedRecipe) -> Iterator[Problem]:
     # Files of tokens are compared with the vocabulary when the data are opened.
     least = loaded.recipe.data.source.shape().vocab_size
     return room_for(loaded, "model.vocab_size", least, "symbols of <data.source.type>")
+
+
+def ids_reach_the_vocabulary(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`data.source.dtype` can hold every id below `model.vocab_size`."""
+    # Ids of 32 bits that are read as 16 are noise of the right range: nothing else would notice.
+    source, model = loaded.recipe.data.source, loaded.recipe.model
+    if isinstance(source, TokensSource) and source.dtype != "uint32":
+        most = 256 if source.dtype == "uint8" else 65536
+        if (model.vocab_size or 0) > most:
+            message = f"<data.source.dtype> holds ids below {most}, but <model.vocab_size>"
+            remedy = f"use the dtype that the file was written with, or a vocab_size of at most {most}"
+            yield refuse(loaded, "data.source.dtype", message, remedy)
+
+
+def validation_is_apart(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`data.source.validation` is not what is trained on."""
+    source = loaded.recipe.data.source
+    if (
+        isinstance(source, TokensSource | LabelledSource)
+        and source.validation is not None
+        and posixpath.normpath(source.validation) == posixpath.normpath(source.train)
+    ):
+        message = "<data.source.validation> is what is trained on: <data.source.train>"
+        yield refuse(loaded, "data.source.validation", message, "use other data, or leave it out")
 
 
 def classes_have_room(loaded: LoadedRecipe) -> Iterator[Problem]:
@@ -111,6 +136,8 @@ DATA_RULES = (
     Rule("characters-have-room", encoder_knows_every_character),
     Rule("targets-are-asked-for", model_says_what_is_asked),
     Rule("vocabulary-has-room", vocabulary_has_room),
+    Rule("ids-reach-vocabulary", ids_reach_the_vocabulary),
+    Rule("validation-is-apart", validation_is_apart),
     Rule("classes-have-room", classes_have_room),
     Rule("sequences-per-label", pairs_are_read_as_pairs),
     Rule("features-per-step", encoder_reads_every_feature),

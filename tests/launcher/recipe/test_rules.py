@@ -273,6 +273,18 @@ DATA = [
         "use 256 or more",
     ),
     broken(
+        "ids-reach-vocabulary",
+        ("data={source: {type: tokens, train: A.bin}, seq_len: 32}", "model.vocab_size=128256"),
+        "data.source.dtype = uint16 (default) holds ids below 65536, but model.vocab_size = 128256",
+        place="override 'data={source: {type: tokens, train: A.bin}, seq_len: 32}'",
+    ),
+    broken(
+        "validation-is-apart",
+        "data={source: {type: tokens, train: ./A.bin, validation: A.bin}, seq_len: 32}",
+        "data.source.validation = A.bin is what is trained on: data.source.train = ./A.bin",
+        place="override 'data={source: {type: tokens, train: ./A.bin, validation: A.bin}, seq_len: 32}'",
+    ),
+    broken(
         "classes-have-room",
         (*CLASSIFIER, "model.num_classes=9"),
         "model.num_classes = 9 is too small for the 10 classes of data.source.type = listops",

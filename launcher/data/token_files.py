@@ -1,0 +1,61 @@
+"""Files of token ids that are something else, which would be read as noise. Torch-free."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from launcher import files
+from launcher.errors import Problem, UserError
+
+_FORMATS = {
+    b"\x93NUMPY": "a NumPy array (.npy)",
+    b"PK\x03\x04": "a zip archive (.npz, .pt)",
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\xff\xff\xff\xffP\x01\x00\x00": "Arrow",
+    b"\x89HDF\r\n": "HDF5",
+    b"MMIDIDX\x00\x00": "Megatron's index (.idx)",
+    b"\x80\x04\x95": "a pickle",
+    # llm.c's header of 256 int32 begins with its magic numbers.
+    (20240520).to_bytes(4, "little"): "llm.c's tokens with a header",
+    (20240801).to_bytes(4, "little"): "llm.c's tokens with a header",
+}
+_ENOUGH = 256
+"""Ids from which a pattern in them means something."""
+
+
+def check_format(url: str, dtype: str) -> None:
+    """Raise UserError for a file whose first bytes are another format's; text is ids of uint8."""
+    with files.open_binary(url) as stream:
+        head = stream.read(512)
+    name = next((name for magic, name in _FORMATS.items() if head.startswith(magic)), None)
+    if name is None and dtype != "uint8" and len(head) >= 64 and _is_text(head):
+        name = "text"
+    if name is not None:
+        remedy = "write the ids alone, as numpy.ndarray.tofile does"
+        if name == "text":
+            remedy = "use data.source.type=files for text, or write the ids with numpy.ndarray.tofile"
+        raise UserError(Problem(url, f"is {name}, not bare token ids", remedy))
+
+
+def _is_text(head: bytes) -> bool:
+    # 64 bytes of ids of 16 bits that all look like this have odds of 1 to 10^18 and more.
+    return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+
+
+def check_width(ids: NDArray[Any], url: str) -> None:
+    """Raise UserError where every second id is almost nothing: they were written twice as wide."""
+    if ids.itemsize > 2 or len(ids) < _ENOUGH:
+        return
+    low, high = ids[0 : len(ids) // 2 * 2 : 2], ids[1::2]
+    # An id of 70000 in 32 bits is 4464, 1 when read as two of 16; one below 65536 is itself, 0.
+    if int(high.max()) <= 1 and int(low.max()) > 16:
+        wider = {1: "uint16", 2: "uint32"}[ids.itemsize]
+        seen = "0" if int(high.max()) == 0 else "0 or 1"
+        message = f"every second id is {seen} when read as {ids.dtype.name}"
+        remedy = f"set data.source.dtype={wider}, if it was written so"
+        raise UserError(Problem(url, message, remedy, key="data.source.dtype"))
