@@ -90,6 +90,7 @@ def train_point(task: Task, world: "World") -> None:
         )
     # Two sweeps of the same folder at once, or a resume of a point, must not both write its journal.
     lock = run_folder.lock_run(run_url)
+    (folder / LOG).parent.mkdir(exist_ok=True)
     try:
         with open(folder / LOG, "a") as log, contextlib.redirect_stdout(log), loaded.locating():
             mirror = run_folder.open_mirror(run_url, is_main=True)

@@ -141,7 +141,8 @@ def test_a_model_of_words_is_checked_from_its_characters_on() -> None:
 
 def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) -> None:
     train = write_pairs(tmp_path / "train", 16, seed=0)
-    text = PAIRS.replace("TRAIN", str(train)).replace("VALID", str(train))
+    validation = write_pairs(tmp_path / "validation", 16, seed=1)
+    text = PAIRS.replace("TRAIN", str(train)).replace("VALID", str(validation))
     setting = Setting(
         recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_amplification=1.0
     )
