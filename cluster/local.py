@@ -51,6 +51,21 @@ class LocalCluster(Cluster):
 
 
 def _num_cpus() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    found = [(path.read_text() if path.exists() else "") for path in _QUOTAS]
+    return max(1, min(cpus, quota_cpus(*found) or cpus))
+
+
+_QUOTAS = [
+    Path("/sys/fs/cgroup") / name
+    for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")  # version 2, version 1
+]
+
+
+def quota_cpus(cpu_max: str, quota_us: str, period_us: str) -> int | None:
+    """CPUs that a container's quota is worth, from its control group's files; None without a quota."""
+    # A container may see 64 CPUs and use two of them: 64 threads would stand in each other's way.
+    quota, period = cpu_max.split() if len(cpu_max.split()) == 2 else (quota_us.strip(), period_us.strip())
+    if not quota.isdigit() or not period.isdigit():  # "max", "-1", or no such file
+        return None
+    return max(1, int(quota) // int(period))

@@ -3,6 +3,7 @@
 The table is documented in docs/endings.md.
 """
 
+import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -128,7 +129,13 @@ def classify(error: BaseException | None) -> Ending:
     # torch's own classes, by name: importing torch takes seconds, and nothing else here needs it.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory"
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return "storage"
     return _classify_collective(error) if isinstance(error, RuntimeError) else "bug"
+
+
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+"""What a disk or a network file system says when it cannot."""
 
 
 _LOST = re.compile(

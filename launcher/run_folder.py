@@ -32,7 +32,9 @@ RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
 )
 ENVIRONMENT, DIFF, LOCK = "environment.json", "code.diff", "lock"
 JOURNAL, STATE = "journal.jsonl", "mlflow.json"
-MIRRORED = (JOURNAL, STATE)
+CONSOLE = "logs/console.log"
+"""What was printed, whatever became of the terminal."""
+MIRRORED = (JOURNAL, STATE, CONSOLE)
 ARTIFACTS = (RECIPE, PLAN, SHAPES)
 SUBMITTED = (SOURCE, ENVIRONMENT, DIFF, SHAPES, PLAN, SCRIPT, RECIPE)
 """What a submission defines. recipe.yaml and plan.json make a folder a run, so they come last."""
@@ -206,6 +208,7 @@ def open_mirror(run_url: str, is_main: bool, submission: str = "") -> LocalMirro
     if is_main:
         for name in MIRRORED:
             if files.exists(url := files.join(run_url, name)):
+                (mirror.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (mirror.folder / name).write_bytes(files.read_bytes(url))
         # These are sent to the tracking server, by their names relative to the journal.
         (mirror.folder / submission).mkdir(parents=True, exist_ok=True)

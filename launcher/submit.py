@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.job import Cluster, Job, JobError, SubmitError
 from cluster.kinds import choose_cluster, sbatch_available
+from cluster.shell import user_threads
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
@@ -66,7 +67,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
     # The order of sums depends on the number of threads, and relative paths depend on the folder. A resume
     # keeps both from the first attempt. With another number of processes per node, sums change in any case.
     same_shape = before.get("nproc_per_node") == shape.nproc_per_node
-    threads = before.get("threads") if same_shape else None
+    threads = user_threads() or (before.get("threads") if same_shape else None)
     return Job(
         name=recipe.name,
         run_dir=run_url,

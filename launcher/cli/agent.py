@@ -19,6 +19,7 @@ from typing import final
 from cluster.notify import notify
 from launcher import files
 from launcher.checkpoint.catalog import list_steps
+from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_run
@@ -33,6 +34,7 @@ from launcher.guard.ranks import NodeRanks
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.guard.watchdog import Node, Watchdog, rank_variables
 from launcher.recipe.compile import load_frozen
+from launcher.run_folder import CONSOLE
 
 RETRIES = 3
 """New attempts after one that they may fix, without a checkpoint in between."""
@@ -62,6 +64,9 @@ def main() -> int:
     elastic = Elastic(sys.argv[1:])
     options = rank_arguments(elastic.rank_words)
     run_url, guard = files.absolute(options.run_dir), read_guard(recipe_url(options))
+    folder_of_run = files.local_path(run_url)
+    console = folder_of_run / CONSOLE if folder_of_run else None
+    sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, console)
     limits = Limits(stall_s=guard.stall_s, start_s=guard.start_s)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}" if elastic.one_node else elastic.id
     with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
@@ -133,6 +138,9 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str, limits: Limits) 
     has_main = 0 in ranks.pids() or elastic.one_node
     if local is not None:
         with contextlib.suppress(OSError):
+            for path in local.glob("stacks-*.txt"):
+                if path.stat().st_size == 0:
+                    path.unlink()
             local.rmdir()  # nothing to tell
     return Ended(cause=cause, begun=begun, words=words, has_main=has_main)
 

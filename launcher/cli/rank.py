@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import files
+from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import find_target
@@ -22,7 +23,7 @@ from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule, describe_jump
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import JOURNAL, LocalMirror, lock_run, open_mirror
+from launcher.run_folder import CONSOLE, JOURNAL, LocalMirror, lock_run, open_mirror
 from launcher.track.settle import last_attempt
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main() -> int:
     options = rank_arguments(sys.argv[1:])
     run_url = files.absolute(options.run_dir)
     rank, words, node = int(os.environ.get("RANK", "0")), os.environ.get(ENDS), os.environ.get(NODE_FOLDER)
+    sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, None)
     stop = StopRequests(now_on_second_sigint=node is None)
     stop.listen()
     install_stack_dumper(os.environ)
@@ -102,6 +104,8 @@ def train_rank(
 
     run_url = mirror.run_url
     lock = lock_run(run_url, LOCK_WAIT_S) if world.is_main else None
+    if world.is_main:
+        sys.stdout = LastingOutput(sys.stdout, mirror.folder / CONSOLE)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
     result = train(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher import files
-from launcher.ending import Ending
+from launcher.ending import Ending, StorageError
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, STATE, LocalMirror, lock_run, open_mirror, require_run
@@ -83,7 +83,8 @@ def settle_run(run_url: str, ending: Ending, reason: str, *, since: float, final
     Nothing where another process trains the run by now. `final`: no attempt follows here, so MLflow is told,
     within a bounded time.
     """
-    with contextlib.suppress(UserError), _held(run_url, SETTLE_S) as mirror:
+    # A full disk may be the very cause: then whoever looks next writes it.
+    with contextlib.suppress(UserError, OSError, StorageError), _held(run_url, SETTLE_S) as mirror:
         last = last_attempt(mirror.folder / JOURNAL)
         begun_here = last is not None and last.begun >= since
         if begun_here and settle(mirror.folder / JOURNAL, ending, reason) and final:

@@ -1,11 +1,14 @@
 """The journal: one JSON object per line, appended during the run. All other records are made from it."""
 
+import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
+from launcher.ending import StorageError
 from launcher.json_text import dump_json, load_json
 
 
@@ -17,30 +20,48 @@ class Journal:
         self.path = path
         self._attempt = attempt
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: IO[bytes] = open(path, "ab")  # noqa: SIM115 - open for the life of the run
+        # Without a buffer: a line that could not be written must not come back with the next one.
+        self._stream: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115 - for the life of the run
         # Without this, the first line of this attempt would be glued to the fragment, and both would be lost.
         os.ftruncate(self._stream.fileno(), whole_bytes(path))
 
     def write(self, event: str, record: Mapping[str, object]) -> None:
-        """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`."""
+        """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`.
+
+        Raises StorageError if it cannot be written; then the journal is as it was before.
+        """
         reserved = {"event", "time", "attempt"} & record.keys()
         if reserved:
             raise ValueError(f"record has the keys {sorted(reserved)}, which the journal writes itself")
         line = {"event": event, "time": time.time(), "attempt": self._attempt, **record}
-        # Flushed at each line, so that a killed process loses nothing. An fsync at each line would cost
-        # milliseconds on the training thread; only checkpoints need one, see sync.
-        self._stream.write(dump_json(line).encode() + b"\n")
-        self._stream.flush()
+        # With the system at each line, so that a killed process loses nothing. An fsync at each line would
+        # cost milliseconds on the training thread; only checkpoints need one, see sync.
+        data = dump_json(line).encode() + b"\n"
+        with self._storage():
+            before = os.fstat(self._stream.fileno()).st_size
+            if self._stream.write(data) != len(data):
+                os.ftruncate(self._stream.fileno(), before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
-        """Make all lines so far survive a power loss."""
-        os.fsync(self._stream.fileno())
+        """Make all lines so far survive a power loss. Raises StorageError."""
+        with self._storage():
+            os.fsync(self._stream.fileno())
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written: {error.strerror}; make room") from error
 
     def close(self) -> None:
         """Sync and close; a second call does nothing."""
         if not self._stream.closed:
-            self.sync()
-            self._stream.close()
+            try:
+                self.sync()
+            finally:
+                self._stream.close()
 
 
 def whole_bytes(path: Path) -> int:

@@ -92,7 +92,8 @@ class MlflowRun:
             except MlflowException as error:
                 # Any other error may pass, so the sync tries the same points again. This one never passes,
                 # and trying again would hold up everything that follows.
-                if error.error_code != "INVALID_PARAMETER_VALUE":
+                deleted = _find_run(self._client, self.run_id) is None  # refused in the same words
+                if error.error_code != "INVALID_PARAMETER_VALUE" or deleted:
                     raise
                 refusal = str(error)
         return refusal
@@ -136,6 +137,14 @@ def open_run(
     return MlflowRun(client, created)
 
 
+def deleted_experiment(name: str, experiment_id: str) -> Exception:
+    """Why nothing can be sent, and what to do."""
+    return RuntimeError(
+        f"experiment {name!r} was deleted there: mlflow experiments restore --experiment-id {experiment_id}, "
+        "or another track.mlflow.experiment"
+    )
+
+
 def create_database(path: Path) -> None:
     """Create a complete SQLite store, or none; one that another process creates meanwhile is kept.
 
@@ -174,10 +183,9 @@ def _configure() -> None:
     ):
         if not variable.is_set():
             variable.set(MLFLOW_ENVIRONMENT[variable.name])
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # The sync reports failures itself, once.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    # The sync reports failures itself, once; they would print up to 180 lines for each try.
+    for noisy in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
@@ -199,6 +207,8 @@ def _find_experiment(client: "MlflowClient", target: MlflowTarget) -> str:
 
     experiment = client.get_experiment_by_name(target.experiment)
     if experiment is not None:
+        if experiment.lifecycle_stage != "active":
+            raise deleted_experiment(experiment.name, str(experiment.experiment_id))
         return str(experiment.experiment_id)
     location = artifact_location(target.tracking_uri, target.experiment)
     try:

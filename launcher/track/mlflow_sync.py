@@ -25,6 +25,8 @@ STATE_NAME = "mlflow.json"
 _POLL_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 _BATCH_POINTS = 1000
+_QUIET_S = 2.0
+"""A wait at the end of a run that is longer is announced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,10 @@ class MlflowSync:
         """Send the rest, for at most `drain_s` seconds; a server that fails now is not tried again."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join(drain_s)
+            self._thread.join(min(_QUIET_S, drain_s))
+        if self._thread.is_alive():
+            self._notify(f"mlflow: waiting up to {drain_s:g} s for {self._state.tracking_uri}")
+            self._thread.join(max(0.0, drain_s - _QUIET_S))
         if self._thread.is_alive() and self._problem is None:
             self._problem = f"no answer within {drain_s:g} s"
         return self.status()
@@ -127,6 +132,7 @@ class MlflowSync:
         # No error of a tracking server or its client may end a training run.
         except Exception as error:
             self._problem = _one_line(error, self._target)
+            self._run = None  # looked up again: it may have been deleted there
             return self._problem
         self._problem = None
         self._send_artifacts()
@@ -234,6 +240,8 @@ class MlflowSync:
             retried=retried,
         )
         if run.run_id != state.run_id:
+            if state.run_id is not None:
+                self._notify(f"mlflow: run {state.run_id} was deleted there; {run.run_id} gets all of it")
             state.run_id, state.experiment_id = run.run_id, run.experiment_id
             state.creating = False
             # From the first line: a new run is empty, also if it replaces one that was deleted on the server.
@@ -296,7 +304,18 @@ def _load_state(path: Path, target: MlflowTarget, notify: Callable[[str], None])
 
 def _one_line(reason: Exception | str, target: MlflowTarget) -> str:
     """The reason in one line without secrets."""
-    text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
+    text = reason if isinstance(reason, str) else _first_cause(reason)
     text = text.replace(target.tracking_uri, mask_secrets(target.tracking_uri))
     line = " ".join(mask_secrets(text).split())
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    # The end of such texts says why: "HTTPConnectionPool(...): Max retries ... Connection refused".
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-115:]}"
+
+
+def _first_cause(error: BaseException) -> str:
+    """The error with what it came from: urllib3 and sqlalchemy say why only there."""
+    texts: list[str] = []
+    found: BaseException | None = error
+    while found is not None and len(texts) < 10:
+        texts.append(f"{type(found).__name__}: {found}")
+        found = found.__cause__ or found.__context__
+    return texts[0] if len(texts) == 1 or texts[-1] in texts[0] else f"{texts[0][:80]} ... {texts[-1]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self, TextIO, final
 
 from launcher.checkpoint.catalog import Rejected
-from launcher.ending import classify
+from launcher.ending import StorageError, classify
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal
@@ -132,7 +132,11 @@ class Tracker:
         if self._journal is None:
             return None
         ending = classify(error)
-        write_end(self._journal, ending, "" if error is None else f"{type(error).__name__}: {error}")
+        try:
+            write_end(self._journal, ending, "" if error is None else f"{type(error).__name__}: {error}")
+        except StorageError:
+            if error is None:
+                raise  # else it may be the very error that is being told; the agent writes the end
         return self._sync.close(drain_s) if self._sync is not None else None
 
     def _eta_s(self, record: StepRecord) -> float:

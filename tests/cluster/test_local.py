@@ -9,7 +9,7 @@ import pytest
 
 from cluster.config import ClusterConfig
 from cluster.job import Job
-from cluster.local import LocalCluster
+from cluster.local import LocalCluster, quota_cpus
 from tests.cluster.jobs import NASTY, assert_bash_reads, small_job, write_program
 from tests.golden.check import check_golden
 
@@ -19,7 +19,7 @@ print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))
 """
 SUBMIT = """
 import sys; from pathlib import Path
-from cluster.config import ClusterConfig; from cluster.local import LocalCluster
+from cluster.config import ClusterConfig; from cluster.local import LocalCluster, quota_cpus
 print("before")
 LocalCluster(ClusterConfig()).submit(Path(sys.argv[1]))
 """
@@ -45,7 +45,42 @@ def test_several_nodes_are_refused() -> None:
         LocalCluster(ClusterConfig()).render(small_job(nodes=3))
 
 
-def test_every_word_reaches_the_agent_as_it_was_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cpu_max", "quota_us", "period_us", "cpus"),
+    [
+        ("max 100000\n", "", "", None),
+        ("200000 100000\n", "", "", 2),
+        ("150000 100000\n", "", "", 1),
+        ("50000 100000\n", "", "", 1),
+        ("", "-1\n", "100000\n", None),
+        ("", "400000\n", "100000\n", 4),
+        ("", "", "", None),
+    ],
+)
+def test_the_quota_of_a_container_counts(
+    cpu_max: str, quota_us: str, period_us: str, cpus: int | None
+) -> None:
+    assert quota_cpus(cpu_max, quota_us, period_us) == cpus
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "4"), ("3", "3")])
+def test_the_users_own_threads_count_more_than_the_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, threads: str
+) -> None:
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    python = write_program(tmp_path / "python", SHOW)
+    script = LocalCluster(ClusterConfig()).render(small_job(cwd="/", python=str(python)))
+    done = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)[1]["OMP_NUM_THREADS"] == threads
+
+
+def test_every_word_reaches_the_agent_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     python = write_program(tmp_path / NASTY / "python", SHOW)
     job = small_job(
         cwd=str(python.parent), python=str(python), command=("-m", NASTY, "--x", ""), env={"A": NASTY}
@@ -101,5 +136,6 @@ def test_torchrun_starts_every_process_and_prints_no_banner(tmp_path: Path) -> N
     )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert sorted(out.splitlines()) == ["0 0 2 127.0.0.1 4", "1 1 2 127.0.0.1 4", "before"]
+    threads = os.environ.get("OMP_NUM_THREADS", "4")
+    assert sorted(out.splitlines()) == [f"0 0 2 127.0.0.1 {threads}", f"1 1 2 127.0.0.1 {threads}", "before"]
     assert err == ""

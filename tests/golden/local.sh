@@ -2,7 +2,7 @@
 # quickstart: 2 processes on this machine. Run again to resume.
 set -eo pipefail
 cd /home/me/project
-export OMP_NUM_THREADS=4
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
 export PYTHONSAFEPATH=1
 exec /opt/venv/bin/python -m torch.distributed.run \
   --nnodes=1 --nproc-per-node=2 --max-restarts=0 \

@@ -20,7 +20,7 @@
 set -eo pipefail
 cd /home/me/project
 module load cuda/12.8
-export OMP_NUM_THREADS=12
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-12}"
 export PYTHONSAFEPATH=1
 export NCCL_DEBUG=WARN
 

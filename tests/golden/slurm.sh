@@ -11,7 +11,7 @@
 
 set -eo pipefail
 cd /home/me/project
-export OMP_NUM_THREADS=4
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
 export PYTHONSAFEPATH=1
 
 # The first node is where agents meet. Jobs may share it, hence a port for each job,

@@ -5,9 +5,11 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launcher.ending import StorageError
 from launcher.track.journal import Journal, iterate_lines, read_journal, step_records, whole_bytes
 
 
@@ -139,3 +141,28 @@ def test_the_attempt_that_went_back_supersedes_what_it_went_back_over(tmp_path: 
     second.write("step", {"step": 30})
     second.close()
     assert {step: line["attempt"] for step, line in step_records(path).items()} == {10: 1, 30: 2}
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_whole_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, 1)
+    journal.write("step", {"step": 1})
+    stream = journal._stream
+
+    class Full:
+        """Takes three bytes more, as a disk that is nearly full does."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stream, name)
+
+        def write(self, data: bytes) -> int:
+            return stream.write(data[:3])
+
+    monkeypatch.setattr(journal, "_stream", Full())
+    with pytest.raises(StorageError, match=r"journal.jsonl cannot be written: No space left on device"):
+        journal.write("step", {"step": 2})
+    monkeypatch.setattr(journal, "_stream", stream)
+    journal.write("step", {"step": 3})
+    assert [record["step"] for record in read_journal(path)] == [1, 3]

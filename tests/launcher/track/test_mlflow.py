@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from launcher.track.mlflow import MlflowTarget, create_database, open_run
@@ -69,5 +68,5 @@ def test_an_experiment_that_another_run_created_in_the_meantime_is_used(
 def test_a_deleted_experiment_is_an_error_that_names_it(target: MlflowTarget) -> None:
     client = MlflowClient(target.tracking_uri)
     client.delete_experiment(client.create_experiment(target.experiment))
-    with pytest.raises(MlflowException, match="deleted"):
+    with pytest.raises(RuntimeError, match="was deleted there: mlflow experiments restore"):
         open_run(target, run_id=None, run_key="k", run_name="r", start_ms=1, retried=False)

@@ -2,7 +2,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from launcher.progress import Progress
+from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import MlflowSync, SyncStatus, replay, saved_tracking_uri
 from launcher.track.tracker import Tracker
@@ -252,3 +253,78 @@ def test_no_secret_is_written_or_said(tmp_path: Path, gate: Gate) -> None:
     assert len(written) == 2  # the journal and the feed's state
     assert "secret" not in " ".join([*written, *notices, repr(feed.status())])
     assert saved_tracking_uri(tmp_path) == gate.url.replace("http://", "http://***@")
+
+
+class Follower:
+    """A run that is being trained, line by line, with what its sync says."""
+
+    def __init__(self, folder: Path, target: MlflowTarget) -> None:
+        self.said: list[str] = []
+        self._journal = Journal(folder / "journal.jsonl", 1)
+        self._journal.write("start", asdict(attempt_record()))
+        self.sync = MlflowSync(folder / "journal.jsonl", target, notify=self.said.append)
+
+    def log(self, step: int) -> bool:
+        """Log one more step, and send."""
+        self._journal.write("step", step_record(step, 1.0 / step).as_fields())
+        return self.sync.send_all()
+
+
+def test_a_run_that_is_deleted_while_it_trains_is_sent_again_as_a_new_one(
+    tmp_path: Path, target: MlflowTarget
+) -> None:
+    run = Follower(tmp_path, target)
+    assert run.log(1)
+    MlflowClient(target.tracking_uri).delete_run(run.sync.status().run_id)
+    assert not run.log(2)
+    assert run.log(3)
+    assert "was deleted there" in run.said[1]
+    assert stored_history(target, "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_an_experiment_that_is_deleted_while_it_trains_is_told_with_the_remedy_and_nothing_is_lost(
+    tmp_path: Path, target: MlflowTarget
+) -> None:
+    run = Follower(tmp_path, target)
+    assert run.log(1)
+    client, experiment_id = MlflowClient(target.tracking_uri), run.sync.status().experiment_id
+    client.delete_experiment(experiment_id)
+    assert not run.log(2)
+    assert not run.log(3)
+    problem = run.sync.status().problem
+    assert problem is not None
+    assert f"restore --experiment-id {experiment_id}" in problem
+    client.restore_experiment(experiment_id)
+    assert run.log(4)
+    assert stored_history(target, "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert len(run.said) == 2, "one line when it breaks, one when it works again"
+
+
+def test_a_dead_server_is_named_with_the_cause(tmp_path: Path) -> None:
+    run = Follower(tmp_path, MlflowTarget("http://127.0.0.1:9", "claims"))
+    assert not run.log(1)
+    assert "Connection refused" in run.said[0]
+    assert "127.0.0.1" in run.said[0]
+
+
+def test_a_store_that_cannot_be_written_says_one_line(
+    tmp_path: Path, target: MlflowTarget, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A folder that is no database: everybody may fail to write it, the superuser as well.
+    (tmp_path / "folder").mkdir()
+    run = Follower(tmp_path, MlflowTarget(f"sqlite:///{tmp_path}/folder", "claims"))
+    assert not run.log(1)
+    assert not run.log(2)
+    assert len(run.said) == 1
+    captured = capfd.readouterr()
+    assert len((captured.out + captured.err).splitlines()) <= 3
+
+
+def test_the_end_of_a_run_says_for_whom_it_waits(tmp_path: Path, gate: Gate) -> None:
+    gate.mode = "hang"
+    run = Follower(tmp_path, MlflowTarget(gate.url, "claims"))
+    run.sync.start()
+    gate.asked.wait(30)
+    status = run.sync.close(2.2)
+    assert status.problem == "no answer within 2.2 s"
+    assert any(f"waiting up to 2.2 s for {gate.url}" in line for line in run.said)
