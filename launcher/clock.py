@@ -47,6 +47,8 @@ class Clock:
         self._phase: Phase | None = None
         self._entered = self._lap_start = now()
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self.first_step_s: float | None = None
+        """The first stay in the phase "step", which may compile."""
 
     @contextlib.contextmanager
     def phase(self, name: Phase, step: int | None = None) -> Iterator[Interval]:
@@ -63,6 +65,8 @@ class Clock:
             self._settle()
             self._phase = None
             interval.seconds = self._entered - start
+            if name == "step" and self.first_step_s is None:
+                self.first_step_s = interval.seconds
 
     def lap(self) -> Lap:
         """Seconds since the last lap, including a phase that has not ended yet; starts the next lap."""

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from launcher import files
 from launcher.errors import Problem, UserError
@@ -176,12 +176,11 @@ class LocalMirror:
         """Files for the tracking server, relative to `folder`."""
         return tuple(f"{self.submission}/{name}" if self.submission else name for name in ARTIFACTS)
 
-    @property
-    def commit(self) -> str:
-        """Commit of the code that was submitted, with a mark for uncommitted changes; empty if unknown."""
+    def environment(self) -> Mapping[str, Any]:
+        """With which code, and when, it was submitted; empty where that is not known."""
         url = files.join(self.run_url, *([self.submission] if self.submission else []), ENVIRONMENT)
         found = load_json(files.read_bytes(url)) if files.exists(url) else {}
-        return f"{found.get('commit') or ''}{'+' if found.get('dirty') else ''}"
+        return found if isinstance(found, dict) else {}
 
     def accept(self) -> None:
         """Make the submission the run's own: from now on, job.sh of the run starts it."""

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
         "threads": job.threads,
         "nproc_per_node": job.nproc_per_node,
         "nodes": job.nodes,
+        "submitted": time.time(),
     }
     files.make_folder(files.join(prepared.run_url, "logs"))
     folder = files.join(prepared.run_url, *([prepared.submission] if prepared.submission else []))

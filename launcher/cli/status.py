@@ -14,6 +14,7 @@ from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, lock_holder, open_mirror, require_run
 from launcher.table import table_lines
 from launcher.track.journal import read_journal
+from launcher.track.ledger import Ledger, make_ledger
 from launcher.track.mlflow_sync import describe_sent
 from launcher.track.settle import find_last
 
@@ -48,7 +49,23 @@ def status_lines(run_url: str, holder: str | None) -> list[str]:
         ["step", f"{max([*steps[-1:], *saved[-1:], 0])} of {total}"],
         ["checkpoint", newest],
     ]
-    return table_lines([*rows, ["mlflow", describe_sent(folder) or "nothing sent"]])
+    lines = table_lines([*rows, ["mlflow", describe_sent(folder) or "nothing sent"]])
+    return lines + (ledger_lines(make_ledger(records)) if records else [])
+
+
+def ledger_lines(ledger: Ledger) -> list[str]:
+    """Where the time went, largest part first."""
+    total = ledger.total_s
+    spent = sorted(ledger.seconds.items(), key=lambda item: -item[1])
+    rows = [[part, _clock_text(s), f"{s / total:.1%}"] for part, s in spent if total and s >= 0.0005 * total]
+    return ["", *table_lines([["time", _clock_text(total), f"{ledger.goodput:.1%} goodput"], *rows])]
+
+
+def _clock_text(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def _state(records: Sequence[dict[str, Any]], holder: str | None) -> str:

@@ -43,7 +43,9 @@ def open_tracker(
         mlflow=mlflow,
         stream=sys.stdout,
     )
-    made_with = world.describe() | {"commit": mirror.commit} if world.is_main else {}
+    submitted = mirror.environment() if world.is_main else {}
+    commit = f"{submitted.get('commit') or ''}{'+' if submitted.get('dirty') else ''}"
+    made_with = world.describe() | {"commit": commit}
     before = last_attempt(mirror.folder / JOURNAL) if world.is_main else None
     if before is not None and (changed := describe_change(before.made_with, made_with)):
         tracker.say(f"not made as the attempt before ({changed}): equal to the last digit only up to here")
@@ -55,6 +57,7 @@ def open_tracker(
             recipe=recipe.model_dump(mode="json"),
             artifacts=mirror.artifacts,
             made_with=made_with,
+            submitted=submitted.get("launch", {}).get("submitted"),
         )
     )
     try:

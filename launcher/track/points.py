@@ -9,7 +9,7 @@ from typing import Any
 from launcher.json_text import dump_json
 from launcher.track.journal import iterate_lines
 
-_NOT_A_METRIC = {"event", "time", "attempt", "step", "from_step"}
+_NOT_A_METRIC = {"event", "time", "attempt", "step", "from_step", "phases_s"}
 _NOT_IN_A_NAME = re.compile(r"[^\w\-. /]")  # what MLflow allows in names, without the colon
 
 

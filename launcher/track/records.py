@@ -39,6 +39,10 @@ class StepRecord:
     update_ratio_group: Mapping[str, float] | None = None
     """Norm of what this step added to the weights of a group, over the norm of those weights."""
     update_ratio_layer: Mapping[str, float] | None = None
+    phases_s: Mapping[str, float] | None = None
+    """Seconds in each phase of the loop since the last logged step."""
+    first_step_s: float | None = None
+    """What the attempt's first step took; in its first record only."""
     memory_gb: float | None = None
     """Peak device memory on this rank, in 10^9 bytes; None on a CPU."""
 
@@ -73,5 +77,7 @@ class AttemptRecord:
     """The resolved recipe as plain JSON values."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """Versions, device and code: with others, the same numbers come out only nearly."""
+    submitted: float | None = None
+    """When it was handed to the machine or its queue (unix time)."""
     artifacts: Sequence[str] = ()
     """Files for the tracking server, absolute or relative to the folder of the journal."""

@@ -23,6 +23,7 @@ class StepMetrics:
         self._tokens_per_step = tokens_per_step
         self._group_of = {name: group.name for group in groups for name in group.parameters}
         self._clock = clock
+        self._has_recorded = False
         clock.lap()  # what was before does not count
         self._reset()
 
@@ -63,6 +64,8 @@ class StepMetrics:
             tokens_per_s=self._tokens_per_step / step_time_s,
             step_time_s=step_time_s,
             data_wait_s=lap.phases_s["data"] / self._steps,
+            phases_s={name: round(seconds, 4) for name, seconds in lap.phases_s.items()},
+            first_step_s=None if self._has_recorded else self._clock.first_step_s,
             grad_norm_group=combine_norms(gradients, self._group_of.__getitem__),
             grad_norm_layer=combine_norms(gradients, layer_of),
             update_ratio_group=self._update_ratios(norms, self._group_of.__getitem__),
@@ -70,6 +73,7 @@ class StepMetrics:
             memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
         )
         self._reset()
+        self._has_recorded = True
         return record
 
     @staticmethod

@@ -11,7 +11,8 @@ from launcher.checkpoint.catalog import Rejected
 from launcher.ending import StorageError, classify
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
-from launcher.track.journal import Journal
+from launcher.track.journal import Journal, read_journal
+from launcher.track.ledger import make_ledger
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
 from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
@@ -133,11 +134,22 @@ class Tracker:
             return None
         ending = classify(error)
         try:
+            self._write_ledger()
             write_end(self._journal, ending, "" if error is None else f"{type(error).__name__}: {error}")
         except StorageError:
             if error is None:
                 raise  # else it may be the very error that is being told; the agent writes the end
         return self._sync.close(drain_s) if self._sync is not None else None
+
+    def _write_ledger(self) -> None:
+        """Where the run's time went so far; after its last step, so that MLflow shows it there."""
+        assert self._journal is not None, "of rank 0"
+        try:
+            records = read_journal(self._journal.path)
+        except ValueError:  # a line that somebody has damaged must not keep the end from being written
+            return
+        step = max((record["step"] for record in records if record["event"] == "step"), default=0)
+        self._journal.write("ledger", {"step": step, **make_ledger(records).as_fields()})
 
     def _eta_s(self, record: StepRecord) -> float:
         """Seconds left at the pace since the first logged step, with validations and checkpoints."""

@@ -28,6 +28,7 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
         "validation",
         "checkpoint",
         "skipped",
+        "ledger",
         "end",
     ]
     step = step_records(tmp_path / "journal.jsonl")[10]
