@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 JOBS ?= 2
 
-.PHONY: run test test-slow mutants check format clean help
+.PHONY: run test test-slow mutants chaos check format clean help
 
 help:
 	@echo "make run        set up and train the quickstart recipe"
 	@echo "make test       set up, check format, lint and types, and run the tests"
 	@echo "make test-slow  the heavier tests; writes tests/slow_report.md"
 	@echo "make mutants    change the core in small ways, and see that tests notice; half an hour"
+	@echo "make chaos      N=500 SEED=1: hundreds of faults at random instants over all engines; an hour"
 	@echo "make format     rewrite the code in the house format"
 	@echo "make clean      remove the virtual environment and runs"
 
@@ -27,6 +28,9 @@ test-slow: $(TEST_STAMP)
 
 mutants: $(TEST_STAMP)
 	$(BIN)/python -m tests.mutants --report tests/mutants/report.md
+
+chaos: $(TEST_STAMP)
+	$(BIN)/python -m tests.chaos --faults $(or $(N),500) --seed $(or $(SEED),1) --report tests/chaos/report.md
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

@@ -89,7 +89,7 @@ def train(
                 if saver.due(progress.step) or ending:
                     with clock.phase("checkpoint") as blocked:
                         tracker.sync()
-                        newest_url = saver.save(progress, guard.good_state(), schedule.state())
+                        newest_url = saver.save(progress, guard.good_state(progress), schedule.state())
                     tracker.checkpoint_saved(progress.step, blocked.seconds, newest_url)
             guard.finish(progress, plan.steps)
             stop.finish(progress.step, plan.steps)

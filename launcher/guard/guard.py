@@ -56,11 +56,13 @@ class Guard:
         # It was copied when the last step, number `progress.step`, began: it is about the one before.
         return self._look(progress, self._engine.guard.agreed(), lag=1)
 
-    def good_state(self) -> EngineState:
+    def good_state(self, progress: Progress) -> EngineState:
         """What is to be saved, and may be: finite, and equal on all replicas.
 
+        Waits for the last step: that it was skipped is in the journal before a checkpoint counts it.
         Raises NonFiniteError and ReplicasDifferError, on all ranks; then nothing is saved.
         """
+        self._record_all(progress)
         check_replicas(self._engine, self._world)
         state = self._engine.state()
         check_finite(state, self._world)
@@ -71,12 +73,17 @@ class Guard:
 
         Raises NonFiniteError where a run would be done whose last updates were not applied.
         """
-        now = self._engine.guard.settled()
-        if self._start < 0 or progress.step > self._start:
-            self._record(progress, self._engine.guard.agreed(), lag=1)
-            self._record(progress, now, lag=0)
+        now = self._record_all(progress)
         if progress.step == total_steps and now.skips_in_row >= self._config.max_skips:
             raise NonFiniteError(f"the last {now.skips_in_row} updates could not be applied")
+
+    def _record_all(self, progress: Progress) -> Agreed:
+        """Tell of what was skipped up to the last step, as of now."""
+        now = self._engine.guard.settled()
+        if progress.step > self._start:
+            self._record(progress, self._engine.guard.agreed(), lag=1)
+            self._record(progress, now, lag=0)
+        return now
 
     def _look(self, progress: Progress, agreed: Agreed, *, lag: int) -> Progress:
         self._record(progress, agreed, lag=lag)

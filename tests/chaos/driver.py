@@ -1,9 +1,11 @@
 """One run that suffers fault after fault, is resumed each time, and must end as if nothing had happened."""
 
 import json
+import math
 import os
 import random
 import signal
+import sqlite3
 import stat
 import sys
 import time
@@ -44,13 +46,16 @@ class Outcome:
 class Chain:
     """One run and its faults."""
 
-    def __init__(self, folder: Path, engine: str, *, steps: int, step_s: float) -> None:
+    def __init__(
+        self, folder: Path, engine: str, *, steps: int, step_s: float, server: str | None = None
+    ) -> None:
         self._folder, self._step_s = folder, step_s
         self.run = folder / "run"
         self._words = [
             *ENGINES[engine],
             *(f"train.steps={steps}", "checkpoint.every=10", "train.validate_every=10"),
-            *("schedule={type: constant}", "--nproc-per-node", "2"),
+            *("schedule={type: constant}", "guard.stall_s=12", "--nproc-per-node", "2"),
+            *(("track.mlflow.enabled=true",) if server else ()),
         ]
         self._steps = steps
         self.outcome = Outcome(engine=engine)
@@ -64,6 +69,8 @@ class Chain:
         python.write_text(f'#!/bin/bash\nshift 3\nexec {sys.executable} -u -m tests.chaos.rank "$@"\n')
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
         self._env = {"PYTHON_EXEC": str(python), "PYTHONPATH": str(ROOT), "CHAOS_ENGINE": engine}
+        if server:
+            self._env["MLFLOW_TRACKING_URI"] = server
 
     def suffer(self, faults: Sequence[Fault]) -> None:
         """Every fault in turn, each in an attempt of its own; then to the end."""
@@ -207,23 +214,61 @@ class Chain:
         self.outcome.violations.append(text)
 
     def compare(self, reference: Path) -> None:
-        """The same stream as without faults: losses, norms, rates and validations, to the last digit."""
+        """The same stream as without faults, to the last digit, up to an update that stayed skipped."""
         ours, theirs = (step_records(run / "journal.jsonl") for run in (self.run, reference))
         if sorted(ours) != list(range(1, self._steps + 1)):
             self._violate(f"steps logged: {len(ours)} of {self._steps}")
+        skipped = self._skipped()
+        if len(skipped) > sum(text.startswith("nan") for text in self.outcome.faults):
+            self._violate(f"updates skipped at {sorted(skipped)}")
         for key in ("loss", "grad_norm", "lr", "tokens"):
-            wrong = [step for step in theirs if ours.get(step, {}).get(key) != theirs[step][key]]
+            end = min(skipped, default=self._steps + 1) if key in ("loss", "grad_norm") else self._steps + 1
+            wrong = [s for s in theirs if s < end and ours.get(s, {}).get(key) != theirs[s][key]]
             if wrong:
                 self._violate(f"{key} differs at {len(wrong)} steps, first {wrong[0]}")
+        bad = [step for step, record in ours.items() if not math.isfinite(record["loss"])]
+        if set(bad) != skipped:
+            self._violate(f"losses are not finite at {bad}, skipped are {sorted(skipped)}")
+
+    def _skipped(self) -> set[int]:
+        """Steps whose update was skipped, and that were not trained again."""
+        found: set[int] = set()
+        for record in self._records():
+            if "from_step" in record:
+                found = {step for step in found if step <= record["from_step"]}
+            if record["event"] == "skipped":
+                found.add(record["step"])
+        return found
+
+    def check_metrics(self) -> None:
+        """After an attempt with MLflow's server away, everything is sent to a store that works, once."""
+        store = self._folder / "store.db"
+        env = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        pid = start_launch("replay", "run", folder=self._folder, env=env)
+        _, status = os.waitpid(pid, 0)
+        with sqlite3.connect(store) as database:
+            rows = database.execute("select step from metrics where key = 'loss'").fetchall()
+        if status or sorted({step for (step,) in rows}) != list(range(1, self._steps + 1)):
+            self._violate(f"replay ended with {status}, and MLflow has {len(rows)} losses")
 
 
 def run_chain(
-    folder: Path, engine: str, reference: Path, faults: Sequence[Fault], *, steps: int, step_s: float
+    folder: Path,
+    engine: str,
+    reference: Path,
+    faults: Sequence[Fault],
+    *,
+    steps: int,
+    step_s: float,
+    server: str | None = None,
 ) -> Outcome:
-    """A run that suffers these faults, compared with one that suffered none."""
-    chain = Chain(folder, engine, steps=steps, step_s=step_s)
+    """A run that suffers these faults, perhaps with this tracking server, compared with one without any."""
+    chain = Chain(folder, engine, steps=steps, step_s=step_s, server=server)
     chain.suffer(faults)
     chain.compare(reference)
+    if server:
+        chain.outcome.faults.append(f"server {'dead' if server.endswith(':9') else 'silent'}")
+        chain.check_metrics()
     return chain.outcome
 
 

@@ -63,7 +63,7 @@ OUTSIDE: Sequence[tuple[str, Target]] = [
     ("stop", "rank"),
     ("pause", "group"),
 ]
-INSIDE = ("raise", "raise", "slow")
+INSIDE = ("raise", "raise", "slow", "nan")
 
 
 def draw_fault(random_: random.Random, *, inside: bool) -> Fault:
