@@ -17,7 +17,7 @@ import torch
 
 from tests.chaos.driver import ENGINES, Outcome, draw_faults, run_chain, run_reference
 
-FAULTS_PER_RUN, STEPS, STEP_S = 10, 500, 0.02
+FAULTS_PER_RUN, STEPS, STEP_S = 10, 240, 0.04
 
 
 def main() -> int:
