@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -9,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -38,16 +39,19 @@ def main() -> int:
         place = Path(name)
         servers = ["http://127.0.0.1:9", f"http://127.0.0.1:{silent.getsockname()[1]}"]
         references = dict(zip(ENGINES, pool.map(partial(_reference, place), ENGINES), strict=True))
-        chains = -(-options.faults // FAULTS_PER_RUN)
-        futures = [
-            pool.submit(_chain, place, chain, options.seed, references, servers) for chain in range(chains)
-        ]
-        for future in as_completed(futures):
-            outcome = future.result()
-            outcomes.append(outcome)
-            bad = "; ".join(outcome.violations) or "ok"
-            seconds = time.monotonic() - began
-            print(f"{seconds:6.0f} s  {outcome.engine}: {', '.join(outcome.faults)}: {bad}", flush=True)
+        start = partial(pool.submit, _chain, place, options.seed, references, servers)
+        numbers = itertools.count()
+        running = {start(next(numbers)) for _ in range(options.jobs)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                outcome = future.result()
+                outcomes.append(outcome)
+                bad = "; ".join(outcome.violations) or "ok"
+                seconds = time.monotonic() - began
+                print(f"{seconds:6.0f} s  {outcome.engine}: {', '.join(outcome.faults)}: {bad}", flush=True)
+                if sum(len(outcome.faults) for outcome in outcomes) < options.faults:
+                    running.add(start(next(numbers)))
     text = report_text(outcomes, options.seed, time.monotonic() - began)
     print(text)
     if options.report is not None:
@@ -59,7 +63,7 @@ def _reference(place: Path, engine: str) -> Path:
     return run_reference(place / f"reference-{engine}", engine, steps=STEPS)
 
 
-def _chain(place: Path, chain: int, seed: int, references: dict[str, Path], servers: list[str]) -> Outcome:
+def _chain(place: Path, seed: int, references: dict[str, Path], servers: list[str], chain: int) -> Outcome:
     """One chain; of one that was violated, its folder is kept in the working folder."""
     engine, folder = list(ENGINES)[chain % len(ENGINES)], place / f"chain-{chain}"
     faults = draw_faults(seed * 100_000 + chain, FAULTS_PER_RUN)

@@ -276,6 +276,7 @@ def run_reference(folder: Path, engine: str, *, steps: int) -> Path:
     """The same run without faults; returns its folder."""
     chain = Chain(folder, engine, steps=steps, step_s=0.0)
     chain.suffer([])
+    assert not chain.outcome.violations, chain.outcome.violations
     return chain.run
 
 

@@ -32,12 +32,12 @@ def _watch_phases(fault: dict[str, Any], *, here: bool) -> list[int]:
     plain, steps = Clock.phase, [0]
 
     @contextlib.contextmanager
-    def phase(self: Clock, name: Phase) -> Iterator[Interval]:
+    def phase(self: Clock, name: Phase, step: int | None = None) -> Iterator[Interval]:
         if name == "data":
             steps[0] += 1
             time.sleep(fault["step_s"])
         due = here and name == fault["phase"] and steps[0] >= fault["after"]
-        with plain(self, name) as interval:
+        with plain(self, name, step) as interval:
             if due and fault["kind"] == "raise" and _first(fault):
                 raise ZeroDivisionError(f"chaos in {name}")
             if due and fault["kind"] == "slow" and _first(fault):

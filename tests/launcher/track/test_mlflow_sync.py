@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -310,12 +311,16 @@ def test_a_dead_server_is_named_with_the_cause(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written_says_one_line(
     tmp_path: Path, target: MlflowTarget, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # A folder that is no database: everybody may fail to write it, the superuser as well.
-    (tmp_path / "folder").mkdir()
-    run = Follower(tmp_path, MlflowTarget(f"sqlite:///{tmp_path}/folder", "claims"))
+    # A permission would not stop the superuser.
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute(
+            "create trigger refuse before insert on runs begin select raise(abort, 'read-only'); end"
+        )
+    run = Follower(tmp_path, target)
     assert not run.log(1)
     assert not run.log(2)
     assert len(run.said) == 1
+    assert "read-only" in run.said[0]
     captured = capfd.readouterr()
     assert len((captured.out + captured.err).splitlines()) <= 3
 
