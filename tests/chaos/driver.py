@@ -74,16 +74,18 @@ class Chain:
 
     def suffer(self, faults: Sequence[Fault]) -> None:
         """Every fault in turn, each in an attempt of its own; then to the end."""
+        continues = False  # whether the attempt has survived the fault before
         for fault in faults:
-            if self._code == 0:
+            if self._poll() == 0:
                 break
             self.outcome.faults.append(fault.text)
             if fault.inside or self._pid == 0:
                 self._stop_quietly()
                 self._start(fault)
-            begun = self._wait_for_begin()
-            if not begun:
+                continues = False
+            if not continues and not self._wait_for_begin():
                 break
+            continues = fault.endings == [None]
             if not fault.inside:
                 time.sleep(fault.delay_s)
                 self._send(fault)

@@ -1,4 +1,4 @@
-"""Some faults at random instants, as `make chaos` has hundreds of: a run that suffers them ends as if it had not."""
+"""Some faults at random instants; `make chaos` has hundreds of them."""
 
 from pathlib import Path
 
