@@ -86,7 +86,9 @@ class Chain:
             if not continues and not self._wait_for_begin():
                 break
             continues = fault.endings == [None]
-            if not fault.inside:
+            if fault.inside:
+                self._wait("the fault", self._fired().exists)
+            else:
                 time.sleep(fault.delay_s)
                 self._send(fault)
             self._check_end(fault)
@@ -99,13 +101,16 @@ class Chain:
             "rank": fault.rank,
             "after": fault.after,
             "step_s": self._step_s,
-            "fired": str(self._folder / f"fired-{len(self.outcome.faults)}"),
+            "fired": str(self._fired()),
         }
         resumes = (self.run / "recipe.yaml").exists()
         words = ["resume", "run"] if resumes else ["small.yaml", *self._words, "--run-dir", "run"]
         env = {**self._env, "CHAOS": json.dumps(chaos)}
         self._pid = start_launch(*words, folder=self._folder, env=env)
         self._code = None
+
+    def _fired(self) -> Path:
+        return self._folder / f"fired-{len(self.outcome.faults)}"
 
     def _poll(self) -> int | None:
         if self._pid and self._code is None:
