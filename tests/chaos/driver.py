@@ -207,6 +207,7 @@ class Chain:
         if self._poll() is None and self._pid:
             self._signal([self._pid], signal.SIGTERM)
             self._wait("a stop", lambda: self._code is not None)
+        self._attempts = self._count("begin")  # one may have begun after the fault before
 
     def _finish(self) -> None:
         for _ in range(8):
