@@ -50,6 +50,11 @@ class Clock:
         self.first_step_s: float | None = None
         """The first stay in the phase "step", which may compile."""
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether a phase has begun and not ended."""
+        return self._phase is not None
+
     @contextlib.contextmanager
     def phase(self, name: Phase, step: int | None = None) -> Iterator[Interval]:
         """Be in a phase until the end of the block, also after an error. A new step gives its number."""

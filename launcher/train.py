@@ -57,7 +57,7 @@ def train(
             tracker.say(f"data: {data.description}")
             tracker.begin(progress, restored.url, restored.rejected)
 
-            guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, world)
+            guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, clock, world)
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
             finished = ending = progress.step == plan.steps
             while not ending:

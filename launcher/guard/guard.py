@@ -4,9 +4,11 @@ Whether an update is skipped is decided on the device (launcher/parallel/update_
 the host.
 """
 
+import contextlib
 from typing import final
 
 from launcher.checkpoint.checkpointer import Checkpointer
+from launcher.clock import Clock
 from launcher.data.batches import Batches
 from launcher.ending import NonFiniteError
 from launcher.guard.config import GuardConfig
@@ -32,6 +34,7 @@ class Guard:
         batches: Batches,
         saver: Checkpointer,
         tracker: Tracker,
+        clock: Clock,
         world: World,
     ) -> None:
         self._config = config
@@ -41,6 +44,7 @@ class Guard:
         self._saver = saver
         self._world = world
         self._tracker = tracker
+        self._clock = clock
         self._start = -1
         self._skips = engine.guard.settled().skips
 
@@ -93,7 +97,7 @@ class Guard:
 
     def _record(self, progress: Progress, agreed: Agreed, *, lag: int) -> None:
         """Tell of one more skipped update, if there is one."""
-        if agreed.skips == self._skips:
+        if agreed.skips <= self._skips:  # nothing new, or older than what was asked for before a save
             return
         self._skips = agreed.skips
         step, data_step = progress.step - lag, progress.data_step - 1 - lag
@@ -101,7 +105,9 @@ class Guard:
         if agreed.bad_losses:
             fields["bad_losses"] = agreed.bad_losses
         if agreed.skips_in_row == 1:
-            found = self._replay.run(data_step)
+            # It is like a validation, and may take as long; before a save, it is part of that.
+            with contextlib.nullcontext() if self._clock.is_inside else self._clock.phase("validation"):
+                found = self._replay.run(data_step)
             fields |= found.as_fields()
             self._tracker.say(f"step {step}: the update is not applied; {found.text}")
         self._tracker.event("skipped", fields)
@@ -111,7 +117,10 @@ class Guard:
         said = f"no update could be applied since step {first}"
         if self._saver.rollbacks >= self._config.max_rollbacks:
             raise NonFiniteError(f"{said}, after {self._saver.rollbacks} rollbacks")
-        back = self._saver.go_back(self._engine, self._schedule, before=first, data_step=progress.data_step)
+        with self._clock.phase("checkpoint"):
+            back = self._saver.go_back(
+                self._engine, self._schedule, before=first, data_step=progress.data_step
+            )
         if back is None:
             raise NonFiniteError(f"{said}, and there is no checkpoint to go back to")
         self._engine.guard.forget_row()

@@ -13,7 +13,9 @@ from launcher.json_text import dump_json, load_json
 _FACTOR = 10.0
 """A stay in a phase is a hang when it takes this many times the longest recent one,"""
 _FLOOR_S = 60.0
-"""but not before this: slow storage, a collection of garbage and a compilation of another shape all end."""
+"""but in a step not before this: a collection of garbage and a compilation of another shape all end,"""
+_STORAGE_FLOOR_S = 300.0
+"""and elsewhere not before this: storage, of data or of checkpoints, may hesitate for minutes."""
 _STOPPED_S = 30.0
 """A process that the kernel has stopped does not continue by itself, whatever its phase usually takes."""
 
@@ -38,7 +40,8 @@ class Limits:
             return min(stopped_s, self.longest_s)
         if mark.where in ("start", "end") or mark.steps < 2 or not mark.slowest_s:
             return self.longest_s
-        learned_s = max(_FLOOR_S, _FACTOR * mark.slowest_s)
+        floor_s = _FLOOR_S if mark.where == "step" else _STORAGE_FLOOR_S
+        learned_s = max(floor_s, _FACTOR * mark.slowest_s)
         if self.stall_s is not None:
             in_step = mark.where not in ("validation", "checkpoint")
             learned_s = self.stall_s if in_step else max(self.stall_s, learned_s)

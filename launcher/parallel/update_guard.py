@@ -44,13 +44,16 @@ class UpdateGuard:
         self._window = None if outliers is None else torch.zeros(outliers.window, device=device)
         self._seen = torch.zeros((), dtype=torch.int64, device=device)
         pinned = device.type == "cuda"
+        # In pinned memory copies do not wait. `agreed` waits for those of a step before the next one writes.
+        self._own = torch.zeros(2, dtype=torch.float64, pin_memory=pinned)
         self._known = torch.zeros(4, dtype=torch.float64, pin_memory=pinned)
         self._copied = torch.cuda.Event() if pinned else None
 
     def begin(self, targets: torch.Tensor, *, stop: bool) -> torch.Tensor:
         """The number of targets over all ranks, reduced together with what ranks must agree on."""
-        own = torch.stack([targets.double(), torch.tensor(float(stop), dtype=torch.float64)])
-        sums = torch.cat([own.to(self._world.device, non_blocking=True), self._bad_loss])
+        self._own[0].copy_(targets)
+        self._own[1].fill_(stop)
+        sums = torch.cat([self._own.to(self._world.device, non_blocking=True), self._bad_loss])
         if self._world.size > 1:
             dist.all_reduce(sums)
         # From the device to pinned memory: `known` is whole once the steps before this one are done.

@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--minutes", type=float, help="start no new run after this time")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     began, outcomes = time.monotonic(), list[Outcome]()
@@ -50,7 +51,8 @@ def main() -> int:
                 bad = "; ".join(outcome.violations) or "ok"
                 seconds = time.monotonic() - began
                 print(f"{seconds:6.0f} s  {outcome.engine}: {', '.join(outcome.faults)}: {bad}", flush=True)
-                if sum(len(outcome.faults) for outcome in outcomes) < options.faults:
+                late = options.minutes is not None and seconds > 60 * options.minutes
+                if not late and sum(len(outcome.faults) for outcome in outcomes) < options.faults:
                     running.add(start(next(numbers)))
     text = report_text(outcomes, options.seed, time.monotonic() - began)
     print(text)

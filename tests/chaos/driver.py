@@ -61,7 +61,7 @@ class Chain:
         self.outcome = Outcome(engine=engine)
         self._pid = 0
         self._code: int | None = None
-        self._attempts = 0
+        self._attempts = self._started = 0
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "small.yaml").write_text(RECIPE)
         python = folder / "python"
@@ -74,7 +74,7 @@ class Chain:
 
     def suffer(self, faults: Sequence[Fault]) -> None:
         """Every fault in turn, each in an attempt of its own; then to the end."""
-        continues = False  # whether the attempt has survived the fault before
+        started, continues = NOTHING, False  # whether the attempt has survived the fault before
         for fault in faults:
             if self._poll() == 0:
                 break
@@ -82,7 +82,7 @@ class Chain:
             if fault.inside or self._pid == 0:
                 self._stop_quietly()
                 self._start(fault)
-                continues = False
+                started, continues = fault, False
             if not continues and not self._wait_for_begin():
                 break
             continues = fault.endings == [None]
@@ -92,14 +92,18 @@ class Chain:
                 time.sleep(fault.delay_s)
                 self._send(fault)
             self._check_end(fault)
+            if fault is started and not fault.inside and self._fired().exists():
+                self.outcome.faults.append(f"slow rank {fault.rank} in {fault.phase}")
         self._finish()
 
     def _start(self, fault: Fault) -> None:
+        self._started += 1
         chaos = {
-            "kind": fault.kind if fault.inside else "none",
+            # Beside a fault from outside, a rank is slow once.
+            "kind": fault.kind if fault.inside or fault is NOTHING else "slow",
             "phase": fault.phase,
             "rank": fault.rank,
-            "after": fault.after,
+            "after": fault.after if fault.inside else min(fault.after, 8),
             "step_s": self._step_s,
             "fired": str(self._fired()),
         }
@@ -110,7 +114,7 @@ class Chain:
         self._code = None
 
     def _fired(self) -> Path:
-        return self._folder / f"fired-{len(self.outcome.faults)}"
+        return self._folder / f"fired-{self._started}"
 
     def _poll(self) -> int | None:
         if self._pid and self._code is None:

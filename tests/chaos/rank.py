@@ -41,7 +41,7 @@ def _watch_phases(fault: dict[str, Any], *, here: bool) -> list[int]:
             if due and fault["kind"] == "raise" and _first(fault):
                 raise ZeroDivisionError(f"chaos in {name}")
             if due and fault["kind"] == "slow" and _first(fault):
-                time.sleep(3.0)
+                time.sleep(1.0)
             yield interval
 
     Clock.phase = phase  # type: ignore[method-assign]
