@@ -11,7 +11,7 @@ from launcher.recipe.schema import Recipe
 from launcher.world import World
 from models.build_model import build_model
 from models.layers import Linear
-from tests.launcher.parallel.engines import DDP, FSDP2, SINGLE, make_batches, make_engine, recipe_for
+from tests.launcher.parallel.engines import DDP, FSDP2, SINGLE, ZERO, make_batches, make_engine, recipe_for
 from tests.ranks import run_ranks
 
 aten = torch.ops.aten
@@ -49,6 +49,15 @@ def _count(world: World, recipe: Recipe, measure: bool) -> dict[str, int]:
 def test_a_step_never_waits_for_the_device(engine: tuple[str, ...], ranks: int) -> None:
     recipe = recipe_for(ranks, *engine, "optim.grad_clip=0.1")
     assert run_ranks(ranks, _count, recipe, True)[0]["waits"] == 0
+
+
+@pytest.mark.parametrize(("stage", "waits"), [(0, 0), (2, 1)])
+def test_zero_waits_only_where_deepspeed_does_itself(stage: int, waits: int) -> None:
+    """At stages 1 and 2 it reads its own norm once in a step; at stage 3 it waits at a hundred places."""
+    import launcher.parallel.deepspeed.deepspeed_engine  # noqa: F401 - once, in the parent of all ranks
+
+    found = run_ranks(2, _count, recipe_for(2, *ZERO[stage]), False)
+    assert found[0]["waits"] == waits
 
 
 def test_accumulation_sends_gradients_once() -> None:

@@ -8,10 +8,10 @@ from typing import Literal
 
 
 class Gate:
-    """An HTTP server in front of MLflow's: passes on, answers 500, or hangs until released."""
+    """An HTTP server in front of MLflow's: passes on, gives one answer to all, or hangs until released."""
 
     def __init__(self, upstream: str) -> None:
-        self.mode: Literal["pass", "fail", "hang"] = "pass"
+        self.mode: Literal["pass", "hang"] | tuple[int, bytes] = "pass"
         self.asked = threading.Event()
         self.released = threading.Event()
         gate = self
@@ -23,7 +23,7 @@ class Gate:
                 if gate.mode == "hang":
                     gate.released.wait()
                     return
-                status, answer = (500, b"out of order") if gate.mode == "fail" else self.forward(body)
+                status, answer = gate.mode if isinstance(gate.mode, tuple) else self.forward(body)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()

@@ -159,7 +159,12 @@ def test_a_closed_port_is_told_once_and_all_can_be_sent_later(tmp_path: Path, ga
     tracker.close("FAILED")
 
 
-def test_a_server_that_fails_for_a_while_gets_every_point_once(tmp_path: Path, gate: Gate) -> None:
+@pytest.mark.parametrize(
+    "answer", [(500, b"out of order"), (401, b"who are you?"), (200, b"<html>please log in</html>")]
+)
+def test_a_server_that_fails_for_a_while_gets_every_point_once(
+    tmp_path: Path, gate: Gate, answer: tuple[int, bytes]
+) -> None:
     target = MlflowTarget(gate.url, f"claims of {tmp_path}")
     notices: list[str] = []
     run_folder = tmp_path / "run"
@@ -169,7 +174,7 @@ def test_a_server_that_fails_for_a_while_gets_every_point_once(tmp_path: Path, g
     feed = MlflowSync(run_folder / "journal.jsonl", target, notify=notices.append)
     tracker.log_step(step_record(10, 3.5))
     assert feed.send_all()
-    gate.mode = "fail"
+    gate.mode = answer
     tracker.log_step(step_record(20, math.nan))
     assert not feed.send_all()
     tracker.log_step(step_record(30, 2.5))
@@ -240,7 +245,7 @@ def test_many_lines_go_in_batches(tmp_path: Path, target: MlflowTarget) -> None:
 
 
 def test_no_secret_is_written_or_said(tmp_path: Path, gate: Gate) -> None:
-    gate.mode = "fail"
+    gate.mode = (500, b"out of order")
     uri = gate.url.replace("http://", "http://me:secret@")
     notices: list[str] = []
     tracker = Tracker(tmp_path, rank=0, attempt=1, total_steps=100, log_every=1, mlflow=None, stream=None)
