@@ -28,7 +28,7 @@ from launcher.errors import UserError
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
 from launcher.guard.elastic import Elastic, count_memory_kills, log_to
-from launcher.guard.judge import Limits, Verdict
+from launcher.guard.judge import Limits, Verdict, limits_of
 from launcher.guard.rank_end import read_ends
 from launcher.guard.ranks import NodeRanks
 from launcher.guard.stop import STOP_SIGNALS
@@ -67,7 +67,7 @@ def main() -> int:
     folder_of_run = files.local_path(run_url)
     console = folder_of_run / CONSOLE if folder_of_run else None
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, console)
-    limits = Limits(stall_s=guard.stall_s, start_s=guard.start_s)
+    limits = limits_of(guard)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}" if elastic.one_node else elastic.id
     with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
         ranks = NodeRanks(Path(folder))

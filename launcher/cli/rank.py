@@ -16,6 +16,7 @@ from launcher.ending import REACTIONS, EndingError
 from launcher.errors import UserError
 from launcher.guard.beacon import Beacon, open_beacon
 from launcher.guard.cause import STOPS
+from launcher.guard.judge import limits_of
 from launcher.guard.rank_end import describe_end, write_end
 from launcher.guard.ranks import announce, die_with_parent
 from launcher.guard.stacks import install_stack_dumper
@@ -86,8 +87,12 @@ def run_rank(run_url: str, submission: str, recipe: str, stop: StopRequests, bea
     loaded = load_frozen(recipe)
     limit_min = loaded.recipe.guard.time_limit_min
     stop.limit_to(None if limit_min is None else 60.0 * limit_min)
+    timeout_s = loaded.recipe.parallel.timeout_s
+    if beacon is not None:
+        # The watchdog names the rank that hangs; a collective that gave up first would name a healthy one.
+        timeout_s = max(timeout_s, limits_of(loaded.recipe.guard).longest_s + 60.0)
     with loaded.locating():
-        world = open_world(loaded.recipe.parallel.timeout_s)
+        world = open_world(timeout_s)
     try:
         with loaded.locating():
             mirror = open_mirror(run_url, world.is_main, submission)

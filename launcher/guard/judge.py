@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from launcher.guard.beacon import WHERE, Mark, Where
+from launcher.guard.config import GuardConfig
 from launcher.guard.stacks import Running
 from launcher.json_text import dump_json, load_json
 
@@ -46,6 +47,11 @@ class Limits:
             in_step = mark.where not in ("validation", "checkpoint")
             learned_s = self.stall_s if in_step else max(self.stall_s, learned_s)
         return min(learned_s, self.longest_s)
+
+
+def limits_of(config: GuardConfig) -> Limits:
+    """Those of a recipe."""
+    return Limits(stall_s=config.stall_s, start_s=config.start_s)
 
 
 @final

@@ -28,4 +28,4 @@ class ParallelConfig(Section):
     cpu_offload: bool = False
     """fsdp2 and hsdp on GPUs: keep parameters, gradients and moments in host memory and step there."""
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """A collective that takes longer ends the attempt."""
+    """A collective that takes longer ends the attempt; at least the longest limit of the guard's watchdog."""
