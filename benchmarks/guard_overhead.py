@@ -115,7 +115,7 @@ def main() -> None:
             on(step)
             off(step)
         pairs = []
-        for step in range(2, 6 if options.quick else 62):
+        for step in range(2, 6 if options.quick else 202):
             seconds = []
             for take in (on, off) if step % 2 else (off, on):
                 start = time.process_time()
