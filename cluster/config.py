@@ -53,7 +53,15 @@ def _check_sbatch_option(option: str) -> str:
     return option
 
 
+def _check_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", host) or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"got {text!r}; write HOST:PORT, such as node1:29400")
+    return text
+
+
 Line = Annotated[str, AfterValidator(_check_one_line)]
+Address = Annotated[str, AfterValidator(_check_address)]
 EnvName = Annotated[str, AfterValidator(_check_env_name)]
 SbatchOption = Annotated[str, AfterValidator(_check_sbatch_option)]
 
@@ -65,6 +73,11 @@ class ClusterConfig(BaseModel):
 
     type: Literal["auto", "local", "slurm"] = "auto"
     nodes: Count = 1
+    min_nodes: Count | None = None
+    """Fewest nodes to go on with when others are lost, outside of Slurm; null is all of `nodes`. A step
+    keeps its samples. `--nodes MIN:MAX` sets both."""
+    rendezvous: Address | None = None
+    """HOST:PORT of one of several nodes, where all of them meet; each is started with RUN/job.sh, by hand."""
     nproc_per_node: Count = 1
     """Processes per node: one per GPU, or a few on a CPU machine."""
     time_min: Count | None = None
@@ -82,8 +95,3 @@ class ClusterConfig(BaseModel):
     """Shell lines run before training on the host that starts it, such as `module load cuda`."""
     env: dict[EnvName, Line] = {}
     """Environment variables of the training processes; they win over what `launch` sets itself."""
-
-    @property
-    def world_size(self) -> int:
-        """Processes on all nodes together."""
-        return self.nodes * self.nproc_per_node

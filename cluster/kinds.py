@@ -23,9 +23,10 @@ def choose_cluster(config: ClusterConfig, *, has_sbatch: bool) -> Cluster:
     """
     kind = config.type
     if kind == "auto":
-        kind = "slurm" if config.nodes > 1 and has_sbatch else "local"
-    if kind == "local" and config.nodes > 1:
+        kind = "slurm" if config.nodes > 1 and has_sbatch and config.rendezvous is None else "local"
+    if kind == "local" and config.nodes > 1 and config.rendezvous is None:
         remedy = "set cluster.type=slurm" if has_sbatch else "submit from a host that has sbatch on its PATH"
+        remedy += ", or set cluster.rendezvous=HOST:PORT and start the run's job.sh on each node"
         raise JobError(
             f"cluster.type is {config.type!r} with {config.nodes} nodes, but this machine is one node;"
             f" {remedy}, or run on 1 node",
@@ -36,5 +37,11 @@ def choose_cluster(config: ClusterConfig, *, has_sbatch: bool) -> Cluster:
             "cluster.type is 'slurm', but sbatch is not on PATH; submit from a host of a Slurm cluster,"
             " or set cluster.type=local",
             "cluster.type",
+        )
+    if kind == "slurm" and config.min_nodes is not None:
+        raise JobError(
+            f"cluster.min_nodes is {config.min_nodes}, but Slurm starts a job again on all its nodes;"
+            " remove it, or set cluster.type=local and cluster.rendezvous",
+            "cluster.min_nodes",
         )
     return CLUSTERS[kind](config)

@@ -1,4 +1,4 @@
-"""This machine: one torchrun agent that starts all processes."""
+"""This machine, or several on which the same script is started by hand: a torchrun agent on each."""
 
 import os
 import sys
@@ -23,24 +23,41 @@ class LocalCluster(Cluster):
 
     def render(self, job: Job) -> str:
         """A bash script that ends by becoming the agent, so that signals reach it."""
-        if job.nodes != 1:
-            raise JobError(f"local: got {job.nodes} nodes; this machine is 1 node", "cluster.nodes")
+        # A range, even of one number, tells the agent that a node which is lost may come back.
+        nodes = "1" if job.nodes == 1 else f"{job.min_nodes or job.nodes}:{job.nodes}"
         agent = [
             f"exec {quote(job.python)} {words(job.agent)}",
-            " ".join(agent_arguments(job)),
-            # Port 0: the kernel picks a free one, and the agent keeps it. An address because a machine's own
-            # name need not resolve.
-            "--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1",
+            " ".join(agent_arguments(job, nodes)),
+            self._meeting(job),
             words(job.command),
         ]
+        where = "this machine" if job.nodes == 1 else f"each of {job.nodes} nodes, where this is started"
         return "\n".join(
             [
                 "#!/bin/bash",
-                f"# {job.name}: {job.nproc_per_node} processes on this machine. Run again to resume.",
+                f"# {job.name}: {job.nproc_per_node} processes on {where}. Run again to resume.",
                 *lines_before_agent(job, self.config),
                 continued(agent),
                 "",
             ]
+        )
+
+    def _meeting(self, job: Job) -> str:
+        """The agent's arguments on where nodes meet."""
+        if job.nodes == 1:
+            # Port 0: the kernel picks a free one, and the agent keeps it. An address because a machine's own
+            # name need not resolve.
+            return "--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1"
+        if self.config.rendezvous is None:
+            raise JobError(f"local: got {job.nodes} nodes; this machine is 1 node", "cluster.nodes")
+        if "://" in job.run_dir:
+            raise JobError(f"run_dir is {job.run_dir!r}; it must be a path that all nodes share")
+        # A lost node is noticed after 5 x 2 s without a sign of life; then others have 10 s to join. Who is
+        # alone waits a day for others.
+        timing = "keep_alive_interval=2,keep_alive_max_attempt=5,last_call_timeout=10,join_timeout=86400"
+        return (
+            f"--rdzv-backend=c10d --rdzv-endpoint={quote(self.config.rendezvous)}"
+            f" --rdzv-id={quote(job.run_dir)} --rdzv-conf={timing},read_timeout=600"
         )
 
     def submit(self, script: Path) -> NoReturn:

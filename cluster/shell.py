@@ -34,9 +34,9 @@ def user_threads() -> int | None:
     return int(asked) if asked.isdigit() and int(asked) > 0 else None
 
 
-def agent_arguments(job: Job) -> list[str]:
+def agent_arguments(job: Job, nodes: str) -> list[str]:
     """Arguments of torch's elastic agent that are the same on every machine, each quoted."""
-    return [f"--nnodes={job.nodes}", f"--nproc-per-node={job.nproc_per_node}", "--max-restarts=0"]
+    return [f"--nnodes={nodes}", f"--nproc-per-node={job.nproc_per_node}", "--max-restarts=0"]
 
 
 def words(command: Sequence[str]) -> str:

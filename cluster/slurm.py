@@ -118,7 +118,7 @@ class SlurmCluster(Cluster):
                 f"--cpus-per-task={self._cpus(job)}",
                 f"bash -c {quote(in_task)}",
                 quote(job.python),
-                " ".join(agent_arguments(job)),
+                " ".join(agent_arguments(job, str(job.nodes))),
                 # The restart count: ranks of the last attempt may live on where a node was cut off.
                 '--rdzv-backend=c10d --rdzv-endpoint="$head:$port"',
                 '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',

@@ -22,6 +22,7 @@ Ending = Literal[
     "node lost",
     "storage",
     "replicas differ",
+    "regrouped",
     "stopped by signal",
     "preempted",
     "time limit",
@@ -58,6 +59,7 @@ REACTIONS: Mapping[Ending, Reaction] = {
     "node lost": Reaction(code=13, retry=True, requeue=True),
     "storage": Reaction(code=14, requeue=True),
     "replicas differ": Reaction(code=15, requeue=True),
+    "regrouped": Reaction(code=19, status="KILLED", retry=True, requeue=True),
     # Nobody has said why: whoever sent the signal decides what follows.
     "stopped by signal": Reaction(code=16, status="KILLED"),
     "preempted": Reaction(code=17, status="KILLED", requeue=True),

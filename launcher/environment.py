@@ -2,6 +2,12 @@
 
 from collections.abc import Mapping
 
+OF_EVERY_PROCESS = {
+    # Before torch is imported. Its C++ part writes a stack for every connection that another process closes;
+    # what ended the attempt is said once, by the agent.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+
 _ON_CPUS = {
     # Without it, DeepSpeed warns that it found no accelerator, and then uses this one.
     "DS_ACCELERATOR": "cpu",

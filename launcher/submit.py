@@ -1,5 +1,6 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch, for the plan."""
 
+import os
 import sys
 import tempfile
 import time
@@ -12,11 +13,13 @@ from cluster.kinds import choose_cluster, sbatch_available
 from cluster.shell import user_threads
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
+from launcher.environment import OF_EVERY_PROCESS
 from launcher.errors import Problem, UserError
 from launcher.json_text import load_json
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import Plan, make_plan
 from launcher.plan.plan_record import plan_record
+from launcher.plan.worlds import node_counts, planned_ranks
 from launcher.recipe.compile import dump_recipe
 from launcher.recipe.schema import Recipe
 
@@ -44,7 +47,7 @@ def prepare(
 
     `only_show`: the script is for another machine, so this one need not have sbatch.
     """
-    plan = make_plan(recipe, recipe.cluster.world_size)
+    plan = make_plan(recipe, planned_ranks(recipe))
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
         job = _make_job(recipe, run_url, cluster, env, submission)
@@ -64,6 +67,7 @@ def prepare(
 
 def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str], submission: str) -> Job:
     shape = recipe.cluster
+    quiet = {name: value for name, value in OF_EVERY_PROCESS.items() if name not in os.environ}
     before = first_launch(run_url)
     # The order of sums depends on the number of threads, and relative paths depend on the folder. A resume
     # keeps both from the first attempt. With another number of processes per node, sums change in any case.
@@ -74,6 +78,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
         run_dir=run_url,
         cwd=first_folder(run_url) or str(Path.cwd()),
         nodes=shape.nodes,
+        min_nodes=None if shape.min_nodes is None else node_counts(recipe)[0],
         nproc_per_node=shape.nproc_per_node,
         python=sys.executable,
         agent=("-m", "launcher.cli.agent"),
@@ -81,7 +86,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
             *("-m", "launcher.cli.rank", "--run-dir", run_url),
             *(("--submission", submission) if submission else ()),
         ),
-        env=env,
+        env={**quiet, **env},
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
 

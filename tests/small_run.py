@@ -9,6 +9,7 @@ from launcher.guard.stop import StopRequests
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import make_plan
 from launcher.plan.plan_record import plan_record
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import compile_recipe, dump_recipe
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import LocalMirror
@@ -48,7 +49,7 @@ def small_recipe(*overrides: str) -> Recipe:
 
 def make_run(folder: Path, recipe: Recipe) -> str:
     """A run folder as `launch` leaves it before the ranks start."""
-    plan = make_plan(recipe, recipe.cluster.world_size)
+    plan = make_plan(recipe, planned_ranks(recipe))
     run_folder.freeze(
         str(folder),
         recipe=dump_recipe(recipe),

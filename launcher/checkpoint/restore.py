@@ -11,6 +11,7 @@ from launcher.checkpoint.identity import check_identity
 from launcher.checkpoint.storage import read_shapes, read_tensors
 from launcher.errors import Problem, UserError
 from launcher.plan.plan import make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import read_frozen
 from launcher.recipe.schema import Recipe
 from models.build_model import build_model
@@ -61,7 +62,7 @@ def load_model(saved: Saved, device: torch.device) -> nn.Module:
     Optimizer moments are not read. Raises UserError if names differ.
     """
     recipe = saved_recipe(saved)
-    parameters = make_plan(recipe, recipe.cluster.world_size).parameters
+    parameters = make_plan(recipe, planned_ranks(recipe)).parameters
     check_identity(saved, parameters)
     with torch.device("meta"):
         model = build_model(recipe.model, parameters.multipliers)

@@ -6,12 +6,12 @@ cause of an end is found and printed once; the journal and MLflow say the same, 
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
 import tempfile
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -22,19 +22,22 @@ from launcher.checkpoint.catalog import list_steps
 from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
-from launcher.cli.tracking import settle_run
+from launcher.cli.tracking import settle_lost, settle_run
 from launcher.ending import REACTIONS
 from launcher.errors import UserError
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
-from launcher.guard.elastic import Elastic, count_memory_kills, log_to
+from launcher.guard.elastic import Elastic, MeetingError, count_memory_kills, log_to
 from launcher.guard.judge import Limits, Verdict, limits_of
 from launcher.guard.rank_end import read_ends
-from launcher.guard.ranks import NodeRanks
+from launcher.guard.ranks import NodeRanks, StopWaiting
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.guard.watchdog import Node, Watchdog, rank_variables
+from launcher.plan.worlds import node_counts
 from launcher.recipe.compile import load_frozen
-from launcher.run_folder import CONSOLE
+from launcher.recipe.schema import Recipe
+from launcher.run_folder import CONSOLE, JOURNAL, SCRIPT, open_mirror
+from launcher.track.settle import last_attempt
 
 RETRIES = 3
 """New attempts after one that they may fix, without a checkpoint in between."""
@@ -54,6 +57,8 @@ class Ended:
     """Folder of the ranks' last words."""
     has_main: bool
     """Whether rank 0 was here: its agent writes and prints for all."""
+    met: bool
+    """Whether the nodes met, and can do so again."""
 
 
 def main() -> int:
@@ -63,40 +68,57 @@ def main() -> int:
     os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
     elastic = Elastic(sys.argv[1:])
     options = rank_arguments(elastic.rank_words)
-    run_url, guard = files.absolute(options.run_dir), read_guard(recipe_url(options))
+    run_url, recipe = files.absolute(options.run_dir), read_recipe(recipe_url(options))
+    guard = recipe.guard if recipe else GuardConfig()
     folder_of_run = files.local_path(run_url)
     console = folder_of_run / CONSOLE if folder_of_run else None
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, console)
     limits = limits_of(guard)
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}" if elastic.one_node else elastic.id
     with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
         ranks = NodeRanks(Path(folder))
         for number in STOP_SIGNALS:
             signal.signal(number, ranks.receive)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
         ranks.start()
-        saved, retries, attempts = list_steps(run_url), 0, 0
+        say_where(elastic, run_url, options.submission)
+        saved, retries = list_steps(run_url), 0
         while True:
-            words = files.join(run_url, "logs", f"{name}.{attempts}")
-            ended = run_attempt(elastic, ranks, words, limits)
-            reaction, attempts, before = REACTIONS[ended.cause.ending], attempts + 1, saved
+            ended = run_attempt(elastic, ranks, run_url, recipe, limits)
+            cause, reaction, before = ended.cause, REACTIONS[ended.cause.ending], saved
             saved = list_steps(run_url)
-            retries = 0 if saved[-1:] != before[-1:] else retries + 1
-            again = reaction.retry and elastic.one_node and retries <= RETRIES and not ranks.signals
-            cause = ended.cause
-            if ended.has_main or cause.where:
+            retries = 0 if saved[-1:] != before[-1:] or cause.ending == "regrouped" else retries + 1
+            may = elastic.one_node or elastic.may_change
+            again = reaction.retry and ended.met and may and retries <= RETRIES and not ranks.signals
+            if ended.has_main or cause.where or elastic.may_change:
                 print_lines(cause_lines(ended, run_url, again=again))
             if ended.has_main:
                 settle_run(run_url, cause.ending, cause.message, since=ended.begun, final=not again)
                 tell(cause, run_url, guard.notify, again=again)
             if not again:
+                elastic.close()
+                if not ended.has_main and elastic.may_change:
+                    settle_lost(run_url)
                 return reaction.code
 
 
-def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str, limits: Limits) -> Ended:
-    """Run this node's ranks once."""
+def run_attempt(
+    elastic: Elastic, ranks: NodeRanks, run_url: str, recipe: Recipe | None, limits: Limits
+) -> Ended:
+    """Meet the other nodes, and run this node's ranks once."""
     begun, memory_kills = time.time(), count_memory_kills()
     ranks.forget()
+    logs = files.join(run_url, "logs")
+    try:
+        with ranks.waiting():
+            meeting = elastic.meet(node_counts(recipe) if recipe and elastic.may_change else [elastic.most])
+    except (StopWaiting, MeetingError) as error:
+        cause = unmet_cause(error, ranks, run_url)
+        return Ended(cause=cause, begun=begun, words=logs, has_main=elastic.one_node, met=False)
+    words = files.join(logs, meeting.name)
+    if elastic.may_change and meeting.node == 0:
+        idle = meeting.num_present - meeting.num_nodes
+        rest = f", {idle} more stand{'s' * (idle == 1)} by" if idle else ""
+        print_lines([f"launch: training on {meeting.num_nodes} of {elastic.most} nodes{rest}"])
     os.environ |= {NODE_FOLDER: str(ranks.folder), ENDS: words}
     local = files.local_path(words)
     if local is not None:
@@ -110,19 +132,18 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str, limits: Limits) 
             verdicts.append(verdict.line)
             ranks.kill()
 
-    logs = local or ranks.folder
-    os.environ |= rank_variables(ranks.folder, logs)
     node = Node(
-        num_nodes=elastic.num_nodes if local else 1,
+        num_nodes=meeting.num_nodes if local else 1,
         per_node=elastic.per_node,
         host=socket.gethostname(),
         pids=ranks.pids,
         beacons=ranks.folder,
-        logs=logs,
+        logs=local or ranks.folder,
     )
+    os.environ |= rank_variables(node.beacons, node.logs)
     with Watchdog(node, limits, end_hang):
-        codes = elastic.run()
-    if not elastic.one_node and codes:
+        codes = elastic.run(meeting, ranks.regroup)
+    if not elastic.one_node and (codes or elastic.error):
         time.sleep(OTHERS_S)
     seen = Seen(
         host=socket.gethostname(),
@@ -133,24 +154,54 @@ def run_attempt(elastic: Elastic, ranks: NodeRanks, words: str, limits: Limits) 
         out_of_memory=count_memory_kills() > memory_kills,
         scheduled="SLURM_JOB_ID" in os.environ,
         agent_error=elastic.error,
+        regrouping=ranks.regrouping or elastic.is_regrouping(meeting),
     )
     cause = find_cause(read_ends(words), seen)
-    has_main = 0 in ranks.pids() or elastic.one_node
     if local is not None:
-        with contextlib.suppress(OSError):
-            for path in local.glob("stacks-*.txt"):
-                if path.stat().st_size == 0:
-                    path.unlink()
-            local.rmdir()  # nothing to tell
-    return Ended(cause=cause, begun=begun, words=words, has_main=has_main)
+        remove_empty(local)
+    is_main = meeting.node == 0
+    return Ended(cause=cause, begun=begun, words=words, has_main=is_main, met=not elastic.error)
 
 
-def read_guard(url: str) -> GuardConfig:
-    """The guard section of a recipe."""
+def unmet_cause(error: StopWaiting | MeetingError, ranks: NodeRanks, run_url: str) -> Cause:
+    """Why there was no attempt on this node."""
+    host, scheduled = socket.gethostname(), "SLURM_JOB_ID" in os.environ
+    if isinstance(error, MeetingError) and error.closed:
+        # Whoever has ended the job has written why.
+        last = last_attempt(open_mirror(run_url, is_main=True).folder / JOURNAL)
+        if last is not None and last.end is not None:
+            return Cause(ending=last.end["class"], message=last.end.get("reason", ""))
+    text = "" if isinstance(error, StopWaiting) else str(error)
+    signals = tuple(ranks.signals)
+    seen = Seen(host=host, exit_codes={}, signals=signals, began=False, agent_error=text, scheduled=scheduled)
+    return find_cause([], seen)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove stacks that were not asked for, and the folder if there is nothing to tell."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob("stacks-*.txt"):
+            if path.stat().st_size == 0:
+                path.unlink()
+        folder.rmdir()
+
+
+def say_where(elastic: Elastic, run_url: str, submission: str) -> None:
+    """Where nodes meet, and how to start the others."""
+    if not elastic.may_change:
+        return
+    inside = [submission] if submission else []
+    script = files.shortest(files.join(run_url, *inside, SCRIPT))
+    count = str(elastic.most) if elastic.fewest == elastic.most else f"{elastic.fewest} to {elastic.most}"
+    print_lines([f"launch: {count} nodes meet at {elastic.endpoint}; on each: bash {shlex.quote(script)}"])
+
+
+def read_recipe(url: str) -> Recipe | None:
+    """The recipe of the run; None where it cannot be read: the ranks will say so."""
     try:
-        return load_frozen(url).recipe.guard
-    except UserError:  # the ranks will say so
-        return GuardConfig()
+        return load_frozen(url).recipe
+    except UserError:
+        return None
 
 
 def tell(cause: Cause, run_url: str, target: str | None, *, again: bool) -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from launcher.errors import Problem
+from launcher.recipe.overrides import Nodes
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +19,25 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
     """--nodes and --nproc-per-node."""
-    parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes, instead of cluster.nodes")
+    parser.add_argument(
+        "--nodes",
+        type=node_range,
+        metavar="N|MIN:MAX",
+        help="number of nodes, instead of cluster.nodes; a range for nodes that are started by hand, and may "
+        "be lost and come back",
+    )
     parser.add_argument(
         "--nproc-per-node",
         type=int,
         metavar="M",
         help="processes per node, instead of cluster.nproc_per_node",
     )
+
+
+def node_range(text: str) -> Nodes:
+    """Argument type of --nodes."""
+    fewest, colon, most = text.partition(":")
+    return (int(fewest), int(most)) if colon else int(fewest)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

@@ -40,6 +40,10 @@ class Seen:
     """The watchdog's line."""
     out_of_memory: bool = False
     """The kernel has ended a process of this machine's share of memory in the meantime."""
+    regrouping: bool = False
+    """The agent has asked its ranks to save and leave, because nodes have joined."""
+    began: bool = True
+    """Whether there were ranks: the nodes had met."""
     scheduled: bool = False
     """Under a batch system, which sends SIGTERM for several reasons: its script knows which."""
     agent_error: str = ""
@@ -62,12 +66,12 @@ def find_cause(ends: Sequence[RankEnd], seen: Seen) -> Cause:
     if silent and not (seen.signals and all(code in _ASKED for code in silent.values())):
         rank, code = min(silent.items())
         return _of_silence(rank, code, seen)
-    if stopped or (silent and seen.signals):
+    if seen.agent_error and not seen.signals:
+        return Cause(ending="node lost", message=seen.agent_error, where=f"agent on {seen.host}")
+    if stopped or (seen.signals and (silent or not seen.began)):
         return _of_stop(stopped, seen)
     if ends:
         return _of_rank(ends[0])
-    if seen.agent_error:
-        return Cause(ending="node lost", message=seen.agent_error, where=f"agent on {seen.host}")
     return Cause(ending="done", message="")
 
 
@@ -99,6 +103,10 @@ def _of_stop(stopped: Sequence[RankEnd], seen: Seen) -> Cause:
     message = end.message.partition(": ")[2] if end else "stopped before its first step"
     if end is not None and end.ending == "time limit":
         return Cause(ending="time limit", message=message)
+    if seen.regrouping and not seen.signals:
+        _, _, step = message.partition(" after step ")
+        when = f"after step {step}" if step else "before the first step"
+        return Cause(ending="regrouped", message=f"nodes have joined {when}")
     if signal.SIGINT in seen.signals or (signal.SIGTERM in seen.signals and not seen.scheduled):
         return Cause(ending="stopped by user", message=message)
     # By convention, batch systems send these ahead of a preemption or a limit.

@@ -1,46 +1,262 @@
-"""torchrun's elastic agent, run in this process for one attempt. The door to torch's launcher."""
+"""torchrun's elastic agent, run in this process for one attempt at a time. The door to torch's launcher."""
 
+import contextlib
 import logging
+import os
 import re
-from collections.abc import Sequence
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import launch_agent
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousGracefulExitError,
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousTimeoutError,
+    rendezvous_handler_registry,
+)
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+from torch.distributed.launcher.api import LaunchConfig, launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
+from launcher.plan.worlds import most_that_fit
+
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+_POLL_S = 1.0
+
+
+class MeetingError(Exception):
+    """The nodes could not meet. `closed`: another node has ended the job."""
+
+    def __init__(self, message: str, *, closed: bool = False) -> None:
+        super().__init__(message)
+        self.closed = closed
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """Nodes that have found each other, and train until one is lost or joins."""
+
+    name: str
+    """The same on all of them, and new each time."""
+    num_present: int
+    num_nodes: int
+    """Those that train. The others stand by."""
+    node: int
+    """Number of this one among them."""
+    info: RendezvousInfo
 
 
 @final
 class Elastic:
-    """torchrun's arguments, read once."""
+    """torchrun's arguments, read once, and the connection to where nodes meet."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._arguments = parse_args(list(words))
         self.rank_words: Sequence[str] = self._arguments.training_script_args
-        self.num_nodes = int(self._arguments.nnodes)
-        self.one_node = self.num_nodes == 1
+        fewest, colon, most = self._arguments.nnodes.rpartition(":")
+        self.one_node = most == "1"
+        self.may_change = bool(colon) and not self.one_node
+        """Whether lost nodes may come back, and fewer nodes go on."""
+        self.fewest, self.most = int(fewest or most), int(most)
         self.per_node = int(self._arguments.nproc_per_node)
-        self.id: str = self._arguments.rdzv_id
-        """The same on all nodes of a job."""
+        self.endpoint: str = self._arguments.rdzv_endpoint
         self.error = ""
-        """Why the last attempt could not start, or was cut off."""
+        """Why the last attempt was cut off."""
+        self._handler: RendezvousHandler | None = None
+        self._counts: Sequence[int] = [self.most]
+        if self.may_change:
+            # Otherwise the ranks of each meeting would find the keys and addresses of the one before.
+            os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+            self._arguments.local_addr = self._arguments.local_addr or _address_towards(self.endpoint)
 
-    def run(self) -> dict[int, int]:
-        """Run all ranks of this node to their ends; exit codes of those that failed, by rank."""
+    def meet(self, counts: Sequence[int]) -> Meeting:
+        """Wait for one of these numbers of nodes, and to be one of them. Raises MeetingError."""
+        self._counts = counts
+        config, _, _ = config_from_args(self._arguments)
+        try:
+            if self._handler is None:
+                self._handler = self._open_handler(config)
+            while True:
+                info = self._handler.next_rendezvous()
+                num_nodes = most_that_fit(counts, info.world_size)
+                if info.rank < num_nodes:
+                    break
+                while not self._handler.num_nodes_waiting():  # stands by
+                    if self._handler.is_closed():
+                        raise RendezvousClosedError
+                    time.sleep(_POLL_S)
+            if info.rank == 0:
+                info.store.set("name", f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
+            name = info.store.get("name").decode()
+        except (RendezvousClosedError, RendezvousGracefulExitError):
+            raise MeetingError("another node has ended the job", closed=True) from None
+        except RendezvousTimeoutError:
+            raise MeetingError(f"fewer than {self.fewest} nodes have come to {self.endpoint}") from None
+        except Exception as error:  # torch raises many kinds
+            raise MeetingError(self._describe(error)) from error
+        assert info.bootstrap_store_info is not None
+        met = RendezvousInfo(info.store, info.rank, num_nodes, info.bootstrap_store_info)
+        return Meeting(name=name, num_present=info.world_size, num_nodes=num_nodes, node=info.rank, info=met)
+
+    def run(self, meeting: Meeting, on_more: Callable[[], None]) -> dict[int, int]:
+        """Run all ranks of this node to their ends; exit codes of those that failed, by rank.
+
+        Calls `on_more` when nodes wait with which more could train.
+        """
+        assert self._handler is not None
         self.error = ""
         config, command, words = config_from_args(self._arguments)
+        met = _Met(meeting, self._handler, lambda: on_more() if self.can_grow(meeting) else None)
+        config.rdzv_backend = met.name
+        rendezvous_handler_registry.register(met.name, lambda _parameters: met)
         try:
             launch_agent(config, command, words)
         except ChildFailedError as error:
             return {rank: failure.exitcode for rank, failure in error.failures.items()}
-        except (
-            Exception
-        ) as error:  # of the rendezvous: torch raises many kinds, also when another node is gone
-            self.error = " ".join(f"{type(error).__name__}: {error}".split())
+        except Exception as error:  # of the rendezvous: many kinds, also when another node is gone
+            self.error = self._describe(error)
+        finally:
+            if not self.may_change:
+                self.close()
         return {}
+
+    def is_regrouping(self, meeting: Meeting) -> bool:
+        """After a run: whether other nodes may have asked all ranks to leave because some have joined."""
+        with contextlib.suppress(Exception):
+            return not self.error and self.can_grow(meeting)
+        return False
+
+    def can_grow(self, meeting: Meeting) -> bool:
+        """Whether nodes wait with which more could train. Raises what torch does where they met is gone."""
+        if not self.may_change or self._handler is None:
+            return False
+        present = meeting.num_present + self._handler.num_nodes_waiting()
+        return most_that_fit(self._counts, present) > meeting.num_nodes
+
+    def close(self) -> None:
+        """End the job for all nodes: those that wait, or stand by, leave."""
+        if self._handler is not None:
+            with contextlib.suppress(Exception):  # the node that they meet on may be gone
+                self._handler.shutdown()
+        self._handler = None
+
+    def _open_handler(self, config: LaunchConfig) -> RendezvousHandler:
+        options = dict(config.rdzv_configs)
+        here = self.may_change and _is_here(self.endpoint)
+        if self.may_change and not here:
+            _wait_for(self.endpoint)
+        # On the node where they meet, the first agent opens the store and any other on it finds it open.
+        for is_host in [True, False] if here else [False]:
+            if self.may_change:
+                options["is_host"] = is_host
+            parameters = RendezvousParameters(
+                backend=config.rdzv_backend,
+                endpoint=config.rdzv_endpoint,
+                run_id=config.run_id,
+                min_nodes=config.min_nodes,
+                max_nodes=config.max_nodes,
+                local_addr=config.local_addr,
+                **options,
+            )
+            try:
+                backend, store = create_backend(parameters)
+            except RendezvousConnectionError:
+                if not is_host:
+                    raise
+            else:
+                return create_handler(store, backend, parameters)
+        raise AssertionError("the last of several tries returns or raises")
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, RendezvousConnectionError) and self.may_change:
+            return f"no connection to {self.endpoint}, where the nodes meet"
+        return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@final
+class _Met(RendezvousHandler):
+    """A rendezvous that has taken place, as torch's agent asks for it."""
+
+    def __init__(self, meeting: Meeting, handler: RendezvousHandler, look: Callable[[], None]) -> None:
+        self.name = f"met-{meeting.name}"
+        """As a backend in torch's registry."""
+        self._info, self._handler, self._look = meeting.info, handler, look
+
+    @property
+    def use_agent_store(self) -> bool:
+        """See the base class."""
+        return self._handler.use_agent_store
+
+    def get_backend(self) -> str:
+        """See the base class."""
+        return self.name
+
+    def get_run_id(self) -> str:
+        """See the base class."""
+        return self._handler.get_run_id()
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """See the base class."""
+        return self._info
+
+    def num_nodes_waiting(self) -> int:
+        """None, for torch's agent: it would end the ranks at once, and they could not save."""
+        self._look()
+        return 0
+
+    def is_closed(self) -> bool:
+        """See the base class."""
+        return self._handler.is_closed()
+
+    def set_closed(self) -> None:
+        """Nothing: only the end of the run closes it."""
+
+    def shutdown(self) -> bool:
+        """Nothing: only the end of the run closes it."""
+        return True
+
+
+def _is_here(endpoint: str) -> bool:
+    """Whether the host of HOST:PORT is this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((endpoint.rpartition(":")[0], 0))
+        except OSError:
+            return False
+        return True
+
+
+def _wait_for(endpoint: str) -> None:
+    """Wait until HOST:PORT answers. In Python, where a signal is noticed; torch waits without looking up."""
+    host, _, port = endpoint.rpartition(":")
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=5.0):
+                return
+        except OSError:
+            time.sleep(_POLL_S)
+
+
+def _address_towards(endpoint: str) -> str:
+    """This machine's address on the way to HOST:PORT; its own name may stand for a loopback address."""
+    host, _, port = endpoint.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))  # sends nothing
+        except OSError:
+            return socket.getfqdn()
+        return str(probe.getsockname()[0])
 
 
 def log_to(path: Path | None) -> None:

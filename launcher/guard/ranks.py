@@ -7,6 +7,7 @@ import platform
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
@@ -28,6 +29,10 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+class StopWaiting(BaseException):
+    """A stop request has come where nothing is running that could save."""
+
+
 @final
 class NodeRanks:
     """Passes stop requests on to the ranks of this node, also to those that have yet to start listening."""
@@ -40,6 +45,8 @@ class NodeRanks:
         self.signals: list[int] = []
         """What this process was sent."""
         self.killed = False
+        self.regrouping = False
+        self._waits = False
         self._told: set[int] = set()
         self._thread = threading.Thread(target=self._follow, name="node-ranks", daemon=True)
 
@@ -49,12 +56,31 @@ class NodeRanks:
 
     def forget(self) -> None:
         """Before an attempt: its ranks are new processes."""
+        self.regrouping = False
         for path in self.folder.glob("rank-*.pid"):
             path.unlink()
 
     def receive(self, number: int, _frame: object) -> None:
         """A signal handler of this process."""
         self.signals.append(number)
+        if self._waits:
+            self._waits = False
+            raise StopWaiting
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While there are no ranks that could save: a stop request raises StopWaiting in the main thread."""
+        if self.signals:
+            raise StopWaiting
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def regroup(self) -> None:
+        """Ask all ranks to save and leave, because nodes have joined."""
+        self.regrouping = True
 
     def pids(self) -> dict[int, int]:
         """Process ids by rank, of ranks that listen."""
@@ -69,7 +95,7 @@ class NodeRanks:
     def _follow(self) -> None:
         while True:
             time.sleep(TICK_S)
-            if not self.signals:
+            if not self.signals and not self.regrouping:
                 continue
             if self.signals.count(signal.SIGINT) > 1 and not self.killed:
                 self.killed = True
@@ -77,7 +103,7 @@ class NodeRanks:
             for pid in self.pids().values():
                 if pid not in self._told:
                     self._told.add(pid)
-                    _send(pid, self.signals[0])
+                    _send(pid, self.signals[0] if self.signals else signal.SIGUSR1)
 
 
 def _send(pid: int, number: int) -> None:

@@ -7,6 +7,7 @@ from launcher.optim.groups import state_size
 from launcher.optim.optimizer_table import StateSize
 from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.parameters import Parameters, describe_parameters
+from launcher.plan.worlds import node_counts, planned_ranks
 from launcher.recipe.schema import Recipe
 from models.build_model import flops_per_token, recurrent_state_size
 from models.config import sequences_per_sample
@@ -93,12 +94,12 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
 
 
 def _check_world(recipe: Recipe, world_size: int) -> None:
-    cluster = recipe.cluster
-    if world_size == cluster.world_size:
+    per_node, counts = recipe.cluster.nproc_per_node, node_counts(recipe)
+    if world_size in [count * per_node for count in counts]:
         return
     message = (
-        f"{world_size} started, but the plan is for {cluster.world_size} = cluster.nodes {cluster.nodes} x "
-        f"cluster.nproc_per_node {cluster.nproc_per_node}; for others: launch resume RUN --nproc-per-node N"
+        f"{world_size} started, but the plan is for {planned_ranks(recipe)} = cluster.nodes {counts[-1]} x "
+        f"cluster.nproc_per_node {per_node}; for others: launch resume RUN --nproc-per-node N"
     )
     raise UserError(Problem("ranks", message))
 

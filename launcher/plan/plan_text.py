@@ -1,8 +1,10 @@
 """The plan as text."""
 
 import math
+from collections.abc import Sequence
 
 from launcher.plan.plan import Plan
+from launcher.plan.worlds import node_counts
 from launcher.recipe.schema import Recipe
 from launcher.table import table_lines
 
@@ -59,11 +61,12 @@ _SAMPLES = {1: "sequences", 2: "pairs of sequences"}
 
 def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
     batch, memory = plan.batch, plan.memory
-    cluster = recipe.cluster
+    cluster, counts = recipe.cluster, node_counts(recipe)
     return [
         f"parameters   {plan.parameters.num_parameters:,}",
-        f"ranks        {batch.world_size} = {cluster.nodes} node(s) x {cluster.nproc_per_node}; "
+        f"ranks        {batch.world_size} = {counts[-1]} node(s) x {cluster.nproc_per_node}; "
         f"each copy of the parameters on {plan.shard_size}",
+        *_elastic(recipe, counts),
         f"batch        {batch.global_batch_size} {_SAMPLES[batch.num_sequences]} x {batch.seq_len} = "
         f"{batch.tokens_per_step:,} "
         f"tokens a step, as {batch.micro_batch_size} x {batch.num_micro} forward(s) x "
@@ -78,6 +81,15 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"the newest {recipe.checkpoint.keep} kept",
         f"base shapes  {plan.parameters.base_shapes_hash}",
     ]
+
+
+def _elastic(recipe: Recipe, counts: Sequence[int]) -> list[str]:
+    """The worlds that the run may have, where nodes may come and go."""
+    cluster = recipe.cluster
+    if cluster.min_nodes is None:
+        return []
+    alike = ", ".join(f"{count} x {cluster.nproc_per_node}" for count in counts)
+    return [f"elastic      {alike}: of {cluster.min_nodes} to {cluster.nodes} nodes, any others stand by"]
 
 
 def _size(num_bytes: float) -> str:

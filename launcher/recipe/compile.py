@@ -2,22 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from pydantic import ValidationError
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.loaded import LoadedRecipe, SourceText
-from launcher.recipe.overrides import apply_overrides, flag_node
+from launcher.recipe.overrides import Nodes, apply_flags, apply_overrides
 from launcher.recipe.renamed import with_new_names
 from launcher.recipe.rules.rule_table import check_rules
 from launcher.recipe.schema import Recipe
 from launcher.recipe.suggest import close_matches, did_you_mean
-from launcher.recipe.tree import Key, Node, child, dotted, plain, put
+from launcher.recipe.tree import Key, Node, dotted, plain
 from launcher.recipe.validation_errors import Explainer
 from launcher.yaml_text import decode, dump_yaml, parse_tree
 
@@ -28,7 +27,7 @@ _ROUNDS = 5
 
 
 def load_recipe(
-    path: str, overrides: Sequence[str] = (), *, nodes: int | None = None, nproc_per_node: int | None = None
+    path: str, overrides: Sequence[str] = (), *, nodes: Nodes | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
     """Read and check a recipe file. Raises UserError with every problem found."""
     return compile_recipe(_read(path), path, overrides, nodes=nodes, nproc_per_node=nproc_per_node)
@@ -39,7 +38,7 @@ def compile_recipe(
     name: str,
     overrides: Sequence[str] = (),
     *,
-    nodes: int | None = None,
+    nodes: Nodes | None = None,
     nproc_per_node: int | None = None,
 ) -> LoadedRecipe:
     """Check the text of a recipe, called `name` in messages. Raises UserError with every problem found."""
@@ -47,7 +46,7 @@ def compile_recipe(
 
 
 def load_frozen(
-    url: str, overrides: Sequence[str] = (), *, nodes: int | None = None, nproc_per_node: int | None = None
+    url: str, overrides: Sequence[str] = (), *, nodes: Nodes | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
     """Read and check the recipe of a run folder, which an earlier version may have written."""
     from launcher import files  # fsspec: not for the check of a recipe
@@ -59,7 +58,7 @@ def load_frozen(
 
 
 def _compile(
-    tree: Node, problems: list[Problem], source: SourceText, nodes: int | None, nproc_per_node: int | None
+    tree: Node, problems: list[Problem], source: SourceText, nodes: Nodes | None, nproc_per_node: int | None
 ) -> LoadedRecipe:
     # Text, overrides and flags become one tree first. So an override is checked exactly as if it were written
     # in the file, and the place of each value goes with it into the messages.
@@ -71,7 +70,7 @@ def _compile(
     # Flags last: --nproc-per-node says what is started now, whatever was written before.
     tree, found = apply_overrides(tree, source.overrides)
     problems += found
-    tree = _with_flags(tree, {"nodes": nodes, "nproc_per_node": nproc_per_node})
+    tree = apply_flags(tree, nodes, nproc_per_node)
     problems += _non_finite(tree)
     recipe, tree, found = _validate(tree)
     problems += found
@@ -102,17 +101,6 @@ def recipe_schema() -> dict[str, Any]:
     from launcher.recipe.json_schema import editor_schema  # 10 ms that no other verb should pay
 
     return editor_schema(Recipe)
-
-
-def _with_flags(tree: Node, flags: Mapping[str, int | None]) -> Node:
-    """Write the flags given into the cluster section; validation reports if that is not a section."""
-    cluster = child(tree, "cluster")
-    if cluster is not None and not isinstance(cluster.value, (dict, NoneType)):
-        return tree
-    for key, value in flags.items():
-        if value is not None:
-            tree = put(tree, ("cluster", key), flag_node(key, value))
-    return tree
 
 
 def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from launcher.errors import Problem
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.loaded import LoadedRecipe
 from models.config import ClassifierConfig
 from models.ssm.config import SSMSection
@@ -81,7 +82,7 @@ def _batch_norm_depends_on_the_forward(loaded: LoadedRecipe) -> Iterator[Problem
         return
     # Without dropout, all else gives the same losses on 1 rank with 32 sequences as on 4 ranks with 8 each.
     # Batch norm does not: its means are over 32 sequences there, over 8 here.
-    per_rank = recipe.train.global_batch_size // recipe.cluster.world_size
+    per_rank = recipe.train.global_batch_size // planned_ranks(recipe)
     at_once = min(recipe.train.micro_batch_size, per_rank)
     if at_once < recipe.train.global_batch_size:
         yield Problem(

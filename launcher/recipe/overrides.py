@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import NoneType
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.tree import Key, Node, child, dotted, put
 from launcher.yaml_text import parse_argument
+
+Nodes = int | tuple[int, int]
+"""Of --nodes: a number, or the fewest and the most."""
 
 
 def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
@@ -22,10 +26,23 @@ def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Pr
     return tree, problems
 
 
-def flag_node(key: str, value: int) -> Node:
-    """The node of a flag such as --nproc-per-node, with the flag as its place."""
-    flag = f"--{key.replace('_', '-')}"
-    return Node(value, flag, flag, str(value))
+def apply_flags(tree: Node, nodes: Nodes | None, nproc_per_node: int | None) -> Node:
+    """Write the flags given into the cluster section; validation reports if that is not a section."""
+    cluster = child(tree, "cluster")
+    if cluster is not None and not isinstance(cluster.value, (dict, NoneType)):
+        return tree
+    values: dict[str, tuple[str, int | None]] = {}
+    if nodes is not None:
+        fewest, most = nodes if isinstance(nodes, tuple) else (None, nodes)
+        values["nodes"] = "--nodes", most
+        # A fixed number takes back an earlier range.
+        if fewest is not None or (cluster is not None and child(cluster, "min_nodes") is not None):
+            values["min_nodes"] = "--nodes", fewest
+    if nproc_per_node is not None:
+        values["nproc_per_node"] = "--nproc-per-node", nproc_per_node
+    for key, (flag, value) in values.items():
+        tree = put(tree, ("cluster", key), Node(value, flag, flag, str(value)))
+    return tree
 
 
 def _read_override(override: str) -> tuple[list[str], Node]:

@@ -51,3 +51,12 @@ def test_sbatch_options_set_elsewhere_or_malformed_are_refused(option: str, mess
 def test_values_that_cannot_go_into_a_script_are_refused(section: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ClusterConfig.model_validate(section)
+
+
+@pytest.mark.parametrize(
+    "address", ["n1", "n1:", ":29400", "n1:0", "n1:65536", "n 1:29400", "n1:29400\n", "a,b:1"]
+)
+def test_the_place_where_nodes_meet_is_a_host_and_a_port(address: str) -> None:
+    assert ClusterConfig(rendezvous="n1.x-y:29400").rendezvous == "n1.x-y:29400"
+    with pytest.raises(ValidationError, match="write HOST:PORT"):
+        ClusterConfig(rendezvous=address)

@@ -44,6 +44,17 @@ def test_a_kind_that_this_host_cannot_be_is_refused(
         choose_cluster(config, has_sbatch=has_sbatch)
 
 
+@pytest.mark.parametrize("has_sbatch", [False, True])
+def test_nodes_that_meet_somewhere_are_started_by_hand(has_sbatch: bool) -> None:
+    config = ClusterConfig(nodes=4, min_nodes=2, rendezvous="n1:29400")
+    assert type(choose_cluster(config, has_sbatch=has_sbatch)) is LocalCluster
+
+
+def test_slurm_does_not_go_on_with_fewer_nodes() -> None:
+    with pytest.raises(ValueError, match="min_nodes is 1, but Slurm starts a job again on all its nodes"):
+        choose_cluster(ClusterConfig(nodes=2, min_nodes=1), has_sbatch=True)
+
+
 def test_sbatch_is_looked_for_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not sbatch_available()

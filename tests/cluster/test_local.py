@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_set_up_lines_and_variables_come_before_the_agent() -> None:
 def test_several_nodes_are_refused() -> None:
     with pytest.raises(ValueError, match="got 3 nodes; this machine is 1 node"):
         LocalCluster(ClusterConfig()).render(small_job(nodes=3))
+
+
+@pytest.mark.parametrize(("fewest", "nodes"), [(None, "3:3"), (2, "2:3")])
+def test_one_script_for_every_node_that_is_started_by_hand(fewest: int | None, nodes: str) -> None:
+    config = ClusterConfig(nodes=3, rendezvous="n1:29400")
+    job = replace(small_job(nodes=3, run_dir="/runs/a b"), min_nodes=fewest)
+    script = LocalCluster(config).render(job)
+    assert_bash_reads(script)
+    assert f"--nnodes={nodes} " in script
+    assert "--rdzv-endpoint=n1:29400 --rdzv-id='/runs/a b' " in script
+
+
+def test_nodes_that_are_started_by_hand_share_the_run_folder() -> None:
+    config = ClusterConfig(nodes=3, rendezvous="n1:29400")
+    with pytest.raises(ValueError, match="must be a path that all nodes share"):
+        LocalCluster(config).render(small_job(nodes=3, run_dir="s3://bucket/run"))
 
 
 @pytest.mark.parametrize(

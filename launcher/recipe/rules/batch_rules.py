@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from launcher.errors import Problem
 from launcher.plan.batch import UnevenBatchError, shape_batch
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, describe_world, refuse
 
@@ -19,7 +20,7 @@ def micro_batches_are_whole(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`train.micro_batch_size` divides each rank's part of the global batch, or is larger than it."""
     if (uneven := _uneven(loaded)) is not None and uneven.key == "micro_batch_size":
         key = "train.micro_batch_size"
-        part = loaded.recipe.train.global_batch_size // loaded.recipe.cluster.world_size
+        part = loaded.recipe.train.global_batch_size // planned_ranks(loaded.recipe)
         message = (
             f"<{key}> does not divide the {part} sequences of each rank: <train.global_batch_size> over "
         )
@@ -30,7 +31,7 @@ def _uneven(loaded: LoadedRecipe) -> UnevenBatchError | None:
     # One function divides a batch, for the plan and for the rules: they cannot disagree about what fits.
     train = loaded.recipe.train
     try:
-        shape_batch(train.global_batch_size, train.micro_batch_size, loaded.recipe.cluster.world_size, 1)
+        shape_batch(train.global_batch_size, train.micro_batch_size, planned_ranks(loaded.recipe), 1)
     except UnevenBatchError as uneven:
         return uneven
     return None

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from launcher.errors import Problem
 from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, describe_world, divides, only_for, refuse
 
@@ -66,7 +67,7 @@ def single_is_one_rank(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`parallel.strategy: single` is for one rank."""
     parallel = loaded.recipe.parallel
     single = parallel.engine == "torch" and parallel.strategy == "single"
-    if single and loaded.recipe.cluster.world_size > 1:
+    if single and planned_ranks(loaded.recipe) > 1:
         message = f"<parallel.strategy> is only for one rank, but there are {describe_world(loaded)}"
         yield refuse(loaded, "parallel.strategy", message, "use ddp, fsdp2 or hsdp")
 
@@ -80,7 +81,7 @@ def shard_size_is_for_hsdp(loaded: LoadedRecipe) -> Iterator[Problem]:
 def shard_groups_fill_the_world(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`parallel.shard_size` divides the number of ranks."""
     if loaded.recipe.parallel.strategy == "hsdp":
-        world = loaded.recipe.cluster.world_size
+        world = planned_ranks(loaded.recipe)
         yield from divides(loaded, "parallel.shard_size", world, describe_world(loaded))
 
 

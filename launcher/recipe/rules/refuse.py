@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from launcher.errors import Problem
 from launcher.plan.batch import largest_divisor
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.loaded import LoadedRecipe
 
 
@@ -69,4 +70,4 @@ def room_for(loaded: LoadedRecipe, key: str, least: int | None, what: str) -> It
 
 def describe_world(loaded: LoadedRecipe) -> str:
     """The number of ranks and where it is set, for the message of `refuse`."""
-    return f"{loaded.recipe.cluster.world_size} ranks: <cluster.nodes> x <cluster.nproc_per_node>"
+    return f"{planned_ranks(loaded.recipe)} ranks: <cluster.nodes> x <cluster.nproc_per_node>"

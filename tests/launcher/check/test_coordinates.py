@@ -25,6 +25,7 @@ from launcher.optim.config import OptimConfig
 from launcher.optim.groups import make_groups
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.plan.plan import make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from models.config import ModelConfig
@@ -121,7 +122,7 @@ def test_a_delta_that_forgot_the_hidden_width_of_ffn_is_refused_before_anything_
     tmp_path: Path,
 ) -> None:
     subject = recipe("transformer")
-    shapes = make_plan(subject, subject.cluster.world_size).parameters.base_shapes
+    shapes = make_plan(subject, planned_ranks(subject)).parameters.base_shapes
     # what a delta model with the base's d_ffn would give: that dimension does not differ, hence is finite
     forgot = {
         name: [None if "ffn" in name and dim == 4 * 64 else dim for dim in dims]

@@ -25,6 +25,8 @@ def seen(
     out_of_memory: bool = False,
     scheduled: bool = False,
     agent_error: str = "",
+    regrouping: bool = False,
+    began: bool = True,
 ) -> Seen:
     return Seen(
         host="n1",
@@ -35,6 +37,8 @@ def seen(
         out_of_memory=out_of_memory,
         scheduled=scheduled,
         agent_error=agent_error,
+        regrouping=regrouping,
+        began=began,
     )
 
 
@@ -73,6 +77,22 @@ TERM, KILL, USR1, INT = (int(s) for s in (signal.SIGTERM, signal.SIGKILL, signal
         ([end(0, "stopped by signal", 1, SAVED), end(1, "bug", 2)], seen({1: 1}, [TERM]), "bug", "rank 1"),
         ([], seen(signals=[INT, INT], killed=True), "stopped by user", "twice"),
         ([], seen(agent_error="RendezvousTimeoutError: x"), "node lost", "Rendezvous"),
+        # where the nodes meet is gone: torch's agent sent its ranks SIGTERM
+        (
+            [end(1, "stopped by signal", 1, SAVED)],
+            seen(agent_error="no connection"),
+            "node lost",
+            "agent on n1",
+        ),
+        ([end(0, "stopped by signal", 1, SAVED)], seen(regrouping=True), "regrouped", "joined after step 9"),
+        (
+            [end(0, "stopped by signal", 1, SAVED)],
+            seen(signals=[INT], regrouping=True),
+            "stopped by user",
+            "9",
+        ),
+        ([end(0, "node lost", 1)], seen({1: -KILL}, regrouping=True), "node lost", "rank 1"),
+        ([], seen(signals=[INT], began=False), "stopped by user", "before its first step"),
     ],
 )
 def test_the_first_cause_is_named(ends: Sequence[RankEnd], saw: Seen, ending: Ending, fragment: str) -> None:

@@ -15,6 +15,7 @@ from launcher.parallel.deepspeed import zero_config
 from launcher.parallel.engine import Engine
 from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 from tests.ranks import run_ranks
@@ -47,7 +48,7 @@ def recipe_for(ranks: int, *overrides: str) -> Recipe:
 def make_engine(recipe: Recipe, world: World) -> tuple[Engine, Plan]:
     """As train() makes it; but ZeRO 3 cuts small parameters as well."""
     zero_config.SMALL_PARAMETER = 0
-    plan = make_plan(recipe, recipe.cluster.world_size)
+    plan = make_plan(recipe, planned_ranks(recipe))
     _, engine = open_engine(recipe, plan, world)
     return engine, plan
 

@@ -14,6 +14,7 @@ from launcher.checkpoint.storage import read_shapes, write_tensors
 from launcher.data.batches import Batches
 from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 from models.layer_table import LAYERS
@@ -50,7 +51,7 @@ SMALL = {
 
 def open_model(*overrides: str) -> tuple[LM, Any, Batches]:
     recipe = recipe_for(1, *SINGLE, STREAMS, *overrides)
-    plan = make_plan(recipe, recipe.cluster.world_size)
+    plan = make_plan(recipe, planned_ranks(recipe))
     model, engine = open_engine(recipe, plan, ALONE)
     assert isinstance(model, LM)
     return model, engine, make_batches(recipe, plan, ALONE)

@@ -6,6 +6,7 @@ import pytest
 
 from launcher.plan.batch import shape_batch
 from launcher.plan.plan import make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import load_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -25,8 +26,8 @@ def test_both_sequences_of_a_pair_are_positions_and_work() -> None:
     recipe = load_recipe(str(ROOT / "recipes/lra-retrieval.yaml")).recipe
     single = recipe.model.model_copy(update={"num_sequences": 1})
     pairs, alone = (
-        make_plan(recipe, recipe.cluster.world_size),
-        make_plan(recipe.model_copy(update={"model": single}), recipe.cluster.world_size),
+        make_plan(recipe, planned_ranks(recipe)),
+        make_plan(recipe.model_copy(update={"model": single}), planned_ranks(recipe)),
     )
     assert pairs.batch.tokens_per_step == 2 * alone.batch.tokens_per_step == 64 * 2 * 4000
     readout, compare = 2 * 256 * 2, 2 * 4 * 256 * 256

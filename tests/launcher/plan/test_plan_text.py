@@ -4,12 +4,13 @@ import pytest
 
 from launcher.plan.plan import make_plan
 from launcher.plan.plan_text import plan_text
+from launcher.plan.worlds import planned_ranks
 from tests.small_run import small_recipe
 
 
 def line(head: str, *overrides: str) -> str:
     recipe = small_recipe(*overrides)
-    text = plan_text(recipe, make_plan(recipe, recipe.cluster.world_size))
+    text = plan_text(recipe, make_plan(recipe, planned_ranks(recipe)))
     (found,) = [line for line in text.splitlines() if line.startswith(head)]
     return found
 

@@ -6,13 +6,14 @@ import math
 import pytest
 
 from launcher.plan.plan import Plan, make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.schema import Recipe
 from tests.launcher.optim.test_groups import TYPES
 from tests.small_run import small_recipe
 
 
 def planned(recipe: Recipe) -> Plan:
-    return make_plan(recipe, recipe.cluster.world_size)
+    return make_plan(recipe, planned_ranks(recipe))
 
 
 def plan(kind: str, *overrides: str) -> Plan:

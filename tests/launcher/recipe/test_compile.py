@@ -78,6 +78,15 @@ def test_flags_win_over_file_and_overrides() -> None:
     assert loaded.place("cluster.nodes") == "--nodes"
 
 
+def test_a_range_of_nodes_sets_both_ends_and_a_number_takes_it_back() -> None:
+    by_hand = ("cluster.rendezvous=n1:29400",)
+    text = dump_recipe(compile_recipe(SMALL, "r", by_hand, nodes=(1, 2)).recipe)
+    again = compile_recipe(text, "r")
+    assert (again.recipe.cluster.min_nodes, again.recipe.cluster.nodes) == (1, 2)
+    fixed = compile_recipe(text, "r", nodes=2).recipe.cluster
+    assert (fixed.min_nodes, fixed.nodes) == (None, 2)
+
+
 def test_places_lead_to_file_override_flag_or_section() -> None:
     loaded = compile_recipe(SMALL, "r", ["train.steps=20"], nproc_per_node=2)
     assert loaded.place("optim.betas.1") == "r:18:16"

@@ -20,6 +20,7 @@ from launcher.errors import UserError
 from launcher.mup.base_shapes import check_finite
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
@@ -188,7 +189,7 @@ def write(folder: Path, late: Late) -> tuple[str, str]:
 
 def start(loaded: LoadedRecipe, folder: Path) -> None:
     """All that `launch` and its ranks do with a recipe before the first step, without torchrun."""
-    recipe, world_size = loaded.recipe, loaded.recipe.cluster.world_size
+    recipe, world_size = loaded.recipe, planned_ranks(loaded.recipe)
     with loaded.locating():
         check_sources(recipe.data)
         require_passed(recipe, "bad.yaml")

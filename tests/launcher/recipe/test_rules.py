@@ -321,8 +321,26 @@ DATA = [
         "use version exp",
     ),
 ]
+BY_HAND = "cluster.rendezvous=n1:29400"
 CLUSTER = [
     broken("local-is-one-node", "cluster.nodes=2", "cluster.type = local (small.yaml:31:17) is this machine"),
+    broken(
+        "min-nodes-at-most-nodes",
+        (BY_HAND, "cluster.nodes=2", "cluster.min_nodes=3"),
+        "cluster.min_nodes = 3 must be at most cluster.nodes = 2 (override",
+        "write --nodes MIN:MAX",
+    ),
+    broken(
+        "by-hand-is-not-slurm",
+        ("cluster.type=slurm", "cluster.nodes=2", "cluster.min_nodes=1"),
+        "cluster.min_nodes = 1 is only for type local or auto, but cluster.type = slurm",
+        "a job that loses a node is queued again",
+    ),
+    broken(
+        "by-hand-is-not-slurm",
+        ("cluster.type=slurm", "cluster.nodes=2", BY_HAND),
+        "cluster.rendezvous = n1:29400 is only for type local or auto",
+    ),
     broken(
         "one-process-per-gpu",
         "cluster.gpus_per_node=1",

@@ -16,6 +16,7 @@ from launcher.errors import UserError
 from launcher.parallel.deepspeed.zero_config import zero_config
 from launcher.parallel.open_engine import _refuse_complex
 from launcher.plan.plan import make_plan
+from launcher.plan.worlds import planned_ranks
 from launcher.recipe.schema import Recipe
 from launcher.world import World, open_world
 from tests.launcher.parallel.engines import (
@@ -42,7 +43,7 @@ def _imported_once() -> None:
 
 def test_its_json_comes_from_the_plan() -> None:
     recipe = recipe_for(2, *ZERO[2], "parallel.precision=bf16", "train.micro_batch_size=2")
-    rendered = zero_config(recipe.parallel, make_plan(recipe, recipe.cluster.world_size).batch)
+    rendered = zero_config(recipe.parallel, make_plan(recipe, planned_ranks(recipe)).batch)
     assert rendered["train_batch_size"] == 8
     assert rendered["train_micro_batch_size_per_gpu"] == 2
     assert rendered["gradient_accumulation_steps"] == 2
@@ -79,7 +80,7 @@ def test_groups_are_the_plans_also_after_loading_and_nothing_is_compiled(stage: 
     recipe = recipe_for(2, *ZERO[stage])
     planned = [
         (group.name, group.lr, group.weight_decay)
-        for group in make_plan(recipe, recipe.cluster.world_size).parameters.groups
+        for group in make_plan(recipe, planned_ranks(recipe)).parameters.groups
     ]
     assert len({lr for _, lr, _ in planned}) > 1, "else nothing could be mixed up"
     for fresh, loaded, compiled in run_ranks(2, _rates, recipe, str(tmp_path)):
