@@ -1,6 +1,5 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch, for the plan."""
 
-import os
 import sys
 import tempfile
 import time
@@ -13,7 +12,6 @@ from cluster.kinds import choose_cluster, sbatch_available
 from cluster.shell import user_threads
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
-from launcher.environment import OF_EVERY_PROCESS
 from launcher.errors import Problem, UserError
 from launcher.json_text import load_json
 from launcher.mup.bsh import dump_base_shapes
@@ -67,7 +65,6 @@ def prepare(
 
 def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, str], submission: str) -> Job:
     shape = recipe.cluster
-    quiet = {name: value for name, value in OF_EVERY_PROCESS.items() if name not in os.environ}
     before = first_launch(run_url)
     # The order of sums depends on the number of threads, and relative paths depend on the folder. A resume
     # keeps both from the first attempt. With another number of processes per node, sums change in any case.
@@ -86,7 +83,7 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
             *("-m", "launcher.cli.rank", "--run-dir", run_url),
             *(("--submission", submission) if submission else ()),
         ),
-        env={**quiet, **env},
+        env=env,
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
 

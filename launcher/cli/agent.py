@@ -23,11 +23,11 @@ from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_lost, settle_run
-from launcher.ending import REACTIONS
+from launcher.ending import REACTIONS, StorageError
 from launcher.errors import UserError
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
-from launcher.guard.elastic import Elastic, MeetingError, count_memory_kills, log_to
+from launcher.guard.elastic import NEW_STORES, Elastic, MeetingError, count_memory_kills, log_to
 from launcher.guard.judge import Limits, Verdict, limits_of
 from launcher.guard.rank_end import read_ends
 from launcher.guard.ranks import NodeRanks, StopWaiting
@@ -67,6 +67,7 @@ def main() -> int:
     # the others have nothing left to save.
     os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
     elastic = Elastic(sys.argv[1:])
+    os.environ |= NEW_STORES if elastic.may_change else {}
     options = rank_arguments(elastic.rank_words)
     run_url, recipe = files.absolute(options.run_dir), read_recipe(recipe_url(options))
     guard = recipe.guard if recipe else GuardConfig()
@@ -97,7 +98,8 @@ def main() -> int:
             if not again:
                 elastic.close()
                 if not ended.has_main and elastic.may_change:
-                    settle_lost(run_url)
+                    with contextlib.suppress(UserError, OSError, StorageError):  # another agent is at it
+                        settle_lost(run_url)
                 return reaction.code
 
 

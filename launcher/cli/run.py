@@ -45,10 +45,10 @@ def start_run(loaded: LoadedRecipe, run_url: str, path: str) -> int:
         check_sources(loaded.recipe.data)
         show_hints(find_hints(loaded))
         require_passed(loaded.recipe, path)
-        from launcher.cli.tracking import mlflow_environment
+        from launcher.cli.tracking import run_environment
         from launcher.submit import freeze_and_submit, prepare
 
-        prepared = prepare(loaded.recipe, run_url, env=mlflow_environment())
+        prepared = prepare(loaded.recipe, run_url, env=run_environment())
     files.check_writable(run_url)
     return freeze_and_submit(prepared, source=_source_text(loaded))
 
@@ -73,12 +73,12 @@ def _load(options: argparse.Namespace) -> LoadedRecipe:
 
 
 def _show(loaded: LoadedRecipe, run_url: str) -> int:
-    from launcher.cli.tracking import mlflow_environment
+    from launcher.cli.tracking import run_environment
     from launcher.plan.plan_text import plan_text
     from launcher.submit import prepare
 
     with loaded.locating():
-        prepared = prepare(loaded.recipe, run_url, env=mlflow_environment(), only_show=True)
+        prepared = prepare(loaded.recipe, run_url, env=run_environment(), only_show=True)
     print(plan_text(prepared.recipe, prepared.plan))
     show_hints(find_hints(loaded))
     print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))

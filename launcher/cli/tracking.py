@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher import files
 from launcher.ending import Ending, StorageError
+from launcher.environment import OF_EVERY_PROCESS
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, STATE, LocalMirror, lock_run, open_mirror, require_run
@@ -38,6 +39,12 @@ def find_target(config: MLflowConfig, folder: Path | None = None) -> MlflowTarge
 def mlflow_environment() -> dict[str, str]:
     """Our MLflow settings, except those that the user has set."""
     return {name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ}
+
+
+def run_environment() -> dict[str, str]:
+    """Our settings for all processes of a run, except those that the user has set."""
+    ours = MLFLOW_ENVIRONMENT | OF_EVERY_PROCESS
+    return {name: value for name, value in ours.items() if name not in os.environ}
 
 
 def replay_run(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import re
 import socket
 import time
@@ -31,6 +30,8 @@ from torch.distributed.run import config_from_args, parse_args
 from launcher.plan.worlds import most_that_fit
 
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+NEW_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Otherwise the ranks of each meeting find the keys and addresses of the one before."""
 _POLL_S = 1.0
 
 
@@ -67,7 +68,7 @@ class Elastic:
         fewest, colon, most = self._arguments.nnodes.rpartition(":")
         self.one_node = most == "1"
         self.may_change = bool(colon) and not self.one_node
-        """Whether lost nodes may come back, and fewer nodes go on."""
+        """Whether lost nodes may come back, and fewer nodes go on. The agent's environment has NEW_STORES."""
         self.fewest, self.most = int(fewest or most), int(most)
         self.per_node = int(self._arguments.nproc_per_node)
         self.endpoint: str = self._arguments.rdzv_endpoint
@@ -76,8 +77,6 @@ class Elastic:
         self._handler: RendezvousHandler | None = None
         self._counts: Sequence[int] = [self.most]
         if self.may_change:
-            # Otherwise the ranks of each meeting would find the keys and addresses of the one before.
-            os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
             self._arguments.local_addr = self._arguments.local_addr or _address_towards(self.endpoint)
 
     def meet(self, counts: Sequence[int]) -> Meeting:

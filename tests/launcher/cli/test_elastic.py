@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ OVERRIDES = (
     "model.dropout=0",
     "train.steps=100000",
     "train.validate_every=100000",
+    "guard.stall_s=10",
     "checkpoint.every=20",
     "schedule={type: constant}",
 )
@@ -135,6 +137,29 @@ def test_a_lost_node_shrinks_the_world_and_its_return_grows_it_with_the_same_sam
     assert sorted(steps) == list(range(1, last[3] + 1))
     alone = train_run(run.parent / "alone", *OVERRIDES, "parallel.strategy=single", f"train.steps={last[3]}")
     assert losses(steps) == pytest.approx(losses(alone), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_rank_that_hangs_is_named_on_every_node_and_all_start_again(run: Path) -> None:
+    with node(run, "first") as first:
+        wait_for(lambda: is_open(run))
+        with node(run, "second") as second:
+            wait_for(trains(run, 1))
+            pids = [int(p) for p in children(second.pid)]
+            assert len(pids) == 1
+            os.kill(pids[0], signal.SIGSTOP)
+            wait_for(trains(run, 2))
+            os.kill(second.pid, signal.SIGINT)
+            assert (second.wait(60), first.wait(60)) == (130, 16)
+    for name in ("first", "second"):
+        said = (run.parent / f"{name}.txt").read_text()
+        assert re.search(r"launch: hang: rank \d on .*, process stopped", said), said
+    assert [r["class"] for r in records(run, "end") if r["attempt"] == 1][-1] == "hang"
+
+
+def children(pid: int) -> list[str]:
+    """Processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_losing_the_host_of_the_meeting_ends_the_attempt(run: Path) -> None:
