@@ -8,6 +8,17 @@ OF_EVERY_PROCESS = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
+STORE_FILE = "LAUNCH_STORE"
+"""Variable of a rank: the file in which the ranks of one node find each other. Unset: that of torchrun."""
+
+ON_ONE_NODE = {
+    # Whoever can connect to a rank can have it do anything. torch's stores listen on all interfaces, so there
+    # is none: agent and ranks meet in a file. gloo and NCCL listen on this interface only.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+
 _ON_CPUS = {
     # Without it, DeepSpeed warns that it found no accelerator, and then uses this one.
     "DS_ACCELERATOR": "cpu",

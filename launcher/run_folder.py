@@ -9,6 +9,7 @@ accepted it.
 
 import fcntl
 import os
+import secrets
 import socket
 import tempfile
 import time
@@ -30,7 +31,7 @@ RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
     "base_shapes.bsh",
     "job.sh",
 )
-ENVIRONMENT, DIFF, LOCK = "environment.json", "code.diff", "lock"
+ENVIRONMENT, DIFF, LOCK, SECRET = "environment.json", "code.diff", "lock", "secret"
 JOURNAL, STATE = "journal.jsonl", "mlflow.json"
 CONSOLE = "logs/console.log"
 """What was printed, whatever became of the terminal."""
@@ -112,6 +113,25 @@ def freeze(
 
 def _json(record: Mapping[str, object]) -> str:
     return dump_json(record, indent=1) + "\n"
+
+
+def make_secret(run_url: str) -> None:
+    """Let the nodes of a run tell their own messages from a stranger's, unless they can already."""
+    local = files.local_path(run_url)
+    if local is None or (local / SECRET).exists():
+        return
+    new = local / f".{SECRET}.{uuid.uuid4().hex}"
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(secrets.token_hex(32))
+    new.rename(local / SECRET)
+
+
+def read_secret(run_url: str) -> bytes | None:
+    """The run's secret; None for a run that has none, because it is on one node."""
+    local = files.local_path(run_url)
+    if local is None or not (local / SECRET).exists():
+        return None
+    return bytes.fromhex((local / SECRET).read_text())
 
 
 def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:

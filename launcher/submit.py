@@ -114,6 +114,8 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
         "submitted": time.time(),
     }
     files.make_folder(files.join(prepared.run_url, "logs"))
+    if job.nodes > 1:
+        run_folder.make_secret(prepared.run_url)
     folder = files.join(prepared.run_url, *([prepared.submission] if prepared.submission else []))
     script_url = run_folder.freeze(
         folder,

@@ -1,6 +1,7 @@
 """Rank, device and process group of this process. Created once, and passed as an argument."""
 
 import hashlib
+import json
 import os
 import platform
 from dataclasses import dataclass
@@ -10,11 +11,16 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
+from torch._C._distributed_c10d import FileStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-from launcher.environment import rank_environment
+from launcher.environment import STORE_FILE, rank_environment
 from launcher.errors import Problem, UserError
+from launcher.signed_store import SignedStore
 
 T = TypeVar("T")
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +32,8 @@ class World:
     size: int
     local_size: int
     device: torch.device
+    store: Store | None = None
+    """Where the ranks found each other: kept for as long as the group lives."""
 
     @property
     def is_main(self) -> bool:
@@ -47,21 +55,47 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def from_main(self, value: T) -> T:
-        """Rank 0's value (small, picklable) on every rank."""
+    # As JSON of a known type: torch's own collectives of objects unpickle, that is run, what a peer sends.
+
+    def from_main(self, value: T, kind: TypeAdapter[T]) -> T:
+        """Rank 0's value (small) on every rank."""
         if self.size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        text = _encode(value, kind) if self.is_main else torch.empty(0, dtype=torch.uint8)
+        size = torch.tensor([len(text)])
+        dist.broadcast(size, src=0)
+        if not self.is_main:
+            text = _room(int(size))
+        dist.broadcast(text, src=0)
+        return value if self.is_main else _decode(text, kind)
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's value (small, picklable), in rank order, on every rank."""
+    def gather(self, value: T, kind: TypeAdapter[T]) -> list[T]:
+        """Every rank's value (small), in rank order, on every rank."""
         if self.size == 1:
             return [value]
-        box: list[T] = [value] * self.size
-        dist.all_gather_object(box, value)
-        return box
+        text = _encode(value, kind)
+        sizes = list(torch.zeros(self.size, 1, dtype=torch.int64))
+        dist.all_gather(sizes, torch.tensor([len(text)]))
+        padded = _room(max(map(int, sizes)))
+        padded[: len(text)] = text
+        texts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(texts, padded)
+        return [_decode(text[: int(size)], kind) for text, size in zip(texts, sizes, strict=True)]
+
+
+def _encode(value: T, kind: TypeAdapter[T]) -> torch.Tensor:
+    text = json.dumps(kind.dump_python(value, mode="json"))
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _decode(text: torch.Tensor, kind: TypeAdapter[T]) -> T:
+    return kind.validate_python(json.loads(text.numpy().tobytes()))
+
+
+def _room(size: int) -> torch.Tensor:
+    if not 0 <= size <= _MOST_BYTES:
+        raise RuntimeError(f"a peer announces a message of {size} bytes; the most is {_MOST_BYTES}")
+    return torch.zeros(size, dtype=torch.uint8)
 
 
 def close_world(world: World) -> None:
@@ -70,8 +104,11 @@ def close_world(world: World) -> None:
         dist.destroy_process_group()
 
 
-def open_world(timeout_s: float) -> World:
-    """Join the process group of torchrun's variables, and select the device of this local rank."""
+def open_world(timeout_s: float, secret: bytes | None = None) -> World:
+    """Join the process group of torchrun's variables, and select the device of this local rank.
+
+    `secret`: what the ranks of several nodes sign the addresses with at which they find each other.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed reads it even for a single process
@@ -89,14 +126,31 @@ def open_world(timeout_s: float) -> World:
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)
+    store: Store | None = None
     if size > 1:
         # gloo as well, for what is on the CPU: pickled objects, and parameters that are offloaded.
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+        timeout = timedelta(seconds=timeout_s)
+        if path := os.environ.get(STORE_FILE):
+            store = FileStore(path, size)
+            store.set_timeout(timeout)
+        else:
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+            # NCCL's threads would call into Python, which was not tried: see docs/security.md.
+            if secret is not None and not use_cuda:
+                store = SignedStore(store, secret)
         dist.init_process_group(
-            backend, timeout=timedelta(seconds=timeout_s), device_id=device if use_cuda else None
+            backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=device if use_cuda else None,
         )
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return World(rank=rank, local_rank=local_rank, size=size, local_size=local_size, device=device)
+    return World(
+        rank=rank, local_rank=local_rank, size=size, local_size=local_size, device=device, store=store
+    )
 
 
 def join_local_world(rank: int, size: int, rendezvous: Path, timeout_s: float) -> World:

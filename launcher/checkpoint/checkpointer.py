@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal, final
 
 import torch
+from pydantic import TypeAdapter
 
 from launcher import files
 from launcher.checkpoint.catalog import (
@@ -21,7 +22,7 @@ from launcher.checkpoint.catalog import (
     step_folder,
 )
 from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
-from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
+from launcher.checkpoint.manifest import FORMAT, MANIFEST, FileEntry, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.storage import write_tensors
 from launcher.errors import Problem, UserError
@@ -32,6 +33,13 @@ from launcher.progress import Progress
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror
 from launcher.world import World
+
+_SAVED = TypeAdapter[Saved | None](Saved | None)
+_FOUND = TypeAdapter[tuple[Saved | None, list[Rejected], Problem | None]](
+    tuple[Saved | None, list[Rejected], Problem | None]
+)
+_NAMES = TypeAdapter(list[str])
+_FILES = TypeAdapter(dict[str, FileEntry])
 
 ScheduleState = Mapping[str, float | int | None]
 
@@ -108,7 +116,7 @@ class Checkpointer:
         # Rank 0 chooses for all: on a network file system two ranks may list different folders for a while,
         # and ranks that load different steps would train on without an error.
         saved, rejected, lost = self._world.from_main(
-            self._find() if self._world.is_main else (None, [], None)
+            self._find() if self._world.is_main else (None, [], None), _FOUND
         )
         if lost is not None:
             raise UserError(lost)
@@ -136,8 +144,8 @@ class Checkpointer:
         None if there is none. Its manifest says from then on where the data continues, so that a resume does
         the same. Newer checkpoints are moved to quarantine.
         """
-        newest = partial(find_newest, self._run_url, verify=True, before=before)
-        saved, _ = self._world.from_main(newest() if self._world.is_main else (None, []))
+        found = find_newest(self._run_url, verify=True, before=before)[0] if self._world.is_main else None
+        saved = self._world.from_main(found, _SAVED)
         if saved is None:
             return None
         self._load(saved, engine, schedule)
@@ -197,10 +205,10 @@ class Checkpointer:
         self._step_from("written", "idle")
         assert self._save is not None, "written"
         save, world, self._save = self._save, self._world, None
-        names = world.from_main(sorted(files.list_names(save.url)) if world.is_main else [])
+        names = world.from_main(sorted(files.list_names(save.url)) if world.is_main else [], _NAMES)
         # Each rank reads back and hashes its part of the files: digests of what the storage holds, not of
         # what was sent there. With 8 files on 4 ranks, rank 1 hashes files 1 and 5.
-        parts = world.gather(describe_files(save.url, names[world.rank :: world.size]))
+        parts = world.gather(describe_files(save.url, names[world.rank :: world.size]), _FILES)
         if world.is_main:
             step, data_step = save.progress.step, save.progress.data_step
             manifest = self._attempt.model_copy(

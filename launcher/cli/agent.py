@@ -24,10 +24,11 @@ from launcher.cli.main import print_lines, problem_lines
 from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_lost, settle_run
 from launcher.ending import REACTIONS, StorageError
+from launcher.environment import ON_ONE_NODE, STORE_FILE
 from launcher.errors import UserError
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
-from launcher.guard.elastic import NEW_STORES, Elastic, MeetingError, count_memory_kills, log_to
+from launcher.guard.elastic import NEW_STORES, Elastic, Meeting, MeetingError, count_memory_kills, log_to
 from launcher.guard.judge import Limits, Verdict, limits_of
 from launcher.guard.rank_end import read_ends
 from launcher.guard.ranks import NodeRanks, StopWaiting
@@ -36,7 +37,7 @@ from launcher.guard.watchdog import Node, Watchdog, rank_variables
 from launcher.plan.worlds import node_counts
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import CONSOLE, JOURNAL, SCRIPT, open_mirror
+from launcher.run_folder import CONSOLE, JOURNAL, SCRIPT, open_mirror, read_secret
 from launcher.track.settle import last_attempt
 
 RETRIES = 3
@@ -66,8 +67,16 @@ def main() -> int:
     # Otherwise torch ends the ranks at the signals that ask them to save; and after the failure of one rank,
     # the others have nothing left to save.
     os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
-    elastic = Elastic(sys.argv[1:])
-    os.environ |= NEW_STORES if elastic.may_change else {}
+    with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
+        return supervise(Elastic(sys.argv[1:], Path(folder)), Path(folder))
+
+
+def supervise(elastic: Elastic, folder: Path) -> int:
+    """Attempt after attempt; returns the exit code. `folder` is private, and goes when this returns."""
+    if elastic.one_node:
+        os.environ |= {name: value for name, value in ON_ONE_NODE.items() if name not in os.environ}
+    elif elastic.may_change:
+        os.environ |= NEW_STORES
     options = rank_arguments(elastic.rank_words)
     run_url, recipe = files.absolute(options.run_dir), read_recipe(recipe_url(options))
     guard = recipe.guard if recipe else GuardConfig()
@@ -75,32 +84,32 @@ def main() -> int:
     console = folder_of_run / CONSOLE if folder_of_run else None
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, console)
     limits = limits_of(guard)
-    with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
-        ranks = NodeRanks(Path(folder))
-        for number in STOP_SIGNALS:
-            signal.signal(number, ranks.receive)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
-        ranks.start()
-        say_where(elastic, run_url, options.submission)
-        saved, retries = list_steps(run_url), 0
-        while True:
-            ended = run_attempt(elastic, ranks, run_url, recipe, limits)
-            cause, reaction, before = ended.cause, REACTIONS[ended.cause.ending], saved
-            saved = list_steps(run_url)
-            retries = 0 if saved[-1:] != before[-1:] or cause.ending == "regrouped" else retries + 1
-            may = elastic.one_node or elastic.may_change
-            again = reaction.retry and ended.met and may and retries <= RETRIES and not ranks.signals
-            if ended.has_main or cause.where or elastic.may_change:
-                print_lines(cause_lines(ended, run_url, again=again))
-            if ended.has_main:
-                settle_run(run_url, cause.ending, cause.message, since=ended.begun, final=not again)
-                tell(cause, run_url, guard.notify, again=again)
-            if not again:
-                elastic.close()
-                if not ended.has_main and elastic.may_change:
-                    with contextlib.suppress(UserError, OSError, StorageError):  # another agent is at it
-                        settle_lost(run_url)
-                return reaction.code
+    ranks = NodeRanks(folder)
+    elastic.secret = None if elastic.one_node else read_secret(run_url)
+    for number in STOP_SIGNALS:
+        signal.signal(number, ranks.receive)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
+    ranks.start()
+    say_where(elastic, run_url, options.submission)
+    saved, retries = list_steps(run_url), 0
+    while True:
+        ended = run_attempt(elastic, ranks, run_url, recipe, limits)
+        cause, reaction, before = ended.cause, REACTIONS[ended.cause.ending], saved
+        saved = list_steps(run_url)
+        retries = 0 if saved[-1:] != before[-1:] or cause.ending == "regrouped" else retries + 1
+        may = elastic.one_node or elastic.may_change
+        again = reaction.retry and ended.met and may and retries <= RETRIES and not ranks.signals
+        if ended.has_main or cause.where or elastic.may_change:
+            print_lines(cause_lines(ended, run_url, again=again))
+        if ended.has_main:
+            settle_run(run_url, cause.ending, cause.message, since=ended.begun, final=not again)
+            tell(cause, run_url, guard.notify, again=again)
+        if not again:
+            elastic.close()
+            if not ended.has_main and elastic.may_change:
+                with contextlib.suppress(UserError, OSError, StorageError):  # another agent is at it
+                    settle_lost(run_url)
+            return reaction.code
 
 
 def run_attempt(
@@ -117,15 +126,7 @@ def run_attempt(
         cause = unmet_cause(error, ranks, run_url)
         return Ended(cause=cause, begun=begun, words=logs, has_main=elastic.one_node, met=False)
     words = files.join(logs, meeting.name)
-    if elastic.may_change and meeting.node == 0:
-        idle = meeting.num_present - meeting.num_nodes
-        rest = f", {idle} more stand{'s' * (idle == 1)} by" if idle else ""
-        print_lines([f"launch: training on {meeting.num_nodes} of {elastic.most} nodes{rest}"])
-    os.environ |= {NODE_FOLDER: str(ranks.folder), ENDS: words}
-    local = files.local_path(words)
-    if local is not None:
-        local.mkdir(parents=True, exist_ok=True)
-    log_to(local / f"agent-{socket.gethostname()}.log" if local else None)
+    local = prepare_ranks(elastic, meeting, words, ranks.folder)
     verdicts: list[str] = []
 
     def end_hang(verdict: Verdict) -> None:
@@ -163,6 +164,22 @@ def run_attempt(
         remove_empty(local)
     is_main = meeting.node == 0
     return Ended(cause=cause, begun=begun, words=words, has_main=is_main, met=not elastic.error)
+
+
+def prepare_ranks(elastic: Elastic, meeting: Meeting, words: str, folder: Path) -> Path | None:
+    """Say what starts, and set the environment that the ranks inherit; returns the folder of their words."""
+    if elastic.may_change and meeting.node == 0:
+        idle = meeting.num_present - meeting.num_nodes
+        rest = f", {idle} more stand{'s' * (idle == 1)} by" if idle else ""
+        print_lines([f"launch: training on {meeting.num_nodes} of {elastic.most} nodes{rest}"])
+    os.environ |= {NODE_FOLDER: str(folder), ENDS: words}
+    if elastic.one_node:
+        os.environ[STORE_FILE] = str(folder / f"store-{meeting.name}")
+    local = files.local_path(words)
+    if local is not None:
+        local.mkdir(parents=True, exist_ok=True)
+    log_to(local / f"agent-{socket.gethostname()}.log" if local else None)
+    return local
 
 
 def unmet_cause(error: StopWaiting | MeetingError, ranks: NodeRanks, run_url: str) -> Cause:

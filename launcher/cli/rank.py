@@ -24,7 +24,7 @@ from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule, describe_jump
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
-from launcher.run_folder import CONSOLE, JOURNAL, LocalMirror, lock_run, open_mirror
+from launcher.run_folder import CONSOLE, JOURNAL, LocalMirror, lock_run, open_mirror, read_secret
 from launcher.track.settle import last_attempt
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run_rank(run_url: str, submission: str, recipe: str, stop: StopRequests, bea
         # The watchdog names the rank that hangs; a collective that gave up first would name a healthy one.
         timeout_s = max(timeout_s, limits_of(loaded.recipe.guard).longest_s + 60.0)
     with loaded.locating():
-        world = open_world(timeout_s)
+        world = open_world(timeout_s, read_secret(run_url))
     try:
         with loaded.locating():
             mirror = open_mirror(run_url, world.is_main, submission)

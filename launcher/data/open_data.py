@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
+from pydantic import TypeAdapter
+
 from launcher.data.batches import Batches, validation_batches, validation_windows
 from launcher.data.dataset import Batch
 from launcher.data.splits import open_splits
@@ -52,7 +54,7 @@ class Data:
 def open_data(recipe: Recipe, plan: Plan, world: World) -> Data:
     """Open the recipe's source. Raises UserError where ranks read different data, and as open_splits does."""
     splits = open_splits(recipe.data, recipe.model.vocab_size, max_chars(recipe.model))
-    check_same_data(world.gather(splits.fingerprint))
+    check_same_data(world.gather(splits.fingerprint, TypeAdapter(str)))
     streams = recipe.train.truncated_bptt
     windows = validation_windows(
         splits.validation,

@@ -23,16 +23,22 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
+    RendezvousBackend,
+    Token,
+    create_handler,
+)
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
 from launcher.plan.worlds import most_that_fit
+from launcher.signed import ForgedError, sign, unsign
 
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 NEW_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Otherwise the ranks of each meeting find the keys and addresses of the one before."""
 _POLL_S = 1.0
+_STATE = "the nodes' meeting"
 
 
 class MeetingError(Exception):
@@ -60,9 +66,15 @@ class Meeting:
 
 @final
 class Elastic:
-    """torchrun's arguments, read once, and the connection to where nodes meet."""
+    """torchrun's arguments, read once, and the connection to where nodes meet.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    `folder`: of this node and this user only. The agent of a single node meets its ranks in a file there.
+    """
+
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        self._folder = folder
+        self.secret: bytes | None = None
+        """Of the run, with which its nodes sign what they tell each other."""
         self._arguments = parse_args(list(words))
         self.rank_words: Sequence[str] = self._arguments.training_script_args
         fewest, colon, most = self._arguments.nnodes.rpartition(":")
@@ -98,8 +110,12 @@ class Elastic:
             if info.rank == 0:
                 info.store.set("name", f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
             name = info.store.get("name").decode()
+            if not re.fullmatch(r"[0-9a-f-]{1,40}", name):  # it becomes a folder's name
+                raise ForgedError(f"the nodes' meeting is called {name!r}")
         except (RendezvousClosedError, RendezvousGracefulExitError):
             raise MeetingError("another node has ended the job", closed=True) from None
+        except MeetingError:
+            raise
         except RendezvousTimeoutError:
             raise MeetingError(f"fewer than {self.fewest} nodes have come to {self.endpoint}") from None
         except Exception as error:  # torch raises many kinds
@@ -151,7 +167,12 @@ class Elastic:
         self._handler = None
 
     def _open_handler(self, config: LaunchConfig) -> RendezvousHandler:
-        options = dict(config.rdzv_configs)
+        options, endpoint = dict(config.rdzv_configs), config.rdzv_endpoint
+        if self.one_node:
+            # A new file each time: torch does not take up one that has been used.
+            options, endpoint = {"store_type": "file"}, str(self._folder / f"meeting-{uuid.uuid4().hex}")
+        elif self.secret is None:
+            raise MeetingError("RUN/secret is missing, with which nodes sign; launch resume RUN writes it")
         here = self.may_change and _is_here(self.endpoint)
         if self.may_change and not here:
             _wait_for(self.endpoint)
@@ -161,7 +182,7 @@ class Elastic:
                 options["is_host"] = is_host
             parameters = RendezvousParameters(
                 backend=config.rdzv_backend,
-                endpoint=config.rdzv_endpoint,
+                endpoint=endpoint,
                 run_id=config.run_id,
                 min_nodes=config.min_nodes,
                 max_nodes=config.max_nodes,
@@ -174,13 +195,37 @@ class Elastic:
                 if not is_host:
                     raise
             else:
-                return create_handler(store, backend, parameters)
+                signed = backend if self.secret is None else SignedBackend(backend, self.secret)
+                return create_handler(store, signed, parameters)
         raise AssertionError("the last of several tries returns or raises")
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, RendezvousConnectionError) and self.may_change:
             return f"no connection to {self.endpoint}, where the nodes meet"
         return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@final
+class SignedBackend(RendezvousBackend):
+    """The state of a rendezvous, signed. torch keeps it as a pickle in a store that anyone can write to."""
+
+    def __init__(self, backend: RendezvousBackend, secret: bytes) -> None:
+        self._backend, self._secret = backend, secret
+
+    @property
+    def name(self) -> str:
+        """See the base class."""
+        return self._backend.name
+
+    def get_state(self) -> tuple[bytes, Token] | None:
+        """See the base class. Raises ForgedError."""
+        found = self._backend.get_state()
+        return found and (unsign(self._secret, _STATE, found[0]), found[1])
+
+    def set_state(self, state: bytes, token: Token | None = None) -> tuple[bytes, Token, bool] | None:
+        """See the base class. Raises ForgedError."""
+        found = self._backend.set_state(sign(self._secret, _STATE, state), token)
+        return found and (unsign(self._secret, _STATE, found[0]), found[1], found[2])
 
 
 @final

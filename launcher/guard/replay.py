@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, final
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from launcher.data.batches import Batches
@@ -41,6 +42,9 @@ class Found:
         return f"{sample} of rank {self.rank} is not finite in the {where}"
 
 
+_FOUND = TypeAdapter[Found | None](Found | None)
+
+
 @final
 class Replay:
     """Runs a step's samples again, without dropout and without an update. All ranks together."""
@@ -58,7 +62,7 @@ class Replay:
         windows = self._batches.windows(data_step)
         for micro, batch in enumerate(self._batches.read(data_step)):
             whole = self._trace(batch, micro, slice(None))
-            if not any(self._world.gather(whole is not None)):
+            if not any(self._world.gather(whole is not None, TypeAdapter(bool))):
                 continue
             rows = [self._trace(batch, micro, slice(row, row + 1)) for row in range(len(batch.y))]
             samples = [
@@ -68,7 +72,7 @@ class Replay:
             ]
             found += samples or ([whole] if whole is not None else [])
             break
-        first = self._world.gather(found[0] if found else None)
+        first = self._world.gather(found[0] if found else None, _FOUND)
         return next((trace for trace in first if trace is not None), Found())
 
     def _trace(self, batch: Batch, micro: int, rows: slice) -> Found | None:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 
 import torch
+from pydantic import TypeAdapter
 
 from launcher.ending import NonFiniteError, ReplicasDifferError
 from launcher.parallel.engine import Engine, EngineState
@@ -19,7 +20,7 @@ def check_finite(state: EngineState, world: World) -> None:
     tensors = {name: local_shard(value) for name, value in state.items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all().to(world.device) for value in tensors.values()]).tolist()
     bad = [name for name, good in zip(tensors, finite, strict=True) if not good]
-    found = next((names for names in world.gather(bad[:3]) if names), None)
+    found = next((names for names in world.gather(bad[:3], TypeAdapter(list[str])) if names), None)
     if found is not None:
         raise NonFiniteError(
             f"{', '.join(found)} would be saved with values that are not finite; older checkpoints are kept"
@@ -33,10 +34,10 @@ def check_replicas(engine: Engine, world: World) -> None:
         return
     sums = torch.stack([bit_sum(value) for value in pieces.values()]).tolist()
     digest = hashlib.sha256(repr(sums).encode()).hexdigest()
-    told = world.gather((engine.shard_index, digest))
+    told = world.gather((engine.shard_index, digest), TypeAdapter(tuple[int, str]))
     if len(set(told)) == len({shard for shard, _ in told}):
         return
-    everyone = world.gather((socket.gethostname(), sums))
+    everyone = world.gather((socket.gethostname(), sums), TypeAdapter(tuple[str, list[int]]))
     odd = find_odd(told)
     rank = odd[0]
     same = [other for other, (shard, _) in enumerate(told) if shard == told[rank][0] and other not in odd]

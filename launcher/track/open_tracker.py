@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
+
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
@@ -33,7 +35,7 @@ def open_tracker(
     # by then the new line may be there.
     if world.is_main:
         settle_silent(mirror.folder / JOURNAL)
-    attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0)
+    attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0, TypeAdapter(int))
     tracker = Tracker(
         mirror.folder,
         rank=world.rank,

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from launcher.track.journal import read_journal, step_records
 from launcher.track.settle import last_attempt
 from tests.launch import ENVIRONMENT, LAUNCH
 from tests.small_run import RECIPE, losses, train_run
+from tests.wait import wait_for
 
 OVERRIDES = (
     "parallel.strategy=fsdp2",
@@ -89,13 +89,6 @@ def run(tmp_path: Path) -> Path:
     assert usual in text
     script.write_text(text.replace(usual, TIMING))
     return script.parent
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 120.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def records(run: Path, event: str) -> list[dict[str, Any]]:
