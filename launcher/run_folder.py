@@ -7,6 +7,7 @@ A resume is submitted in a folder of its own, attempts/ID, whose content becomes
 accepted it.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -63,6 +64,38 @@ def require_new(run_url: str) -> None:
         raise UserError(
             Problem(f"--run-dir {run_url}", "is not empty and is not a run", "choose another --run-dir")
         )
+
+
+def claim(run_url: str) -> bool:
+    """Make a folder this process's own for a new run; False if another process was faster.
+
+    Raises UserError where it cannot be written. Remote folders cannot be claimed.
+    """
+    local = files.local_path(run_url)
+    if local is None:
+        files.check_writable(run_url)
+        return True
+    # The lock's file, because a folder may be there already, empty.
+    try:
+        local.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(local / LOCK, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            Problem(run_url, f"cannot be written: {reason}", "choose another --run-dir")
+        ) from None
+    return True
+
+
+def unclaim(run_url: str) -> None:
+    """Give back a folder in which nothing was written yet."""
+    local = files.local_path(run_url)
+    if local is not None:
+        with contextlib.suppress(OSError):
+            (local / LOCK).unlink()
+            local.rmdir()
 
 
 def require_run(run_url: str) -> None:

@@ -122,7 +122,7 @@ def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
 
 def _start_over(run_url: str, options: argparse.Namespace) -> int:
     """The run's recipe from step 0, in a new folder; the old one stays as it is."""
-    from launcher.cli.run import default_folder, start_run
+    from launcher.cli.run import new_places, start_run
     from launcher.submit import first_folder
 
     loaded = load_frozen(
@@ -131,6 +131,6 @@ def _start_over(run_url: str, options: argparse.Namespace) -> int:
         nodes=options.nodes,
         nproc_per_node=options.nproc_per_node,
     )
-    new = files.absolute(default_folder(loaded.recipe.name) if options.run_dir is None else options.run_dir)
+    places = new_places(options.run_dir, loaded.recipe.name)
     with contextlib.chdir(first_folder(run_url) or Path.cwd()):
-        return start_run(loaded, new, run_url)
+        return start_run(loaded, places, run_url)

@@ -1,17 +1,19 @@
 """`launch RECIPE` and `launch plan RECIPE`."""
 
 import argparse
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from launcher import files
 from launcher.check.gate import require_passed
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.data.source_table import check_sources
+from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
-from launcher.run_folder import require_new
+from launcher.run_folder import claim, require_new, unclaim
 
 
 def run_recipe(arguments: Sequence[str]) -> int:
@@ -24,23 +26,28 @@ def run_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     options = parse(parser, arguments)
     loaded = _load(options)
-    run_url = files.absolute(
-        default_folder(loaded.recipe.name) if options.run_dir is None else options.run_dir
-    )
+    places = new_places(options.run_dir, loaded.recipe.name)
     if options.dry_run:
-        return _show(loaded, run_url)
-    return start_run(loaded, run_url, options.recipe)
+        return _show(loaded, next(places))
+    return start_run(loaded, places, options.recipe)
 
 
-def default_folder(name: str) -> str:
-    """Where a run of a recipe of this name goes that is started now."""
-    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+def new_places(run_dir: str | None, name: str) -> Iterator[str]:
+    """Where a new run may go: what was asked for, else the first free one of the names of this second.
+
+    Raises UserError where that is taken.
+    """
+    if run_dir is not None:
+        place = files.absolute(run_dir)
+        require_new(place)
+        return iter([place])
+    place = files.absolute(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return itertools.chain([place], (f"{place}-{number}" for number in itertools.count(2)))
 
 
-def start_run(loaded: LoadedRecipe, run_url: str, path: str) -> int:
-    """Check what can be checked, then start; `path` is where the recipe was read."""
+def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
+    """Check what can be checked, then start in the first free place; `path` is where the recipe was read."""
     # Whatever can be refused is refused before the folder is written or a job is queued.
-    require_new(run_url)
     with loaded.locating():
         check_sources(loaded.recipe.data)
         show_hints(find_hints(loaded))
@@ -48,9 +55,22 @@ def start_run(loaded: LoadedRecipe, run_url: str, path: str) -> int:
         from launcher.cli.tracking import run_environment
         from launcher.submit import freeze_and_submit, prepare
 
-        prepared = prepare(loaded.recipe, run_url, env=run_environment())
-    files.check_writable(run_url)
+        run_url = _claim_first(places)
+        try:
+            prepared = prepare(loaded.recipe, run_url, env=run_environment())
+        except BaseException:
+            unclaim(run_url)
+            raise
     return freeze_and_submit(prepared, source=_source_text(loaded))
+
+
+def _claim_first(places: Iterator[str]) -> str:
+    """The first folder that no other process has, or takes at this moment; this process's from now on."""
+    for run_url in places:
+        if claim(run_url):
+            return run_url
+    require_new(run_url)
+    raise UserError(Problem(f"--run-dir {run_url}", "is being started by another launch", "choose another"))
 
 
 def plan_recipe(arguments: Sequence[str]) -> int:

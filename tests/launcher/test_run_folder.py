@@ -1,0 +1,94 @@
+"""A new run's folder belongs to one process, whoever else starts at the same moment."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.run import new_places
+from launcher.errors import UserError
+from launcher.run_folder import LOCK, claim, unclaim
+from launcher.world import World
+from tests.launch import LAUNCH, launch
+from tests.ranks import run_ranks
+from tests.small_run import RECIPE
+
+
+def claim_all(_world: World, folders: list[str]) -> list[bool]:
+    return [claim(folder) for folder in folders]
+
+
+def test_of_several_processes_one_gets_each_folder(tmp_path: Path) -> None:
+    folders = [str(tmp_path / f"run-{number}") for number in range(50)]
+    won = run_ranks(4, claim_all, folders)
+    assert [sum(times) for times in zip(*won, strict=True)] == [1] * 50
+
+
+def test_a_folder_that_was_given_back_is_free(tmp_path: Path) -> None:
+    place = tmp_path / "runs/a"
+    assert claim(str(place))
+    assert (place / LOCK).stat().st_mode & 0o777 == 0o600
+    unclaim(str(place))
+    assert not place.exists()
+    place.mkdir()
+    assert claim(str(place)), "an empty folder of the user's own"
+
+
+def test_what_was_written_is_not_given_back(tmp_path: Path) -> None:
+    assert claim(str(tmp_path / "run"))
+    (tmp_path / "run/recipe.yaml").write_text("")
+    unclaim(str(tmp_path / "run"))
+    assert (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        claim(str(tmp_path / "file/run"))
+
+
+def test_two_runs_of_one_second_have_two_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _format: "20260101-000000")
+    names = []
+    for _ in range(3):
+        names.append(next(place for place in new_places(None, "small") if claim(place)))
+    first = f"{tmp_path}/runs/small-20260101-000000"
+    assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+def test_of_two_launches_into_one_folder_one_is_refused_and_the_other_trains_its_own(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    words = [*LAUNCH, "small.yaml", "--run-dir", "run", "train.steps=6"]
+    both = [
+        subprocess.Popen(
+            [*words, f"seed={seed}"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in (1, 2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], said
+    lost = codes.index(2)
+    assert "is being started by another launch" in said[lost] or "already contains a run" in said[lost]
+    assert f"seed: {2 - lost}\n" in (tmp_path / "run/recipe.yaml").read_text()
+
+
+def test_a_launch_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    words = (
+        "small.yaml",
+        "--run-dir",
+        "run",
+        "cluster.type=auto",
+        "cluster.nodes=2",
+        "parallel.strategy=ddp",
+    )
+    done = launch(*words, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert not (tmp_path / "run").exists()
