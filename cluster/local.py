@@ -23,7 +23,7 @@ class LocalCluster(Cluster):
 
     def render(self, job: Job) -> str:
         """A bash script that ends by becoming the agent, so that signals reach it."""
-        # A range, even of one number, tells the agent that a node which is lost may come back.
+        # A range, even of one number: for the agent, a lost node may come back.
         nodes = "1" if job.nodes == 1 else f"{job.min_nodes or job.nodes}:{job.nodes}"
         agent = [
             f"exec {quote(job.python)} {words(job.agent)}",
