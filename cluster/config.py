@@ -74,7 +74,7 @@ class ClusterConfig(BaseModel):
     type: Literal["auto", "local", "slurm"] = "auto"
     nodes: Count = 1
     min_nodes: Count | None = None
-    """Fewest nodes to go on with when others are lost, outside of Slurm; null is all of `nodes`. A step
+    """Fewest nodes to continue with when others are lost, outside of Slurm; null is all of `nodes`. A step
     keeps its samples. `--nodes MIN:MAX` sets both."""
     rendezvous: Address | None = None
     """HOST:PORT of one of several nodes, where all of them meet; each is started with RUN/job.sh, by hand."""

@@ -38,7 +38,7 @@ class Job:
     agent: tuple[str, ...]
     """What starts a node's ranks: torchrun, or a module that takes its arguments."""
     min_nodes: int | None = None
-    """Fewest nodes that it may go on with; None is all of `nodes`."""
+    """Fewest nodes that it may continue with; None is all of `nodes`."""
     threads: int
     """CPU threads per process. Part of the job because sums depend on it: bit-exact resume needs the same."""
 

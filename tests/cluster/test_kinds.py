@@ -50,7 +50,7 @@ def test_nodes_that_meet_somewhere_are_started_by_hand(has_sbatch: bool) -> None
     assert type(choose_cluster(config, has_sbatch=has_sbatch)) is LocalCluster
 
 
-def test_slurm_does_not_go_on_with_fewer_nodes() -> None:
+def test_slurm_does_not_continue_with_fewer_nodes() -> None:
     with pytest.raises(ValueError, match="min_nodes is 1, but Slurm starts a job again on all its nodes"):
         choose_cluster(ClusterConfig(nodes=2, min_nodes=1), has_sbatch=True)
 

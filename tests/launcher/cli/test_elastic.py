@@ -1,4 +1,4 @@
-"""Nodes that are started by hand: one is lost, comes back, and training goes on with the same samples."""
+"""Nodes that are started by hand: one is lost, comes back, and training continues with the same samples."""
 
 import contextlib
 import os
