@@ -80,7 +80,7 @@ class Elastic:
         fewest, colon, most = self._arguments.nnodes.rpartition(":")
         self.one_node = most == "1"
         self.may_change = bool(colon) and not self.one_node
-        """Whether lost nodes may come back, and fewer nodes continue. The agent's environment has NEW_STORES."""
+        """Whether lost nodes may come back, and fewer nodes continue; the environment has NEW_STORES."""
         self.fewest, self.most = int(fewest or most), int(most)
         self.per_node = int(self._arguments.nproc_per_node)
         self.endpoint: str = self._arguments.rdzv_endpoint
