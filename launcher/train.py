@@ -40,10 +40,9 @@ def train(
     with open_tracker(recipe, run_url, world, mirror=mirror, mlflow=mlflow) as tracker:
         plan = make_plan(recipe, world.size)
         # Data before the model: a large model takes minutes to build, and the data may not fit it.
-        with open_data(recipe, plan, world) as data:
-            _, engine = open_engine(recipe, plan, world)
-            schedule = Schedule(recipe.schedule, plan.steps)
-            saver = Checkpointer(
+        with (
+            open_data(recipe, plan, world) as data,
+            Checkpointer(
                 recipe,
                 plan,
                 fingerprint=data.fingerprint,
@@ -51,9 +50,12 @@ def train(
                 run_url=run_url,
                 mirror=mirror,
                 world=world,
-            )
+            ) as saver,
+        ):
+            _, engine = open_engine(recipe, plan, world)
+            schedule = Schedule(recipe.schedule, plan.steps)
             restored = saver.restore(engine, schedule)
-            progress, newest_url = restored.progress, restored.url
+            progress = restored.progress
             tracker.say(f"data: {data.description}")
             tracker.begin(progress, restored.url, restored.rejected)
 
@@ -89,9 +91,10 @@ def train(
                 if saver.due(progress.step) or ending:
                     with clock.phase("checkpoint") as blocked:
                         tracker.sync()
-                        newest_url = saver.save(progress, guard.good_state(progress), schedule.state())
-                    tracker.checkpoint_saved(progress.step, blocked.seconds, newest_url)
+                        saver.save(progress, guard.good_state(progress), schedule.state(), wait=ending)
+                    tracker.saving(progress.step, blocked.seconds)
+                tracker.saves_ended(saver.outcomes())
             guard.finish(progress, plan.steps)
             stop.finish(progress.step, plan.steps)
-    assert newest_url is not None, "a run ends with a checkpoint of its last step"
-    return Result(progress.step, newest_url, tracker.status)
+    assert saver.newest_url is not None, "a run ends with a checkpoint of its last step"
+    return Result(progress.step, saver.newest_url, tracker.status)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,8 @@ class World:
     size: int
     local_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    """Of the methods below; None is the default group."""
     store: Store | None = None
     """Where the ranks found each other: kept for as long as the group lives."""
 
@@ -53,7 +55,13 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
+
+    def beside(self) -> "World":
+        """The same ranks with a process group of their own, for one other thread. All ranks call it."""
+        if self.size == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo"))
 
     # As JSON of a known type: torch's own collectives of objects unpickle, that is run, what a peer sends.
 
@@ -63,10 +71,10 @@ class World:
             return value
         text = _encode(value, kind) if self.is_main else torch.empty(0, dtype=torch.uint8)
         size = torch.tensor([len(text)])
-        dist.broadcast(size, src=0)
+        dist.broadcast(size, src=0, group=self.group)
         if not self.is_main:
             text = _room(int(size))
-        dist.broadcast(text, src=0)
+        dist.broadcast(text, src=0, group=self.group)
         return value if self.is_main else _decode(text, kind)
 
     def gather(self, value: T, kind: TypeAdapter[T]) -> list[T]:
@@ -75,11 +83,11 @@ class World:
             return [value]
         text = _encode(value, kind)
         sizes = list(torch.zeros(self.size, 1, dtype=torch.int64))
-        dist.all_gather(sizes, torch.tensor([len(text)]))
+        dist.all_gather(sizes, torch.tensor([len(text)]), group=self.group)
         padded = _room(max(map(int, sizes)))
         padded[: len(text)] = text
         texts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(texts, padded)
+        dist.all_gather(texts, padded, group=self.group)
         return [_decode(text[: int(size)], kind) for text, size in zip(texts, sizes, strict=True)]
 
 

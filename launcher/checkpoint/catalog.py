@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
-from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, NewerFormatError, parse_manifest
+from launcher.checkpoint.manifest import MANIFEST, Manifest, NewerFormatError, parse_manifest
 from launcher.errors import Problem
 from launcher.track.journal import read_journal
 
@@ -40,6 +40,18 @@ class Rejected:
     url: str
     reason: str
     damaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a save ended."""
+
+    step: int
+    url: str | None
+    """None where it failed; then nothing of it is left."""
+    reason: str = ""
+    """Why it failed; or, of one that did not, what storage refused afterwards."""
+    write_s: float
 
 
 def step_folder(run_url: str, step: int) -> str:
@@ -85,9 +97,12 @@ def read_checkpoint(url: str) -> Saved | Rejected:
     return Saved(url, manifest)
 
 
-def verify_digests(saved: Saved) -> Rejected | None:
-    """Read every file and compare its digest with the manifest's; None when all agree."""
-    for name, entry in saved.manifest.files.items():
+def verify_digests(saved: Saved, part: int = 0, parts: int = 1) -> Rejected | None:
+    """Read every file and compare its digest with the manifest's; None when all agree.
+
+    Of several `parts`, reads only this one: with 8 files in 4 parts, part 1 has files 1 and 5.
+    """
+    for name, entry in sorted(saved.manifest.files.items())[part::parts]:
         if (digest := digest_file(files.join(saved.url, name))) != entry.sha256:
             return Rejected(
                 saved.url, f"{name} has digest {digest[:12]}..., not the manifest's", damaged=True
@@ -137,14 +152,6 @@ def digest_file(url: str) -> str:
     return digest.hexdigest()
 
 
-def describe_files(url: str, names: Sequence[str]) -> dict[str, FileEntry]:
-    """Size and digest of some files of a folder, as the manifest keeps them."""
-    return {
-        name: FileEntry(bytes=files.size(files.join(url, name)), sha256=digest_file(files.join(url, name)))
-        for name in names
-    }
-
-
 def clear_place(run_url: str, url: str) -> None:
     """Make room for a save: an unfinished one is deleted, a published one is moved to quarantine."""
     if not files.exists(url):
@@ -161,8 +168,10 @@ def clear_place(run_url: str, url: str) -> None:
         files.remove(url)
 
 
-def delete_old(run_url: str, keep: int) -> list[int]:
-    """Delete all but the newest `keep` complete checkpoints; returns the steps deleted.
+def delete_old(run_url: str, keep: int, keep_every: int | None = None) -> list[int]:
+    """Delete all but the newest `keep` complete checkpoints, and those of multiples of `keep_every`.
+
+    Returns the steps deleted.
 
     Folders newer than the oldest one kept are not touched, whatever is in them, and neither are checkpoints
     of a newer format.
@@ -183,7 +192,8 @@ def delete_old(run_url: str, keep: int) -> list[int]:
     if len(complete) <= keep:
         return []
     oldest_kept = complete[-keep]
-    old = [step for step in steps if step < oldest_kept]
+    marked = {step for step in complete if keep_every is not None and step % keep_every == 0}
+    old = [step for step in steps if step < oldest_kept and step not in marked]
     for step in old:
         files.remove(step_folder(run_url, step))
     return old

@@ -1,30 +1,31 @@
-"""Save and restore one run. A save is staged, written, published; a resume reads only what is published."""
+"""Save and restore one run. A resume reads only what was published; how a save gets there is in saving.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, final
+from typing import Self, final
 
 import torch
 from pydantic import TypeAdapter
 
 from launcher import files
 from launcher.checkpoint.catalog import (
+    Outcome,
     Rejected,
     Saved,
     all_lost,
-    clear_place,
-    delete_old,
-    describe_files,
     find_newest,
     list_steps,
     quarantine,
     step_folder,
+    verify_digests,
 )
 from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
-from launcher.checkpoint.manifest import FORMAT, MANIFEST, FileEntry, RandomEntry, manifest_text
+from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
-from launcher.checkpoint.storage import write_tensors
+from launcher.checkpoint.saving import Save
+from launcher.checkpoint.staging import Stager
+from launcher.ending import StorageError
 from launcher.errors import Problem, UserError
 from launcher.optim.schedule import Schedule
 from launcher.parallel.engine import Engine
@@ -34,12 +35,11 @@ from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror
 from launcher.world import World
 
-_SAVED = TypeAdapter[Saved | None](Saved | None)
-_FOUND = TypeAdapter[tuple[Saved | None, list[Rejected], Problem | None]](
-    tuple[Saved | None, list[Rejected], Problem | None]
-)
-_NAMES = TypeAdapter(list[str])
-_FILES = TypeAdapter(dict[str, FileEntry])
+_FOUND = TypeAdapter[tuple[Saved | None, list[Rejected]]](tuple[Saved | None, list[Rejected]])
+_REJECTED = TypeAdapter[Rejected | None](Rejected | None)
+_PROBLEM = TypeAdapter[Problem | None](Problem | None)
+
+LAST_WAIT_S = 10.0
 
 ScheduleState = Mapping[str, float | int | None]
 
@@ -57,32 +57,11 @@ class Restored:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Save:
-    """A save in progress."""
-
-    progress: Progress
-    tensors: Mapping[str, torch.Tensor]
-    schedule_state: ScheduleState
-    url: str
-
-
-@final
 class Checkpointer:
-    """The checkpoints of one attempt. All ranks call every method together.
+    """The checkpoints of one attempt. All ranks call every method together, but `outcomes`.
 
-    One save at a time: idle -> staged -> written -> (published) idle. Older checkpoints are not touched
-    before the new manifest is published.
+    One save at a time; older checkpoints are not touched before the new manifest is published.
     """
-
-    # The order of a save's writes, and why a crash at any point leaves a run that can be resumed:
-    #   1. journal  synced by the loop before save(), so that no checkpoint is newer than its journal lines.
-    #   2. stage    rank 0 empties the step's folder: the manifest will list files of this save only.
-    #   3. write    every rank writes its shards, then DCP its index. No manifest yet, so not a checkpoint.
-    #   4. publish  files are hashed, and the manifest appears by one rename or put: a resume now finds it.
-    #   5. delete   old checkpoints are deleted last. Before 4, a failed save would leave nothing to resume.
-    # Barriers separate the steps: no rank writes into a folder that is still being emptied, and no rank
-    # hashes a file that another one is still writing.
 
     def __init__(
         self,
@@ -101,10 +80,23 @@ class Checkpointer:
         self._run_url = run_url
         self._mirror = mirror
         self._world = world
-        self._save: _Save | None = None
+        self._beside = world.beside()
+        self._stager = Stager(world.device)
+        self._save: Save | None = None
+        self._outcomes: list[Outcome] = []
+        self._failed, self._reason = 0, ""
+        self.newest_url: str | None = None
+        """Of the newest checkpoint: restored, or published since."""
         self.rollbacks = 0
         """In the whole run so far."""
-        self._stage: Literal["idle", "staged", "written"] = "idle"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """After a failure, let the save in progress come to its end, if it can."""
+        if error is not None and self._save is not None:
+            self._save.wait(LAST_WAIT_S)
 
     def restore(self, engine: Engine, schedule: Schedule) -> Restored:
         """Load engine and schedule from the newest good checkpoint, if there is one.
@@ -113,12 +105,9 @@ class Checkpointer:
         are moved to RUN/quarantine, and what was submitted becomes the run's, only after all checks have
         passed: a resume that is refused changes nothing.
         """
-        # Rank 0 chooses for all: on a network file system two ranks may list different folders for a while,
-        # and ranks that load different steps would train on without an error.
-        saved, rejected, lost = self._world.from_main(
-            self._find() if self._world.is_main else (None, [], None), _FOUND
-        )
-        if lost is not None:
+        saved, rejected = self._newest()
+        self.newest_url = saved.url if saved else None
+        if saved is None and (lost := self._all_lost(rejected)) is not None:
             raise UserError(lost)
         progress = Progress()
         if saved is not None:
@@ -133,10 +122,28 @@ class Checkpointer:
                     quarantine(self._run_url, bad.url)
         return Restored(progress=progress, url=saved.url if saved else None, rejected=rejected)
 
-    def _find(self) -> tuple[Saved | None, list[Rejected], Problem | None]:
-        saved, rejected = find_newest(self._run_url, verify=True)
+    def _newest(self, before: int | None = None) -> tuple[Saved | None, Sequence[Rejected]]:
+        """The newest good checkpoint (of a step below `before`), and the newer folders skipped."""
+        # Rank 0 chooses for all: on a network file system two ranks may list different folders for a while,
+        # and ranks that load different steps would train on without an error. All share the reading.
+        rejected: list[Rejected] = []
+        while True:
+            look = partial(find_newest, self._run_url, verify=False, before=before)
+            saved, skipped = self._world.from_main(look() if self._world.is_main else (None, []), _FOUND)
+            rejected += skipped
+            if saved is None:
+                return None, rejected
+            bad = self._world.gather(verify_digests(saved, self._world.rank, self._world.size), _REJECTED)
+            first = next((found for found in bad if found is not None), None)
+            if first is None:
+                return saved, rejected
+            rejected.append(first)
+            before = saved.step
+
+    def _all_lost(self, rejected: Sequence[Rejected]) -> Problem | None:
         journal = self._mirror.folder / JOURNAL
-        return saved, rejected, all_lost(self._run_url, rejected, journal) if saved is None else None
+        found = all_lost(self._run_url, rejected, journal) if self._world.is_main else None
+        return self._world.from_main(found, _PROBLEM)
 
     def go_back(self, engine: Engine, schedule: Schedule, *, before: int, data_step: int) -> Progress | None:
         """Load the newest good checkpoint of a step below `before`, to read on from `data_step`.
@@ -144,8 +151,8 @@ class Checkpointer:
         None if there is none. Its manifest says from then on where the data continues, so that a resume does
         the same. Newer checkpoints are moved to quarantine.
         """
-        found = find_newest(self._run_url, verify=True, before=before)[0] if self._world.is_main else None
-        saved = self._world.from_main(found, _SAVED)
+        self.finish()
+        saved, _ = self._newest(before)
         if saved is None:
             return None
         self._load(saved, engine, schedule)
@@ -163,6 +170,7 @@ class Checkpointer:
             manifest = saved.manifest.model_copy(update=moved)
             files.write_text(files.join(saved.url, MANIFEST), manifest_text(manifest))
         self._world.barrier()
+        self.newest_url = saved.url
         return Progress(saved.step, data_step)
 
     def _load(self, saved: Saved, engine: Engine, schedule: Schedule) -> None:
@@ -175,60 +183,57 @@ class Checkpointer:
         return step % self._config.every == 0
 
     def save(
-        self, progress: Progress, tensors: Mapping[str, torch.Tensor], schedule_state: ScheduleState
-    ) -> str:
-        """Stage, write and publish; returns the checkpoint's URL."""
-        self.stage(progress, tensors, schedule_state)
-        self.write()
-        return self.publish()
-
-    def stage(
-        self, progress: Progress, tensors: Mapping[str, torch.Tensor], schedule_state: ScheduleState
+        self,
+        progress: Progress,
+        tensors: Mapping[str, torch.Tensor],
+        schedule_state: ScheduleState,
+        *,
+        wait: bool,
     ) -> None:
-        """Hold what is to be saved, and empty its folder."""
-        self._step_from("idle", "staged")
-        url = step_folder(self._run_url, progress.step)
-        self._save = _Save(progress=progress, tensors=tensors, schedule_state=dict(schedule_state), url=url)
-        if self._world.is_main:
-            clear_place(self._run_url, url)
-        self._world.barrier()
+        """Copy what is to be saved, and start to write it once the save before is over.
 
-    def write(self) -> None:
-        """Write every rank's shards."""
-        self._step_from("staged", "written")
-        assert self._save is not None, "staged"
-        write_tensors(self._save.url, self._save.tensors)
-        self._world.barrier()
+        `wait` for its end, where training ends with it. Raises StorageError where such a save fails, or too
+        many in a row have failed; older checkpoints stay.
+        """
+        self.finish()
+        step, data_step = progress.step, progress.data_step
+        manifest = self._attempt.model_copy(
+            update={
+                "step": step,
+                "data_step": data_step,
+                "tokens": step * self._plan.batch.tokens_per_step,
+                "rollbacks": self.rollbacks,
+                "random": RandomEntry(seed=self._attempt.random.seed, data_step=data_step),
+                "schedule": self._attempt.schedule.model_copy(update={"state": dict(schedule_state)}),
+            }
+        )
+        url = step_folder(self._run_url, step)
+        staged = self._stager.stage(tensors)
+        self._save = Save(self._beside, staged, manifest, url=url, mirror=self._mirror, config=self._config)
+        if wait or not self._config.asynchronous:
+            self.finish()
+        if wait and self._failed:
+            raise StorageError(f"step {step} could not be saved: {self._reason}")
 
-    def publish(self) -> str:
-        """Write the manifest, the commit point; then delete old checkpoints and mirror the journal."""
-        self._step_from("written", "idle")
-        assert self._save is not None, "written"
-        save, world, self._save = self._save, self._world, None
-        names = world.from_main(sorted(files.list_names(save.url)) if world.is_main else [], _NAMES)
-        # Each rank reads back and hashes its part of the files: digests of what the storage holds, not of
-        # what was sent there. With 8 files on 4 ranks, rank 1 hashes files 1 and 5.
-        parts = world.gather(describe_files(save.url, names[world.rank :: world.size]), _FILES)
-        if world.is_main:
-            step, data_step = save.progress.step, save.progress.data_step
-            manifest = self._attempt.model_copy(
-                update={
-                    "step": step,
-                    "data_step": data_step,
-                    "tokens": step * self._plan.batch.tokens_per_step,
-                    "rollbacks": self.rollbacks,
-                    "random": RandomEntry(seed=self._attempt.random.seed, data_step=data_step),
-                    "schedule": self._attempt.schedule.model_copy(update={"state": save.schedule_state}),
-                    "files": {name: entry for part in parts for name, entry in part.items()},
-                }
-            )
-            files.write_text(files.join(save.url, MANIFEST), manifest_text(manifest))
-        world.barrier()
-        if world.is_main:
-            delete_old(self._run_url, self._config.keep)
-            self._mirror.publish()
-        return save.url
+    def finish(self) -> None:
+        """Wait for the save in progress. Raises StorageError where too many in a row have failed."""
+        self._collect()
+        if self._failed > self._config.max_failures:
+            raise StorageError(f"{self._failed} saves in a row have failed, the last one: {self._reason}")
 
-    def _step_from(self, before: str, after: Literal["idle", "staged", "written"]) -> None:
-        assert self._stage == before, f"a save that is {self._stage} cannot become {after}"
-        self._stage = after
+    def outcomes(self) -> Sequence[Outcome]:
+        """Of saves that have ended since the last call. Waits for nothing."""
+        if self._save is not None and self._save.is_over:
+            self._collect()
+        ended, self._outcomes = self._outcomes, []
+        return ended
+
+    def _collect(self) -> None:
+        save, self._save = self._save, None
+        if save is None:
+            return
+        outcome = save.outcome()
+        self._outcomes.append(outcome)
+        self._failed = self._failed + 1 if outcome.url is None else 0
+        self._reason = outcome.reason
+        self.newest_url = outcome.url or self.newest_url

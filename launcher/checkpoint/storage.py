@@ -6,13 +6,17 @@ else is stored.
 """
 
 import contextlib
+import hashlib
+import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed import ProcessGroup, is_initialized
+from torch.distributed.checkpoint._fsspec_filesystem import FileSystem, FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     _MEM_FORMAT_ENCODING,
     Metadata,
@@ -21,6 +25,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+
+from launcher.checkpoint.manifest import FileEntry
 
 # A pickle can call only what find_class has returned to it; all other opcodes build numbers, strings and
 # containers. So this list is all that a forged index can reach. Each entry either holds data or looks a
@@ -79,13 +85,73 @@ class _SafeReader(FsspecReader):
         return metadata
 
 
-def write_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write every rank's shards (all ranks together): one file per rank, then the index."""
+class _Digesting:
+    """A stream to be written once from beginning to end, whose bytes are counted and hashed as they pass."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._digest, self._count = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        self._count += memoryview(data).nbytes
+        return self._stream.write(data)
+
+    def tell(self) -> int:
+        return self._count
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def entry(self) -> FileEntry:
+        return FileEntry(bytes=self._count, sha256=self._digest.hexdigest())
+
+
+class _DigestingFiles(FileSystem):
+    """DCP's door to fsspec, which remembers what it has written."""
+
+    def __init__(self, inner: FileSystem) -> None:
+        self.fs = inner.fs
+        self.written: dict[str, FileEntry] = {}
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        with super().create_stream(path, mode) as stream:
+            if mode != "wb":
+                yield stream
+                return
+            digesting = _Digesting(stream)
+            yield digesting
+            self.written[os.path.basename(path)] = digesting.entry()
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        super().rename(path, new_path)
+        self.written[os.path.basename(new_path)] = self.written.pop(os.path.basename(path))
+
+
+def write_tensors(
+    url: str, tensors: Mapping[str, torch.Tensor], group: ProcessGroup | None = None
+) -> Mapping[str, FileEntry]:
+    """Write every rank's shards (all ranks together): one file per rank, then the index.
+
+    Returns size and digest of each file that this rank has written. Raises what one of the ranks met, on all.
+    """
     # DCP plans across ranks: one of them writes a tensor that all hold, and each writes its own pieces of a
     # sharded one. Rank 0 writes the index after all have reported their pieces. The folder was emptied
     # before, so an index in it now is another process's, and is not overwritten.
-    with _quiet():
-        save(dict(tensors), storage_writer=FsspecWriter(url, overwrite=False))
+    writer: Any = FsspecWriter(url, overwrite=False)
+    writer.fs = files = _DigestingFiles(writer.fs)
+    try:
+        with _quiet() if not is_initialized() else contextlib.nullcontext():
+            save(dict(tensors), storage_writer=writer, process_group=group)
+    except CheckpointException as failure:
+        raise next(iter(failure.failures.values()))[0] from None
+    return files.written
 
 
 def read_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:

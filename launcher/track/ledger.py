@@ -26,6 +26,7 @@ _PHASES: Mapping[str, Part] = {
     "log": "log",
     "validation": "validation",
     "checkpoint": "checkpoint",
+    "saving": "checkpoint",
 }
 
 
@@ -80,6 +81,8 @@ def make_ledger(records: Sequence[Mapping[str, Any]]) -> Ledger:
             span.parts["start"] = passed
         elif event == "end" and record["class"] in _SETTLED:
             span.parts["idle"] = passed  # written by somebody else, whenever they came by
+        elif event == "checkpoint" and "write_s" in record:
+            span.parts["step"] = passed  # it was written beside training
         elif event == "step":
             span = _of_step(record, passed, first_steps)
         else:

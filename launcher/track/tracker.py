@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self, TextIO, final
 
-from launcher.checkpoint.catalog import Rejected
+from launcher.checkpoint.catalog import Outcome, Rejected
 from launcher.ending import StorageError, classify
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
@@ -98,13 +98,23 @@ class Tracker:
         """Report that a plateau of the validation loss has reduced the rates."""
         self.say(f"step {step}: validation loss has not improved; rates are now x {lr_multiplier:.4g}")
 
-    def checkpoint_saved(self, step: int, seconds: float, url: str) -> None:
-        """Log a published checkpoint. `seconds`: how long training was blocked."""
-        if self._journal is None:
-            return
-        self._journal.write("checkpoint", {"step": step, "seconds": seconds, "url": url})
-        self._journal.sync()
-        self.say(self._progress.checkpoint_line(step, seconds, url))
+    def saving(self, step: int, seconds: float) -> None:
+        """Log for how long training was blocked by a save, which may still be written."""
+        self.event("saving", {"step": step, "seconds": seconds})
+
+    def saves_ended(self, outcomes: Sequence[Outcome]) -> None:
+        """Log checkpoints that were published, and saves that storage has refused."""
+        for outcome in outcomes if self._journal is not None else ():
+            fields: dict[str, object] = {"step": outcome.step, "write_s": outcome.write_s}
+            if outcome.url is None:
+                self.event("save_failed", fields | {"reason": outcome.reason})
+                self.say(f"step {outcome.step} is not saved: {outcome.reason}; the next save tries again")
+                continue
+            self.event("checkpoint", fields | {"url": outcome.url})
+            self.sync()
+            self.say(self._progress.checkpoint_line(outcome.step, outcome.write_s, outcome.url))
+            if outcome.reason:
+                self.say(f"after that: {outcome.reason}")
 
     def event(self, name: str, record: Mapping[str, object]) -> None:
         """Write anything else to the journal. `from_step` means that the run went back to that step."""

@@ -242,6 +242,9 @@ def test_a_plateau_counts_the_validation_of_a_last_step_that_was_due(tmp_path: P
     assert whole[8]["lr"] < whole[1]["lr"], "else nothing was reduced"
 
 
+WAITING = "checkpoint.asynchronous=false"
+
+
 def test_the_journal_of_a_remote_run_is_there_as_of_each_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +257,7 @@ def test_the_journal_of_a_remote_run_is_there_as_of_each_checkpoint(
         seen.append(max((json.loads(line).get("step", 0) for line in lines), default=0))
 
     monkeypatch.setattr("launcher.train.seed_step", seed)
-    recipe = small_recipe("train.steps=6", "checkpoint.every=2", "schedule={type: constant}")
+    recipe = small_recipe("train.steps=6", "checkpoint.every=2", "schedule={type: constant}", WAITING)
     make_run(tmp_path, recipe)
     mirror = LocalMirror(tmp_path, run_url)
     train(recipe, run_url, ALONE, stop=StopRequests(), clock=Clock(), mirror=mirror, mlflow=None)
@@ -326,8 +329,8 @@ def test_time_of_validation_and_saves_is_not_step_time(
     steps = [(line["step_time_s"], line["data_wait_s"]) for line in lines if line["event"] == "step"]
     assert steps == [(1.25, 0.25)] * 4
     seconds = {name: {line["seconds"] for line in lines if line["event"] == name}
-               for name in ("validation", "checkpoint")}  # fmt: skip
-    assert seconds == {"validation": {100.0}, "checkpoint": {1000.0}}
+               for name in ("validation", "saving")}  # fmt: skip
+    assert seconds == {"validation": {100.0}, "saving": {1000.0}}
 
 
 def test_what_a_manifest_speaks_of_is_on_the_disk_before_it(
@@ -351,7 +354,7 @@ def test_what_a_manifest_speaks_of_is_on_the_disk_before_it(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
-    recipe = small_recipe("train.steps=4", "checkpoint.every=2", "schedule={type: constant}")
+    recipe = small_recipe("train.steps=4", "checkpoint.every=2", "schedule={type: constant}", WAITING)
     train_rank(ALONE, recipe, make_run(tmp_path, recipe))
     for step in (2, 4):
         folder = step_folder(str(tmp_path), step)

@@ -12,10 +12,19 @@ from tests.small_run import small_recipe
 ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
 
 
-def open_saver(run_url: str, world: World = ALONE, *, keep: int = 100) -> Checkpointer:
+def open_saver(
+    run_url: str,
+    world: World = ALONE,
+    *,
+    keep: int = 100,
+    keep_every: int | None = None,
+    max_failures: int = 3,
+) -> Checkpointer:
     """The checkpointer of an attempt of the small recipe."""
+    section = f"checkpoint={{every: 1, keep: {keep}, max_failures: {max_failures}, keep_every: "
+    section += "null}" if keep_every is None else f"{keep_every}}}"
     shape = (f"cluster.nproc_per_node={world.size}", f"train.global_batch_size={world.size}")
-    recipe = small_recipe(*shape, "parallel.strategy=ddp", f"checkpoint.keep={keep}")
+    recipe = small_recipe(*shape, "parallel.strategy=ddp", section)
     return Checkpointer(
         recipe,
         make_plan(recipe, world.size),
@@ -29,4 +38,7 @@ def open_saver(run_url: str, world: World = ALONE, *, keep: int = 100) -> Checkp
 
 def save(run_url: str, step: int, tensors: dict[str, torch.Tensor], world: World = ALONE) -> str:
     """Save tensors as the checkpoint of a step; all ranks together."""
-    return open_saver(run_url, world).save(Progress(step, step), tensors, {})
+    saver = open_saver(run_url, world)
+    saver.save(Progress(step, step), tensors, {}, wait=True)
+    assert saver.newest_url is not None
+    return saver.newest_url

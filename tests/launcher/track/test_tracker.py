@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.checkpoint.catalog import Outcome
 from launcher.errors import Problem, UserError
 from launcher.track.journal import read_journal, step_records
 from launcher.track.mlflow import MlflowTarget
@@ -18,7 +19,7 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
     tracker.start(attempt_record())
     tracker.log_step(step_record(10, 0.1 + 0.2))
     tracker.log_validation(validation_record(10, {"guess": 0.125}))
-    tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
+    tracker.saves_ended([Outcome(step=10, url="/runs/tiny/checkpoints/step-0000000010", write_s=0.25)])
     tracker.event("skipped", {"step": 11, "reason": "non-finite"})
     assert tracker.close() is None
     lines = read_journal(tmp_path / "journal.jsonl")
@@ -60,7 +61,7 @@ def test_other_ranks_write_print_and_send_nothing(tmp_path: Path) -> None:
     tracker.start(attempt_record())
     tracker.log_step(step_record(10))
     tracker.log_validation(validation_record(10, {"guess": 0.125}))
-    tracker.checkpoint_saved(10, 0.25, "/runs/tiny/checkpoints/step-0000000010")
+    tracker.saves_ended([Outcome(step=10, url="/runs/tiny/checkpoints/step-0000000010", write_s=0.25)])
     tracker.event("skipped", {"step": 11})
     tracker.sync()
     tracker.say("hello")
@@ -92,7 +93,7 @@ def test_a_hanging_server_holds_neither_a_step_nor_the_end(
     def train() -> None:
         for step in range(1, 101):
             tracker.log_step(step_record(step))
-        tracker.checkpoint_saved(100, 0.25, "/runs/tiny/checkpoints/step-0000000100")
+        tracker.saves_ended([Outcome(step=100, url="/runs/tiny/checkpoints/step-0000000100", write_s=0.25)])
 
     training = threading.Thread(target=train, daemon=True)
     training.start()
