@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from launcher.plan.plan import Plan
+from launcher.plan.plan import Memory, Plan
 from launcher.plan.worlds import node_counts
 from launcher.recipe.schema import Recipe
 from launcher.table import table_lines
@@ -78,7 +78,7 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"moments {_size(memory.optimizer)}"
         + (f", carried states {_size(memory.carried)}" if memory.carried else ""),
         f"checkpoint   {_size(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
-        f"the newest {recipe.checkpoint.keep} kept",
+        f"the newest {recipe.checkpoint.keep} kept" + _staging(recipe, memory),
         f"base shapes  {plan.parameters.base_shapes_hash}",
     ]
 
@@ -90,6 +90,12 @@ def _elastic(recipe: Recipe, counts: Sequence[int]) -> list[str]:
         return []
     alike = ", ".join(f"{count} x {cluster.nproc_per_node}" for count in counts)
     return [f"elastic      {alike}: of {cluster.min_nodes} to {cluster.nodes} nodes, any others stand by"]
+
+
+def _staging(recipe: Recipe, memory: Memory) -> str:
+    """The copy in host memory from which checkpoints are written."""
+    copied = memory.parameters + memory.optimizer + memory.carried
+    return f"; copies of {_size(copied)} a rank in host memory" if recipe.checkpoint.asynchronous else ""
 
 
 def _size(num_bytes: float) -> str:

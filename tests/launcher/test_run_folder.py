@@ -87,6 +87,7 @@ def test_a_launch_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
         "run",
         "cluster.type=auto",
         "cluster.nodes=2",
+        "cluster.min_nodes=1",  # refused with and without sbatch on the path
         "parallel.strategy=ddp",
     )
     done = launch(*words, folder=tmp_path)
