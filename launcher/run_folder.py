@@ -60,6 +60,9 @@ def require_new(run_url: str) -> None:
     local = files.local_path(run_url)
     if local is not None and local.exists() and not local.is_dir():
         raise UserError(Problem(f"--run-dir {run_url}", "is a file", "choose another --run-dir"))
+    if local is not None and (local / LOCK).exists():
+        message = "is being started by another launch, or by one that was cut off"
+        raise UserError(Problem(f"--run-dir {run_url}", message, "choose another --run-dir"))
     if files.list_names(run_url):
         raise UserError(
             Problem(f"--run-dir {run_url}", "is not empty and is not a run", "choose another --run-dir")

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -139,26 +139,26 @@ def open_world(timeout_s: float, secret: bytes | None = None) -> World:
         # gloo as well, for what is on the CPU: pickled objects, and parameters that are offloaded.
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
         timeout = timedelta(seconds=timeout_s)
-        if path := os.environ.get(STORE_FILE):
-            store = FileStore(path, size)
-            store.set_timeout(timeout)
-        else:
-            store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-            # NCCL's threads would call into Python, which was not tried: see docs/security.md.
-            if secret is not None and not use_cuda:
-                store = SignedStore(store, secret)
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=timeout,
-            device_id=device if use_cuda else None,
-        )
+        # NCCL's threads would call into Python, which was not tried: see docs/security.md.
+        store = _own_store(rank, size, timeout, None if use_cuda else secret)
+        place: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": size}
+        dist.init_process_group(backend, timeout=timeout, device_id=device if use_cuda else None, **place)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return World(
         rank=rank, local_rank=local_rank, size=size, local_size=local_size, device=device, store=store
     )
+
+
+def _own_store(rank: int, size: int, timeout: timedelta, secret: bytes | None) -> Store | None:
+    """Where ranks find each other, if not simply in torchrun's store."""
+    if path := os.environ.get(STORE_FILE):
+        store = FileStore(path, size)
+        store.set_timeout(timeout)
+        return store
+    if secret is None:
+        return None
+    shared, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+    return SignedStore(shared, secret)
 
 
 def join_local_world(rank: int, size: int, rendezvous: Path, timeout_s: float) -> World:

@@ -9,7 +9,6 @@ from launcher import files
 from launcher.check.gate import require_passed
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.data.source_table import check_sources
-from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
@@ -70,7 +69,7 @@ def _claim_first(places: Iterator[str]) -> str:
         if claim(run_url):
             return run_url
     require_new(run_url)
-    raise UserError(Problem(f"--run-dir {run_url}", "is being started by another launch", "choose another"))
+    raise AssertionError(f"{run_url} is free, and cannot be claimed")
 
 
 def plan_recipe(arguments: Sequence[str]) -> int:

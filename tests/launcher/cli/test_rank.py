@@ -32,7 +32,7 @@ def test_a_collective_never_gives_up_before_the_watchdog_has_named_who_hangs(
 ) -> None:
     asked: list[float] = []
 
-    def join(limit_s: float) -> None:
+    def join(limit_s: float, _secret: bytes | None) -> None:
         asked.append(limit_s)
         raise JoinedError
 
