@@ -23,7 +23,7 @@ from typing import IO, Any
 from launcher import files
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
-from launcher.track.journal import read_journal
+from launcher.track.journal import read_events
 
 RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
     "recipe.yaml",
@@ -277,4 +277,4 @@ def next_attempt(folder: Path) -> int:
     path = folder / JOURNAL
     if not path.exists():
         return 1
-    return 1 + sum(record["event"] == "start" for record in read_journal(path))
+    return 1 + sum(1 for _ in read_events(path, "start"))

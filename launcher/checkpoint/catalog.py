@@ -12,7 +12,7 @@ from pathlib import Path
 from launcher import files
 from launcher.checkpoint.manifest import MANIFEST, Manifest, NewerFormatError, parse_manifest
 from launcher.errors import Problem
-from launcher.track.journal import read_journal
+from launcher.track.journal import read_events
 
 _STEP_FOLDER = re.compile(r"step-(\d{10})")
 
@@ -132,8 +132,8 @@ def find_newest(
 
 def all_lost(run_url: str, rejected: Sequence[Rejected], journal: Path) -> Problem | None:
     """The problem of a run that has saved checkpoints and has no good one: to start over is never guessed."""
-    records = read_journal(journal) if journal.exists() else []
-    steps = [record["step"] for record in records if record["event"] == "checkpoint"]
+    records = read_events(journal, "checkpoint") if journal.exists() else ()
+    steps = [record["step"] for record in records]
     if not steps:
         return None
     short = files.shortest(run_url)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,8 +81,18 @@ def whole_bytes(path: Path) -> int:
     return 0
 
 
-def iterate_lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (byte offset after the line, record) of each whole line between two offsets at line ends."""
+def iterate_lines(
+    path: Path,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    only: bytes = b"",
+    above_step: int | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (byte offset after the line, record) of each whole line between two offsets at line ends.
+
+    `only` those that contain a text, or have a step above a number: others are not parsed.
+    """
     with open(path, "rb") as stream:
         stream.seek(start)
         offset = start
@@ -89,7 +100,17 @@ def iterate_lines(path: Path, start: int = 0, end: int | None = None) -> Iterato
             offset += len(line)
             if not line.endswith(b"\n") or (end is not None and offset > end):
                 return  # an incomplete line of a crash, or one still being written
+            if only not in line or (above_step is not None and not _is_above(line, above_step)):
+                continue
             yield offset, parse_line(line, f"{path}, byte {offset - len(line)}")
+
+
+_STEP = re.compile(rb'"step": ?(\d+)')
+
+
+def _is_above(line: bytes, step: int) -> bool:
+    found = _STEP.search(line)
+    return found is None or int(found[1]) > step
 
 
 def parse_line(line: bytes, place: str) -> dict[str, Any]:
@@ -103,9 +124,28 @@ def parse_line(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path, *events: str) -> Iterator[dict[str, Any]]:
+    """Whole lines of these kinds, one after the other. Those that cannot be read are passed over.
+
+    Made for journals of millions of steps: other lines are not parsed, and nothing is kept in memory.
+    """
+    # Every line begins with its event, as Journal.write has it; tools that rewrite JSON may drop the space.
+    heads = tuple(f'{{"event":{space}"{event}"'.encode() for event in events for space in ("", " "))
+    with open(path, "rb") as stream:
+        for line in stream:
+            if line.startswith(heads) and line.endswith(b"\n"):
+                with contextlib.suppress(ValueError):
+                    yield parse_line(line, str(path))
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """Every record in the order written, without an incomplete last line."""
-    return [record for _, record in iterate_lines(path)]
+    return (record for _, record in iterate_lines(path))
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All of read_records at once."""
+    return list(read_records(path))
 
 
 def step_records(path: Path) -> dict[int, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Where the seconds of a run went, over all its attempts, from its journal. Pure; torch-free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final, get_args
 
@@ -63,13 +63,14 @@ class _Span:
     parts: dict[Part, float] = field(default_factory=dict)
 
 
-def make_ledger(records: Sequence[Mapping[str, Any]]) -> Ledger:
+def make_ledger(records: Iterable[Mapping[str, Any]]) -> Ledger:
     """Attribute every second between the first line and the last one, and the wait in the queue before."""
     spans: list[_Span] = []
     first_steps: dict[int, float] = {}
-    before = records[0]["time"] if records else 0.0
+    before: float | None = None
     last_step = 0
     for record in records:
+        before = record["time"] if before is None else before
         now, event = max(record["time"], before), record["event"]
         passed, before = now - before, now
         span = _Span(step=last_step)
@@ -91,11 +92,28 @@ def make_ledger(records: Sequence[Mapping[str, Any]]) -> Ledger:
             span.parts[named] = known
             span.parts["other"] = span.parts.get("other", 0.0) + passed - known
         spans.append(span)
+        if len(spans) > _MOST_SPANS:
+            spans = _halve(spans)
         if "from_step" in record:
             _lose(spans, record["from_step"])
             last_step = record["from_step"]
         last_step = record["step"] if event == "step" else last_step
     return Ledger(seconds={part: sum(span.parts.get(part, 0.0) for span in spans) for part in PARTS})
+
+
+_MOST_SPANS = 100_000
+"""Beyond it neighbours are counted together: where work was lost is then known less exactly."""
+
+
+def _halve(spans: Sequence[_Span]) -> list[_Span]:
+    halved = []
+    for first, second in zip(spans[::2], spans[1::2], strict=False):
+        parts = {
+            part: first.parts.get(part, 0.0) + second.parts.get(part, 0.0)
+            for part in first.parts.keys() | second.parts.keys()
+        }
+        halved.append(_Span(step=max(first.step, second.step), parts=parts))
+    return halved + list(spans[len(halved) * 2 :])
 
 
 _SETTLED = ("node lost", "hang")

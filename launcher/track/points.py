@@ -48,13 +48,14 @@ def superseded_points(journal: Path, end: int) -> dict[tuple[str, int], float]:
     Reads the journal up to the offset `end`. Two passes, so that only those steps are kept in memory.
     """
     went_back_at, from_step = 0, 0
-    for offset, line in iterate_lines(journal, 0, end):
+    for offset, line in iterate_lines(journal, 0, end, only=b'"from_step"'):
         if "from_step" in line:
             went_back_at, from_step = offset, line["from_step"]
-    # Later lines win: after the run has gone back twice, the values are those of its second pass.
+    # Later lines win: after the run has gone back twice, the values are those of its second pass. Lines of
+    # steps that are not repeated are not parsed.
     return {
         (point.key, point.step): point.value
-        for _, line in iterate_lines(journal, 0, went_back_at)
+        for _, line in iterate_lines(journal, 0, went_back_at, above_step=from_step)
         for point in line_points(line)
         if point.step > from_step
     }

@@ -4,13 +4,13 @@ Rank 0 writes it when it can. An agent corrects it when another rank was the cau
 signal. When rank 0 died without a word, whoever looks next writes it: the agent, the next attempt, a command.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 from launcher.ending import REACTIONS, Ending
-from launcher.track.journal import Journal, read_journal
+from launcher.track.journal import Journal, read_events
 from launcher.track.tracking_uri import mask_secrets
 
 _SILENT = "it ended without a word: killed, or its machine was lost"
@@ -32,10 +32,10 @@ class LastAttempt:
 
 def last_attempt(journal: Path) -> LastAttempt | None:
     """None where nothing has started yet."""
-    return find_last(read_journal(journal)) if journal.exists() else None
+    return find_last(read_events(journal, "start", "end")) if journal.exists() else None
 
 
-def find_last(records: Sequence[dict[str, Any]]) -> LastAttempt | None:
+def find_last(records: Iterable[dict[str, Any]]) -> LastAttempt | None:
     """The newest attempt in a journal's records."""
     found: LastAttempt | None = None
     for record in records:

@@ -3,15 +3,15 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TextIO, final
+from typing import Any, Self, TextIO, final
 
 from launcher.checkpoint.catalog import Outcome, Rejected
 from launcher.ending import StorageError, classify
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
-from launcher.track.journal import Journal, read_journal
+from launcher.track.journal import Journal, read_records
 from launcher.track.ledger import make_ledger
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
@@ -154,12 +154,20 @@ class Tracker:
     def _write_ledger(self) -> None:
         """Where the run's time went so far; after its last step, so that MLflow shows it there."""
         assert self._journal is not None, "of rank 0"
+        step = 0
+
+        def read() -> Iterator[dict[str, Any]]:
+            nonlocal step
+            for record in read_records(journal.path):
+                step = max(step, record["step"]) if record["event"] == "step" else step
+                yield record
+
+        journal = self._journal
         try:
-            records = read_journal(self._journal.path)
+            ledger = make_ledger(read())
         except ValueError:  # a line that somebody has damaged must not keep the end from being written
             return
-        step = max((record["step"] for record in records if record["event"] == "step"), default=0)
-        self._journal.write("ledger", {"step": step, **make_ledger(records).as_fields()})
+        journal.write("ledger", {"step": step, **ledger.as_fields()})
 
     def _eta_s(self, record: StepRecord) -> float:
         """Seconds left at the pace since the first logged step, with validations and checkpoints."""

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from launcher.ending import StorageError
-from launcher.track.journal import Journal, iterate_lines, read_journal, step_records, whole_bytes
+from launcher.track.journal import (
+    Journal,
+    iterate_lines,
+    read_events,
+    read_journal,
+    step_records,
+    whole_bytes,
+)
 
 
 def refuse(word: str) -> float:
@@ -166,3 +173,34 @@ def test_a_full_disk_is_a_storage_error_and_leaves_whole_lines(
     monkeypatch.setattr(journal, "_stream", stream)
     journal.write("step", {"step": 3})
     assert [record["step"] for record in read_journal(path)] == [1, 3]
+
+
+def test_events_are_found_without_reading_the_rest_and_damage_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    lines = [
+        '{"event": "start", "attempt": 1}',
+        '{"event": "step", "step": 1, damaged',
+        '{"event":"start","attempt":2}',
+        '{"event": "start", damaged',
+        '{"event": "starting", "attempt": 9}',
+        '{"event": "end", "attempt": 2}',
+    ]
+    path.write_text("\n".join(lines) + '\n{"event": "start", "attempt": 3')
+    assert [record["attempt"] for record in read_events(path, "start")] == [1, 2]
+    assert [record["event"] for record in read_events(path, "start", "end")] == ["start", "start", "end"]
+
+
+def test_lines_that_are_not_asked_for_are_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    lines = (
+        '{"event": "step", "step": 2, damaged',
+        '{"event": "begin", "from_step": 2}',
+        '{"event": "step","step":3}',
+    )
+    path.write_text("\n".join(lines) + "\n")
+    assert [record for _, record in iterate_lines(path, only=b'"from_step"')] == [
+        {"event": "begin", "from_step": 2}
+    ]
+    assert [record["event"] for _, record in iterate_lines(path, above_step=2)] == ["begin", "step"]
+    (offset, last), *_ = reversed(list(iterate_lines(path, above_step=2)))
+    assert (offset, last["step"]) == (path.stat().st_size, 3)

@@ -88,3 +88,24 @@ def test_all_parts_add_up_whatever_happened(seed: int) -> None:
     assert ledger.total_s == pytest.approx(records[-1]["time"] - records[0]["time"])
     assert set(ledger.seconds) == set(PARTS)
     assert all(seconds >= 0 for seconds in ledger.seconds.values())
+
+
+def test_a_long_journal_is_counted_in_bounded_memory_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[dict[str, Any]] = [
+        {"event": "start", "time": 0.0, "attempt": 1},
+        {"event": "begin", "time": 1.0, "attempt": 1, "from_step": 0},
+    ]
+    for step in range(1, 1001):
+        lines.append({"event": "step", "time": 1.0 + step, "attempt": 1, "step": step})
+    lines += [
+        {"event": "start", "time": 2000.0, "attempt": 2},
+        {"event": "begin", "time": 2001.0, "attempt": 2, "from_step": 900},
+    ]
+    exact = make_ledger(lines)
+    monkeypatch.setattr("launcher.track.ledger._MOST_SPANS", 64)
+    coarse = make_ledger(iter(lines))
+    assert coarse.total_s == pytest.approx(exact.total_s) == 2001.0
+    assert exact.seconds["lost work"] == 100.0
+    assert coarse.seconds["lost work"] == pytest.approx(100.0, abs=32.0)
