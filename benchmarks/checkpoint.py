@@ -3,8 +3,8 @@
     python benchmarks/checkpoint.py [--gib 1] [--folder /tmp]
 
 One process, a state of float32 tensors of 16 MiB on a local disk. The copy in memory, which is all that
-training waits for, over the whole save; the save over raw writes of the same bytes with one fsync; hashing and
-restoring over raw reads. All in one run, three times each, the medians.
+training waits for, over the whole save; the save over raw writes of the same bytes with one fsync; hashing
+and restoring over raw reads. All in one run, three times each, the medians.
 """
 
 import argparse
