@@ -1,5 +1,6 @@
 """This machine, or several on which the same script is started by hand: a torchrun agent on each."""
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -55,9 +56,10 @@ class LocalCluster(Cluster):
         # A lost node is noticed after 5 x 2 s without a sign of life; then others have 10 s to join. Who is
         # alone waits a day for others.
         timing = "keep_alive_interval=2,keep_alive_max_attempt=5,last_call_timeout=10,join_timeout=86400"
+        job_id = hashlib.sha256(job.run_dir.encode()).hexdigest()[:16]
         return (
             f"--rdzv-backend=c10d --rdzv-endpoint={quote(self.config.rendezvous)}"
-            f" --rdzv-id={quote(job.run_dir)} --rdzv-conf={timing},read_timeout=600"
+            f" --rdzv-id={job_id} --rdzv-conf={timing},read_timeout=600"
         )
 
     def submit(self, script: Path) -> NoReturn:

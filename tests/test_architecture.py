@@ -27,6 +27,7 @@ DOORS = {
     "subprocess": "cluster/",
     "sklearn": "launcher/data/digits.py",
     "matplotlib": "launcher/report/",
+    "safetensors": "models/exported.py",
     "argparse": "launcher/cli/",
 }
 ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/")
@@ -221,6 +222,7 @@ TORCH_FREE = [
         "launcher/cli/resume.py",
         "launcher/cli/explain.py",
         "launcher/cli/tracking.py",
+        "launcher/cli/inspect.py",
     )
 ]
 

@@ -26,6 +26,11 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
   launch status RUN    how a run ended or how far it is, where its checkpoints and metrics are
+  launch inspect CHECKPOINT|RUN [OTHER]
+                       what a checkpoint holds, and how it differs from another
+  launch verify RUN    read every checkpoint and compare all digests
+  launch export CHECKPOINT|RUN OUT.safetensors
+                       the model with recipe, base shapes, tokenizer and card, for plain torch
   launch replay RUN    send MLflow what it has not received of a run that is over
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
@@ -43,6 +48,9 @@ VERBS = (
     "sweep",
     "generate",
     "status",
+    "inspect",
+    "verify",
+    "export",
     "replay",
     "schema",
     "ui",
@@ -70,6 +78,12 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.generate import generate_text as verb
         case "status":
             from launcher.cli.status import show_status as verb
+        case "inspect":
+            from launcher.cli.inspect import inspect_checkpoint as verb
+        case "verify":
+            from launcher.cli.inspect import verify_run as verb
+        case "export":
+            from launcher.cli.export import export_checkpoint as verb
         case "replay":
             from launcher.cli.tracking import replay_run as verb
         case "schema":

@@ -2,6 +2,7 @@
 
 import abc
 import codecs
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -106,6 +107,11 @@ class Words(Tokenizer):
         self.suppressed = (numbers == 0) | (numbers >= vocabulary.num_known)
         if vocabulary.has_chars:
             self.chars = vocabulary.show(torch.arange(vocabulary.num_known))
+
+    @property
+    def words(self) -> Sequence[bytes]:
+        """Spelling of each token."""
+        return self._vocabulary.words
 
     def _encode(self, prompt: str) -> torch.Tensor:
         return self._vocabulary.read(prompt.encode())

@@ -76,6 +76,7 @@ class Elastic:
         self.secret: bytes | None = None
         """Of the run, with which its nodes sign what they tell each other."""
         self._arguments = parse_args(list(words))
+        self._arguments.log_dir = str(folder / "torch")  # else torch leaves one in /tmp for each attempt
         self.rank_words: Sequence[str] = self._arguments.training_script_args
         fewest, colon, most = self._arguments.nnodes.rpartition(":")
         self.one_node = most == "1"

@@ -1,0 +1,36 @@
+"""`launch export`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.checkpoint.catalog import verify_digests
+from launcher.cli.inspect import open_saved
+from launcher.errors import Problem, UserError
+
+
+def export_checkpoint(arguments: Sequence[str]) -> int:
+    """Write the model of a checkpoint as safetensors, with all that is needed to use it beside it."""
+    parser = argparse.ArgumentParser(
+        prog="launch export",
+        description="Write the model of a checkpoint as safetensors. Beside it: recipe, base shapes, "
+        "tokenizer and model card. models/exported.py loads it with plain torch.",
+    )
+    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its newest good one")
+    parser.add_argument("out", help="file to write, such as model.safetensors")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the large matrices"
+    )
+    options = parser.parse_args(arguments)
+    out = Path(options.out)
+    if out.suffix != ".safetensors":
+        raise UserError(Problem(options.out, "does not end in .safetensors", f"write {out.stem}.safetensors"))
+    saved = open_saved(options.checkpoint)
+    if (bad := verify_digests(saved)) is not None:
+        raise UserError(Problem(bad.url, bad.reason, "take another checkpoint: launch verify RUN"))
+
+    from launcher.export_model import export_model
+
+    for path in export_model(saved, out, options.dtype):
+        print(f"{path}  {path.stat().st_size:,} bytes")
+    return 0
