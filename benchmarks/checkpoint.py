@@ -63,7 +63,7 @@ def measure(gib: float, folder: Path) -> dict[str, float]:
         f"model/{number}": torch.rand(TENSOR_BYTES // 4)
         for number in range(max(1, round(gib * (1 << 30) / TENSOR_BYTES)))
     }
-    shape = ["cluster.nproc_per_node=1", "parallel={engine: torch, strategy: single}", "checkpoint.keep=1"]
+    shape = ["cluster.nproc_per_node=1", "parallel={engine: torch, strategy: single}", "checkpoint.keep=99"]
     recipe = load_recipe(str(QUICKSTART), shape).recipe
     run = str(folder / "run")
     saver = Checkpointer(
@@ -76,21 +76,24 @@ def measure(gib: float, folder: Path) -> dict[str, float]:
         world=WORLD,
     )
     seconds: dict[str, list[float]] = {}
-    for step in range(TIMES + 1):  # the first fills the staging memory
-        found: dict[str, float] = {"write raw": timed(lambda: write_raw(folder / "raw", tensors))}
+    for step in range(TIMES + 2):  # the first ones fill the staging memory, and touch the disk's blocks
+        raw = folder / f"raw-{step}"  # new files on either side
+        found: dict[str, float] = {"write raw": timed(lambda: write_raw(raw, tensors))}  # noqa: B023
         found["blocked"] = timed(lambda: saver.save(Progress(step, step), tensors, {}, wait=False))  # noqa: B023
         found["written"] = found["blocked"] + timed(saver.finish)
         saved = read_checkpoint(step_folder(run, step))
         assert isinstance(saved, Saved)
-        found["read raw"] = timed(lambda: read_raw(folder / "raw"))
+        found["read raw"] = timed(lambda: read_raw(raw))  # noqa: B023
         found["verified"] = timed(lambda: verify_digests(saved))  # noqa: B023
         found["loaded"] = timed(lambda: read_tensors(saved.url, tensors))  # noqa: B023
+        raw.unlink()
+        shutil.rmtree(saved.url)
         print(
             f"try {step}: " + ", ".join(f"{name} {value:.2f} s" for name, value in found.items()), flush=True
         )
         for name, value in found.items():
             seconds.setdefault(name, []).append(value)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return {name: statistics.median(values[2:]) for name, values in seconds.items()}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from launcher.checkpoint.manifest import FileEntry
 
@@ -44,6 +46,10 @@ _ALLOWED = {
     ("torch", "Size"),
 }
 _ALLOWED_DTYPES = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool"}
+
+
+_WORTH_A_THREAD = 1 << 16
+"""Bytes."""
 
 
 class UntrustedIndexError(Exception):
@@ -88,13 +94,21 @@ class _SafeReader(FsspecReader):
 class _Digesting:
     """A stream to be written once from beginning to end, whose bytes are counted and hashed as they pass."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._digest, self._count = stream, hashlib.sha256(), 0
+    def __init__(self, stream: Any, helper: Executor) -> None:
+        self._stream, self._helper = stream, helper
+        self._digest, self._count = hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
-        self._digest.update(data)
-        self._count += memoryview(data).nbytes
-        return self._stream.write(data)
+        # Both release Python's lock, and take about as long as each other.
+        size = memoryview(data).nbytes
+        hashing = self._helper.submit(self._digest.update, data) if size >= _WORTH_A_THREAD else None
+        if hashing is None:
+            self._digest.update(data)
+        written: int = self._stream.write(data)
+        if hashing is not None:
+            hashing.result()
+        self._count += size
+        return written
 
     def tell(self) -> int:
         return self._count
@@ -115,8 +129,8 @@ class _Digesting:
 class _DigestingFiles(FileSystem):
     """DCP's door to fsspec, which remembers what it has written."""
 
-    def __init__(self, inner: FileSystem) -> None:
-        self.fs = inner.fs
+    def __init__(self, inner: FileSystem, helper: Executor) -> None:
+        self.fs, self._helper = inner.fs, helper
         self.written: dict[str, FileEntry] = {}
 
     @contextlib.contextmanager
@@ -125,7 +139,7 @@ class _DigestingFiles(FileSystem):
             if mode != "wb":
                 yield stream
                 return
-            digesting = _Digesting(stream)
+            digesting = _Digesting(stream, self._helper)
             yield digesting
             self.written[os.path.basename(path)] = digesting.entry()
 
@@ -145,12 +159,13 @@ def write_tensors(
     # sharded one. Rank 0 writes the index after all have reported their pieces. The folder was emptied
     # before, so an index in it now is another process's, and is not overwritten.
     writer: Any = FsspecWriter(url, overwrite=False)
-    writer.fs = files = _DigestingFiles(writer.fs)
-    try:
-        with _quiet() if not is_initialized() else contextlib.nullcontext():
-            save(dict(tensors), storage_writer=writer, process_group=group)
-    except CheckpointException as failure:
-        raise next(iter(failure.failures.values()))[0] from None
+    with ThreadPoolExecutor(1, "digests") as helper, _no_crc():
+        writer.fs = files = _DigestingFiles(writer.fs, helper)
+        try:
+            with _quiet() if not is_initialized() else contextlib.nullcontext():
+                save(dict(tensors), storage_writer=writer, process_group=group)
+        except CheckpointException as failure:
+            raise next(iter(failure.failures.values()))[0] from None
     return files.written
 
 
@@ -170,6 +185,17 @@ def read_shapes(url: str) -> dict[str, tuple[int, ...]]:
             raise UntrustedIndexError(f"{name} is not a tensor; our checkpoints contain only tensors")
         shapes[name] = tuple(entry.size)
     return shapes
+
+
+@contextlib.contextmanager
+def _no_crc() -> Iterator[None]:
+    """Without the checksum that torch computes for each tensor: nothing reads it, and there are digests."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 @contextlib.contextmanager
