@@ -11,7 +11,8 @@ from pathlib import Path
 
 from launcher import files
 from launcher.checkpoint.manifest import MANIFEST, Manifest, NewerFormatError, parse_manifest
-from launcher.errors import Problem
+from launcher.errors import Problem, UserError
+from launcher.run_folder import is_run
 from launcher.track.journal import read_events
 
 _STEP_FOLDER = re.compile(r"step-(\d{10})")
@@ -128,6 +129,25 @@ def find_newest(
             found = bad
         rejected.append(found)
     return None, rejected
+
+
+def open_saved(place: str) -> Saved:
+    """A checkpoint, or the newest good one of a run. Raises UserError."""
+    url = files.absolute(place)
+    if files.exists(files.join(url, MANIFEST)):
+        found = read_checkpoint(url)
+        if isinstance(found, Rejected):
+            raise UserError(Problem(files.shortest(url), found.reason, "take another checkpoint"))
+        return found
+    if not is_run(url):
+        raise UserError(
+            Problem(place, "is neither a checkpoint nor a run", "give a folder with a manifest.json")
+        )
+    saved, rejected = find_newest(url, verify=False)
+    if saved is None:
+        reasons = "".join(f"; {files.shortest(bad.url)}: {bad.reason}" for bad in rejected[:3])
+        raise UserError(Problem(files.shortest(url), f"has no good checkpoint{reasons}", "train it further"))
+    return saved
 
 
 def all_lost(run_url: str, rejected: Sequence[Rejected], journal: Path) -> Problem | None:

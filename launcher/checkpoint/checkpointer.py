@@ -20,6 +20,7 @@ from launcher.checkpoint.catalog import (
     step_folder,
     verify_digests,
 )
+from launcher.checkpoint.fork import WEIGHTS, describe_lineage, open_source
 from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
 from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
@@ -36,6 +37,7 @@ from launcher.run_folder import JOURNAL, LocalMirror
 from launcher.world import World
 
 _FOUND = TypeAdapter[tuple[Saved | None, list[Rejected]]](tuple[Saved | None, list[Rejected]])
+_SAVED = TypeAdapter[Saved | None](Saved | None)
 _REJECTED = TypeAdapter[Rejected | None](Rejected | None)
 _PROBLEM = TypeAdapter[Problem | None](Problem | None)
 
@@ -51,7 +53,7 @@ class Restored:
 
     progress: Progress
     url: str | None
-    """The checkpoint; None if there is none and training starts at step 0."""
+    """The checkpoint, of another run for a fork; None if training starts from new weights."""
     rejected: Sequence[Rejected]
     """Newer folders that were skipped."""
 
@@ -75,6 +77,7 @@ class Checkpointer:
         world: World,
     ) -> None:
         self._config = recipe.checkpoint
+        self._init_from = recipe.train.init_from
         self._plan = plan
         self._attempt = describe_attempt(recipe, plan, fingerprint=fingerprint, attempt=attempt)
         self._run_url = run_url
@@ -109,18 +112,32 @@ class Checkpointer:
         self.newest_url = saved.url if saved else None
         if saved is None and (lost := self._all_lost(rejected)) is not None:
             raise UserError(lost)
-        progress = Progress()
+        progress, source = Progress(), saved
         if saved is not None:
             check_identity(saved, self._plan.parameters)
             check_data(saved, self._attempt.data)
             self._load(saved, engine, schedule)
             progress = Progress(saved.manifest.step, saved.manifest.data_step)
+        elif self._init_from is not None:
+            source = self._fork(self._init_from, engine)
         if self._world.is_main:
             self._mirror.accept()
             for bad in rejected:
                 if bad.damaged:
                     quarantine(self._run_url, bad.url)
-        return Restored(progress=progress, url=saved.url if saved else None, rejected=rejected)
+        return Restored(progress=progress, url=source.url if source else None, rejected=rejected)
+
+    def _fork(self, place: str, engine: Engine) -> Saved:
+        """Take over the weights of another run's checkpoint, and nothing else of it."""
+        found = open_source(place, self._plan.parameters) if self._world.is_main else None
+        source = self._world.from_main(found, _SAVED)
+        assert source is not None, "rank 0 raises where there is none"
+        bad = self._world.gather(verify_digests(source, self._world.rank, self._world.size), _REJECTED)
+        if (first := next((one for one in bad if one is not None), None)) is not None:
+            raise UserError(Problem.at("train.init_from", f"{first.url}: {first.reason}"))
+        engine.load(partial(restore_tensors, source.url, only=WEIGHTS))
+        self._attempt = self._attempt.model_copy(update={"lineage": describe_lineage(source)})
+        return source
 
     def _newest(self, before: int | None = None) -> tuple[Saved | None, Sequence[Rejected]]:
         """The newest good checkpoint (of a step below `before`), and the newer folders skipped."""
@@ -174,6 +191,7 @@ class Checkpointer:
         return Progress(saved.step, data_step)
 
     def _load(self, saved: Saved, engine: Engine, schedule: Schedule) -> None:
+        self._attempt = self._attempt.model_copy(update={"lineage": saved.manifest.lineage})
         engine.load(partial(restore_tensors, saved.url))
         schedule.restore(saved.manifest.schedule.state, saved.manifest.schedule.total_steps)
         self.rollbacks = max(self.rollbacks, saved.manifest.rollbacks)

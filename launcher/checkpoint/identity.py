@@ -131,6 +131,32 @@ def check_identity(saved: Saved, parameters: Parameters) -> None:
         raise UserError(Problem(saved.url, message, "see RUN/recipe.yaml"))
 
 
+def check_weights(saved: Saved, parameters: Parameters) -> None:
+    """Raise UserError if a checkpoint's weights would compute something else in this model.
+
+    Rates and decays may differ: another run may train them in another way.
+    """
+    if saved.manifest.base_shapes_hash != parameters.base_shapes_hash:
+        lines = compare_shapes(saved.manifest.base_shapes, parameters.base_shapes)
+        message = "was trained with other base shapes:\n    " + "\n    ".join(lines)
+        remedy = "give this run the mup section (and model widths) that it was trained with"
+        raise UserError(Problem(files.shortest(saved.url), message, remedy))
+    now = describe_parameters(parameters)
+    keys = ("role", "ssm", "init", "forward")
+    before = {
+        f"{name}.{key}": value
+        for name, entry in saved.manifest.parameters.items()
+        for key, value in _known(entry).items()
+        if key in keys
+    }
+    after = {f"{name}.{key}": getattr(entry, key) for name, entry in now.items() for key in keys}
+    if changed := _differences(before, after):
+        message = "was trained as another parametrisation:\n    " + "\n    ".join(changed[:4])
+        raise UserError(
+            Problem(files.shortest(saved.url), message, "use the model and mup.type that trained it")
+        )
+
+
 def _known(entry: ParameterEntry) -> dict[str, object]:
     """What a manifest records of a parameter; format 1 does not record its role."""
     values = entry.model_dump()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 
 
@@ -75,16 +75,27 @@ class ScheduleEntry(Entry):
     state: dict[str, float | int | None]
 
 
+class LineageEntry(Entry):
+    """A checkpoint that a run was forked from."""
+
+    url: str
+    step: int
+    tokens: int
+    manifest_sha256: str
+
+
 class Manifest(Entry):
     """Everything that a resume needs or checks, and the version that wrote it."""
 
-    format: Literal[2, 3] = 3
+    format: Literal[2, 3, 4] = 4
     written_by: str
     step: int
     data_step: int
     tokens: int
     rollbacks: int = 0
     """In the whole run so far. Format 2 had none."""
+    lineage: LineageEntry | None = None
+    """The checkpoint of another run whose weights this one started with. Formats 2 and 3 had none."""
     attempt: int
     engine: str
     strategy: str | None

@@ -17,12 +17,16 @@ from launcher.recipe.schema import Recipe
 from models.build_model import build_model
 
 
-def restore_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load live tensors, however sharded, from a checkpoint. Raises UserError if names or shapes differ."""
+def restore_tensors(url: str, tensors: Mapping[str, torch.Tensor], only: tuple[str, ...] = ("",)) -> None:
+    """Load live tensors, however sharded, from a checkpoint. Raises UserError if names or shapes differ.
+
+    `only` those whose names begin with one of these.
+    """
     # Compared before DCP reads anything: DCP ignores tensors that the checkpoint has and the run has not, and
     # stops at the first missing one with an error of its own. Shapes are those of whole tensors, so that the
     # sharding on either side does not matter.
-    index = read_shapes(url)
+    index = {name: shape for name, shape in read_shapes(url).items() if name.startswith(only)}
+    tensors = {name: value for name, value in tensors.items() if name.startswith(only)}
     # Checkpoints of before the guard lack its counters, and its window comes and goes with a recipe's key.
     tensors = {
         name: value

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.checkpoint.catalog import verify_digests
-from launcher.cli.inspect import open_saved
+from launcher.checkpoint.catalog import open_saved, verify_digests
 from launcher.errors import Problem, UserError
 
 

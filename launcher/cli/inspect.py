@@ -8,16 +8,15 @@ from launcher import files
 from launcher.checkpoint.catalog import (
     Rejected,
     Saved,
-    find_newest,
     list_steps,
+    open_saved,
     read_checkpoint,
     step_folder,
     verify_digests,
 )
 from launcher.checkpoint.index import TensorEntry, read_index
-from launcher.checkpoint.manifest import MANIFEST
 from launcher.errors import Problem, UserError
-from launcher.run_folder import is_run, require_run
+from launcher.run_folder import require_run
 from launcher.table import table_lines
 
 SHOWN = 12
@@ -75,25 +74,6 @@ def _verdict(bad: Rejected | None, size: int) -> str:
     return f"{'damaged' if bad.damaged else 'unfinished'}: {bad.reason}"
 
 
-def open_saved(place: str) -> Saved:
-    """A checkpoint, or the newest good one of a run. Raises UserError."""
-    url = files.absolute(place)
-    if files.exists(files.join(url, MANIFEST)):
-        found = read_checkpoint(url)
-        if isinstance(found, Rejected):
-            raise UserError(Problem(files.shortest(url), found.reason, "take another checkpoint"))
-        return found
-    if not is_run(url):
-        raise UserError(
-            Problem(place, "is neither a checkpoint nor a run", "give a folder with a manifest.json")
-        )
-    saved, rejected = find_newest(url, verify=False)
-    if saved is None:
-        reasons = "".join(f"; {files.shortest(bad.url)}: {bad.reason}" for bad in rejected[:3])
-        raise UserError(Problem(files.shortest(url), f"has no good checkpoint{reasons}", "train it further"))
-    return saved
-
-
 def _tensors(saved: Saved) -> Mapping[str, TensorEntry]:
     try:
         return read_index(saved.url)
@@ -120,6 +100,8 @@ def describe(saved: Saved, tensors: Mapping[str, TensorEntry]) -> Iterator[str]:
         ("engine", f"{how} on {manifest.world_size} ranks"),
         ("base shapes", manifest.base_shapes_hash),
     ]
+    if (source := manifest.lineage) is not None:
+        rows.append(("forked from", f"{source.url}, {source.tokens:,} tokens, {source.manifest_sha256[:16]}"))
     for kind, found in sorted(sizes.items(), key=lambda item: -sum(item[1])):
         rows.append((f"{kind}/", f"{len(found)} tensors, {sum(found):,} bytes"))
     for name, file in manifest.files.items():

@@ -2,11 +2,13 @@
 
 import argparse
 import itertools
+import json
 import time
 from collections.abc import Iterator, Sequence
 
 from launcher import files
 from launcher.check.gate import require_passed
+from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
@@ -23,7 +25,14 @@ def run_recipe(arguments: Sequence[str]) -> int:
     add_shape(parser)
     parser.add_argument("--run-dir", metavar="URL", help="folder of the run; default runs/NAME-TIME")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
+    parser.add_argument(
+        "--init-from",
+        metavar="CHECKPOINT",
+        help="start with the weights of this checkpoint, or run's newest one",
+    )
     options = parse(parser, arguments)
+    if options.init_from is not None:
+        options.overrides.append(f"train.init_from={json.dumps(open_saved(options.init_from).url)}")
     loaded = _load(options)
     places = new_places(options.run_dir, loaded.recipe.name)
     if options.dry_run:
@@ -57,6 +66,10 @@ def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
         run_url = _claim_first(places)
         try:
             prepared = prepare(loaded.recipe, run_url, env=run_environment())
+            if loaded.recipe.train.init_from is not None:
+                from launcher.checkpoint.fork import open_source
+
+                open_source(loaded.recipe.train.init_from, prepared.plan.parameters)
         except BaseException:
             unclaim(run_url)
             raise

@@ -33,6 +33,8 @@ class TrainConfig(Section):
     """Steps between evaluations on validation data; null evaluates only at the end."""
     validation_sequences: StepsOrZero = 64
     """Validation windows per evaluation, over all ranks; 0 never evaluates."""
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """A checkpoint, or a run for its newest good one, whose weights a new run starts with."""
 
 
 class Recipe(Section):

@@ -74,7 +74,10 @@ class Tracker:
             self.say(f"skipped {bad.url}: {bad.reason}")
         position = {"from_step": progress.step, "data_step": progress.data_step}
         self.event("begin", position | {"checkpoint": checkpoint_url})
-        self.say(f"attempt {self.attempt} starts from {checkpoint_url or 'step 0'}")
+        forked = (
+            f"step 0 with the weights of {checkpoint_url}" if checkpoint_url and not progress.step else None
+        )
+        self.say(f"attempt {self.attempt} starts from {forked or checkpoint_url or 'step 0'}")
 
     def due(self, step: int) -> bool:
         """Whether a step is logged: every `log_every` steps, and the last one."""
