@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import pickle
+import re
 import signal
 import subprocess
 import time
@@ -110,7 +111,9 @@ def test_a_stranger_at_the_nodes_meeting_can_end_it_and_his_code_does_not_run(tm
     with launched(tmp_path, *words) as process:
         wait_for(lambda: "nodes meet at" in (tmp_path / "out.txt").read_text())
         store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
-        key = f"torch.rendezvous.{tmp_path / 'run'}"
+        script = (tmp_path / "run/job.sh").read_text()
+        (job_id,) = re.findall(r"--rdzv-id=(\w+)", script)
+        key = f"torch.rendezvous.{job_id}"
         store.wait([key])
         payload = pickle.dumps(Payload(tmp_path / "ran"))
         deadline = time.monotonic() + 60

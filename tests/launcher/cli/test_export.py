@@ -1,6 +1,7 @@
 """`launch export`: a model that is used without the launcher."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_an_export_is_loaded_by_a_plain_script_and_gives_the_same_logits(run: Pa
     found = subprocess.run(
         [sys.executable, "-c", ALONE, "out/model.safetensors", "logits.pt"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     assert found.stdout == "[]\n", "it imports models only"
     logits = torch.load(tmp_path / "logits.pt", weights_only=True)
