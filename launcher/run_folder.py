@@ -181,7 +181,8 @@ def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
     local = files.local_path(run_url)
     if local is None:
         return None
-    stream = open(local / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
+    handle = os.open(local / LOCK, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    stream = open(handle, "a+")  # noqa: SIM115 - held for as long as the run
     deadline = time.monotonic() + wait_s
     while True:
         try:

@@ -14,6 +14,8 @@ from launcher.errors import Problem, UserError
 from launcher.recipe.tree import Node, plain
 
 MAX_DEPTH = 40
+MAX_KEY = 200
+"""Characters."""
 Scalar = str | int | float | bool | None
 
 _NULLS = {"", "~", "null", "Null", "NULL"}
@@ -69,10 +71,13 @@ def parse_argument(text: str, name: str) -> tuple[Node, list[Problem]]:
     return parse_tree(text, name)
 
 
-def parse_tree(text: str, name: str) -> tuple[Node, list[Problem]]:
-    """Read one YAML document into nodes, and find what our rules forbid. Raises UserError on bad syntax."""
+def parse_tree(text: str, name: str, *, most: int | None = None) -> tuple[Node, list[Problem]]:
+    """Read one YAML document into nodes, and find what our rules forbid. Raises UserError on bad syntax.
+
+    `most`: keys and values that are read; with more, the text is refused at once.
+    """
     try:
-        reader = _Reader(name, yaml.parse(text.removeprefix("\ufeff"), Loader=yaml.SafeLoader))
+        reader = _Reader(name, most, yaml.parse(text.removeprefix("\ufeff"), Loader=yaml.SafeLoader))
         node = reader.document()
     except yaml.reader.ReaderError as error:
         raise UserError(_character_problem(text, name, error.position)) from None
@@ -123,8 +128,9 @@ def resolve(text: str) -> Scalar:
 class _Reader:
     """Builds nodes from parser events, and collects every problem that does not stop the reading."""
 
-    def __init__(self, name: str, events: Iterator[Any]) -> None:
+    def __init__(self, name: str, most: int | None, events: Iterator[Any]) -> None:
         self.name = name
+        self.left = most
         self.events = events
         self.problems: list[Problem] = []
 
@@ -143,6 +149,11 @@ class _Reader:
     def node(self, event: Any, depth: int, key_place: str = "") -> Node:
         place = self.place(event.start_mark)
         key_place = key_place or place
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                message = "this is more than a recipe has: too many keys and values"
+                raise UserError(Problem(place, message, "give the file of a recipe; data belong into files"))
         if depth > MAX_DEPTH:
             raise UserError(Problem(place, f"nested more than {MAX_DEPTH} deep", "flatten it"))
         self.check_plainness(event)
@@ -183,6 +194,9 @@ class _Reader:
             return None
         if node.text == "<<":
             self.refuse(event, "merge keys `<<` are not allowed: a recipe is complete", "write the keys out")
+            return None
+        if len(node.text or "") > MAX_KEY:
+            self.refuse(event, f"a key of {len(node.text or '')} characters", f"keys have at most {MAX_KEY}")
             return None
         if not isinstance(node.value, str):
             self.refuse(event, f"key {event.value or 'null'} is not text", f'write "{event.value}" in quotes')

@@ -80,6 +80,8 @@ def read_checkpoint(url: str) -> Saved | Rejected:
     path = files.join(url, MANIFEST)
     if not files.exists(path):
         return Rejected(url, "no manifest: the save never finished", damaged=False)
+    if not files.is_file(path):  # a pipe would be read for ever
+        return Rejected(url, "the manifest is not a file", damaged=True)
     try:
         manifest = parse_manifest(files.read_text(path), path)
     except (ValueError, IsADirectoryError) as error:
@@ -91,8 +93,10 @@ def read_checkpoint(url: str) -> Saved | Rejected:
     # to compare digests is left to verify_digests.
     for name, entry in manifest.files.items():
         file_url = files.join(url, name)
-        if not files.exists(file_url):
-            return Rejected(url, f"{name} is missing", damaged=True)
+        if "/" in name or name in (".", ".."):
+            return Rejected(url, f"its manifest names {name!r}, which is elsewhere", damaged=True)
+        if not files.is_file(file_url):
+            return Rejected(url, f"{name} is missing, or is not a file", damaged=True)
         if (size := files.size(file_url)) != entry.bytes:
             return Rejected(url, f"{name} has {size} bytes instead of {entry.bytes}", damaged=True)
     return Saved(url, manifest)

@@ -22,6 +22,7 @@ from launcher.checkpoint.catalog import (
 )
 from launcher.checkpoint.fork import WEIGHTS, describe_lineage, open_source
 from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
+from launcher.checkpoint.index import check_index
 from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
 from launcher.checkpoint.saving import Save
@@ -132,8 +133,7 @@ class Checkpointer:
         found = open_source(place, self._plan.parameters) if self._world.is_main else None
         source = self._world.from_main(found, _SAVED)
         assert source is not None, "rank 0 raises where there is none"
-        bad = self._world.gather(verify_digests(source, self._world.rank, self._world.size), _REJECTED)
-        if (first := next((one for one in bad if one is not None), None)) is not None:
+        if (first := self._find_damage(source)) is not None:
             raise UserError(Problem.at("train.init_from", f"{first.url}: {first.reason}"))
         engine.load(partial(restore_tensors, source.url, only=WEIGHTS))
         self._attempt = self._attempt.model_copy(update={"lineage": describe_lineage(source)})
@@ -150,12 +150,19 @@ class Checkpointer:
             rejected += skipped
             if saved is None:
                 return None, rejected
-            bad = self._world.gather(verify_digests(saved, self._world.rank, self._world.size), _REJECTED)
-            first = next((found for found in bad if found is not None), None)
+            first = self._find_damage(saved)
             if first is None:
                 return saved, rejected
             rejected.append(first)
             before = saved.step
+
+    def _find_damage(self, saved: Saved) -> Rejected | None:
+        """What is wrong in the files of a checkpoint. All ranks share the reading, and agree."""
+        mine = verify_digests(saved, self._world.rank, self._world.size)
+        if mine is None and self._world.is_main:
+            mine = check_index(saved)
+        told = self._world.gather(mine, _REJECTED)
+        return next((found for found in told if found is not None), None)
 
     def _all_lost(self, rejected: Sequence[Rejected]) -> Problem | None:
         journal = self._mirror.folder / JOURNAL

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from launcher import files
+from launcher.checkpoint.catalog import Rejected, Saved
 
 INDEX = ".metadata"
 _BYTES = {
@@ -86,11 +87,37 @@ def _member(_kind: object, name: object) -> str:
 def read_index(url: str) -> Mapping[str, TensorEntry]:
     """Every tensor of a checkpoint by name. Raises ValueError for anything that is not such an index."""
     try:
-        index = _Reader(io.BytesIO(files.read_bytes(files.join(url, INDEX)))).load()
-        entries = index.state["state_dict_metadata"]
+        entries = _load(url)[0]["state_dict_metadata"]
         return {name: _entry(entries[name].state) for name in sorted(entries)}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadIndexError(f"its index cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _load(url: str) -> tuple[Mapping[str, Any], Mapping[Any, Any]]:
+    """Fields of the index, and where each piece of a tensor is stored."""
+    try:
+        index = _Reader(io.BytesIO(files.read_bytes(files.join(url, INDEX)))).load()
+        return index.state, index.state["storage_data"]
     except (pickle.UnpicklingError, AttributeError, KeyError, TypeError, EOFError, IndexError) as error:
         raise BadIndexError(f"its index cannot be read ({type(error).__name__}: {error})") from None
+
+
+def check_index(saved: Saved) -> Rejected | None:
+    """What is wrong with a checkpoint's index, whose digest may be right; None if nothing is."""
+    try:
+        index, stored = _load(saved.url)
+        tensors = {name: _entry(entry.state) for name, entry in index["state_dict_metadata"].items()}
+        sizes = {name: file.bytes for name, file in saved.manifest.files.items()}
+        for piece in stored.values():
+            fields = piece.state if isinstance(piece.state, Mapping) else {}
+            place, end = str(fields["relative_path"]), int(fields["offset"]) + int(fields["length"])
+            if place not in sizes or min(fields["offset"], fields["length"]) < 0 or end > sizes[place]:
+                raise BadIndexError(f"its index leads to byte {end} of {place!r}, which is not there")
+        if not tensors:
+            raise BadIndexError("its index has no tensor")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return Rejected(saved.url, str(error) or type(error).__name__, damaged=True)
+    return None
 
 
 def _entry(state: Mapping[str, Any]) -> TensorEntry:

@@ -14,7 +14,7 @@ from launcher.checkpoint.catalog import (
     step_folder,
     verify_digests,
 )
-from launcher.checkpoint.index import TensorEntry, read_index
+from launcher.checkpoint.index import TensorEntry, check_index, read_index
 from launcher.errors import Problem, UserError
 from launcher.run_folder import require_run
 from launcher.table import table_lines
@@ -60,7 +60,7 @@ def verify_run(arguments: Sequence[str]) -> int:
     steps, damaged = list_steps(run_url), 0
     for step in steps:
         found = read_checkpoint(step_folder(run_url, step))
-        bad = verify_digests(found) if isinstance(found, Saved) else found
+        bad = (verify_digests(found) or check_index(found)) if isinstance(found, Saved) else found
         size = sum(entry.bytes for entry in found.manifest.files.values()) if isinstance(found, Saved) else 0
         damaged += bad is not None and bad.damaged
         print(f"step {step}: {_verdict(bad, size)}", flush=True)

@@ -19,7 +19,7 @@ from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
 from launcher.track.mlflow_sync import replay, saved_tracking_uri
 from launcher.track.mlflow_ui import make_ui_command
 from launcher.track.settle import last_attempt, settle, settle_silent
-from launcher.track.tracking_uri import resolve_tracking_uri
+from launcher.track.tracking_uri import mask_secrets, resolve_tracking_uri, sqlite_path
 
 SETTLE_S = 10.0
 """Longest wait for a lock that a dead process held, and for MLflow."""
@@ -57,6 +57,7 @@ def replay_run(arguments: Sequence[str]) -> int:
         "mlflow.db here.",
     )
     parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--tracking-uri", metavar="URI", help="send there, whatever the run folder says")
     options = parser.parse_args(arguments)
     run_url = files.absolute(options.run)
     short = files.shortest(run_url)
@@ -69,7 +70,7 @@ def replay_run(arguments: Sequence[str]) -> int:
     _require_lines(mirror.folder / JOURNAL, short)
     os.environ |= mlflow_environment()
     with loaded.locating():
-        target = find_target(loaded.recipe.track.mlflow, mirror.folder)
+        target = _choose_target(options.tracking_uri, loaded.recipe.track.mlflow, mirror.folder, short)
     settle_silent(mirror.folder / JOURNAL)
     status = replay(mirror.folder, target, notify=print)
     mirror.publish([STATE])
@@ -82,6 +83,20 @@ def replay_run(arguments: Sequence[str]) -> int:
         f"all of {short} is in experiment {status.experiment!r}, run {status.run_id} in {status.tracking_uri}"
     )
     return 0
+
+
+def _choose_target(asked: str | None, config: MLflowConfig, folder: Path, short: str) -> MlflowTarget:
+    """Where replay sends. Raises UserError where a folder's server would be given this user's password."""
+    if asked is not None:
+        uri = resolve_tracking_uri(asked, None, Path.cwd(), place="--tracking-uri")
+        return MlflowTarget(uri, config.experiment)
+    target = find_target(config, folder)
+    if any(os.environ.get(name) for name in CREDENTIALS) and not _needs_no_password(target):
+        shown = mask_secrets(target.tracking_uri)
+        message = f"names {shown}, which is not MLFLOW_TRACKING_URI: your password would be sent there"
+        remedy = f"if it is yours: launch replay {short} --tracking-uri {shown}"
+        raise UserError(Problem(short, message, remedy))
+    return target
 
 
 def settle_run(run_url: str, ending: Ending, reason: str, *, since: float, final: bool) -> None:
@@ -101,7 +116,7 @@ def settle_run(run_url: str, ending: Ending, reason: str, *, since: float, final
 def settle_lost(run_url: str) -> None:
     """End the newest attempt in journal and MLflow if its processes are gone and could not."""
     with _held(run_url, 0.0) as mirror:
-        if settle_silent(mirror.folder / JOURNAL):
+        if settle_silent(mirror.folder / JOURNAL) and _is_own(run_url, mirror.folder):
             _close_mlflow(run_url, mirror.folder)
 
 
@@ -128,6 +143,22 @@ def _close_mlflow(run_url: str, folder: Path) -> None:
     )
     sending.start()
     sending.join(SETTLE_S)
+
+
+CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+def _is_own(run_url: str, folder: Path) -> bool:
+    """Whether a run's tracking store may be given this user's password: it is their own, or needs none."""
+    if not any(os.environ.get(name) for name in CREDENTIALS):
+        return True
+    config = load_frozen(files.join(run_url, RECIPE)).recipe.track.mlflow
+    return _needs_no_password(find_target(config, folder))
+
+
+def _needs_no_password(target: MlflowTarget) -> bool:
+    own = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    return sqlite_path(target.tracking_uri) is not None or target.tracking_uri == own
 
 
 def _say_nothing(_text: str) -> None:

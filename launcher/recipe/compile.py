@@ -22,6 +22,11 @@ from launcher.yaml_text import decode, dump_yaml, parse_tree
 
 MAX_PROBLEMS = 20
 """Most problems shown at once: about one screen."""
+MAX_VALUES = 5_000
+"""Most keys and values of a recipe: with more it is another file, and its mistakes would take minutes."""
+MAX_BYTES = 1 << 20
+MAX_EXPLAINED = 60
+"""Most mistakes looked into at once: each is compared with every key there is, and a screen shows 20."""
 _ROUNDS = 5
 """Most validations in a row: misspelled sections are not nested deeper than this."""
 
@@ -42,7 +47,12 @@ def compile_recipe(
     nproc_per_node: int | None = None,
 ) -> LoadedRecipe:
     """Check the text of a recipe, called `name` in messages. Raises UserError with every problem found."""
-    return _compile(*parse_tree(text, name), SourceText(name, text, tuple(overrides)), nodes, nproc_per_node)
+    return _compile(
+        *parse_tree(text, name, most=MAX_VALUES),
+        SourceText(name, text, tuple(overrides)),
+        nodes,
+        nproc_per_node,
+    )
 
 
 def load_frozen(
@@ -52,7 +62,7 @@ def load_frozen(
     from launcher import files  # fsspec: not for the check of a recipe
 
     text = files.read_text(url)
-    tree, problems = parse_tree(text, url)
+    tree, problems = parse_tree(text, url, most=MAX_VALUES)
     source = SourceText(url, text, tuple(overrides))
     return _compile(with_new_names(tree), problems, source, nodes, nproc_per_node)
 
@@ -121,7 +131,7 @@ def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
             return Recipe.model_validate_json(json.dumps(plain(tree))), tree, settled
         except ValidationError as error:
             explainer = explainer or Explainer(Recipe.model_json_schema())
-            report = explainer.explain(tree, error.errors(include_url=False))
+            report = explainer.explain(tree, error.errors(include_url=False)[:MAX_EXPLAINED])
         # Guessed problems will not be found again. The others will, and come from the last round.
         settled += report.guessed
         if report.guess is tree:
@@ -150,7 +160,8 @@ def _one_screen(problems: Sequence[Problem]) -> list[Problem]:
         return kept
     rest = len(kept) - MAX_PROBLEMS
     place = kept[0].place.partition(":")[0]
-    return [*kept[:MAX_PROBLEMS], Problem(place, f"and {rest} more problem{'s' * (rest > 1)}")]
+    least = "at least " if rest >= MAX_EXPLAINED - MAX_PROBLEMS else ""
+    return [*kept[:MAX_PROBLEMS], Problem(place, f"and {least}{rest} more problem{'s' * (rest > 1)}")]
 
 
 def _position(problem: Problem) -> tuple[int, int]:
@@ -162,6 +173,9 @@ def _position(problem: Problem) -> tuple[int, int]:
 def _read(path: str) -> str:
     """The text of a recipe file. Raises UserError that names the most similar file if there is none."""
     try:
+        if Path(path).is_file() and (size := Path(path).stat().st_size) > MAX_BYTES:
+            message = f"has {size:,} bytes; a recipe has at most {MAX_BYTES:,}"
+            raise UserError(Problem(path, message, "give the file of a recipe; data belong into files"))
         content = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(Problem(path, "no such recipe", _nearest_file(Path(path)))) from None

@@ -158,6 +158,7 @@ def create_database(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         SqlAlchemyStore(f"sqlite:///{temporary}", (path.parent / "mlruns").as_uri()).engine.dispose()
+        temporary.chmod(0o600)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)  # unlike a rename, refuses to replace a file
     finally:

@@ -1,6 +1,7 @@
 """The sync: a background thread that sends the journal to MLflow, even if the server is slow or down."""
 
 import math
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -211,8 +212,13 @@ class MlflowSync:
         if self._run is None or (self._artifacts_failed and not self._closing.is_set()):
             return
         for name in list(self._state.artifacts_pending):
+            path = artifact_path(self._journal.parent, name)
+            if path is None:
+                self._notify(f"mlflow: {name!r} is not sent: it is not one of the run's own files")
+                self._state.artifacts_pending.remove(name)
+                continue
             try:
-                self._run.send_artifact(self._journal.parent / name)
+                self._run.send_artifact(path)
             except Exception as error:  # as in try_to_send; and metrics must be sent even if files cannot be
                 if not self._artifacts_failed:
                     self._notify(f"mlflow: {name} cannot be stored: {_one_line(error, self._target)}")
@@ -259,6 +265,19 @@ def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None])
     sync = MlflowSync(folder / JOURNAL_NAME, target, notify=notify)
     sync.try_to_send()
     return sync.status()
+
+
+_ARTIFACT = re.compile(r"(attempts/[A-Za-z0-9-]+/)?(recipe\.yaml|plan\.json|base_shapes\.bsh)")
+
+
+def artifact_path(folder: Path, name: str) -> Path | None:
+    """A file to send, as the journal names it; None for any but the run's own.
+
+    A journal that somebody else has written could name any file of this user.
+    """
+    path = folder / name
+    real = _ARTIFACT.fullmatch(name) and path.resolve() == folder.resolve() / name
+    return path if real else None
 
 
 def saved_tracking_uri(folder: Path) -> str | None:
