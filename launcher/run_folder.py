@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from launcher import files
+from launcher.ending import StorageError
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
 from launcher.track.journal import read_events
@@ -216,6 +217,15 @@ def lock_holder(run_url: str) -> str | None:
     return None
 
 
+def _place_of(folder: Path) -> tuple[int, int] | None:
+    """Device and inode of a folder; None if there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @dataclass(frozen=True, slots=True)
 class LocalMirror:
     """Where journal and tracking state are written: the run folder, or a local copy if that is remote.
@@ -227,6 +237,14 @@ class LocalMirror:
     run_url: str
     submission: str = ""
     """Folder of the resume that is being trained, relative to the run's; empty for a first launch."""
+
+    place: tuple[int, int] | None = None
+    """Device and inode of a local run folder; None where they are not known."""
+
+    def require_place(self) -> None:
+        """Raise StorageError where a local run folder was moved or deleted: it is not made again."""
+        if self.place is not None and _place_of(self.folder) != self.place:
+            raise StorageError(f"{self.folder} was moved or deleted while the run was trained")
 
     @property
     def artifacts(self) -> tuple[str, ...]:
@@ -259,7 +277,7 @@ def open_mirror(run_url: str, is_main: bool, submission: str = "") -> LocalMirro
     """The mirror of a run; for a remote run, rank 0 downloads what earlier attempts have written."""
     local = files.local_path(run_url)
     if local is not None:
-        return LocalMirror(local, run_url, submission)
+        return LocalMirror(local, run_url, submission, _place_of(local))
     mirror = LocalMirror(Path(tempfile.mkdtemp(prefix="launch-mirror-")), run_url, submission)
     if is_main:
         for name in MIRRORED:

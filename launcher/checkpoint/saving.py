@@ -95,6 +95,7 @@ class Save:
         return next((f"{reason}{_on(rank, told)}" for rank, reason in enumerate(told) if reason), None)
 
     def _clear(self) -> None:
+        self._mirror.require_place()
         if self._world.is_main:
             clear_place(self._mirror.run_url, self._url)
 

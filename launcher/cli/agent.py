@@ -197,9 +197,9 @@ def unmet_cause(error: StopWaiting | MeetingError, ranks: NodeRanks, run_url: st
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove stacks that were not asked for, and the folder if there is nothing to tell."""
+    """Remove files in which nothing was written, and the folder if there is nothing to tell."""
     with contextlib.suppress(OSError):
-        for path in folder.glob("stacks-*.txt"):
+        for path in (*folder.glob("stacks-*.txt"), *folder.glob("agent-*.log")):
             if path.stat().st_size == 0:
                 path.unlink()
         folder.rmdir()

@@ -57,8 +57,11 @@ def main() -> int:
     except BaseException as error:
         end = describe_end(rank, error)
         if words is not None:
+            told = False
             with contextlib.suppress(OSError):
-                write_end(words, end, error)
+                told = write_end(words, end, error)
+            if not told:
+                print_lines([f"launch: rank {rank}: {end.ending}: {end.message} ({end.place})"])
             # torchrun takes any other code for a failure, and ends the ranks that are still leaving.
             return 0 if end.ending in STOPS else REACTIONS[end.ending].code
         if not isinstance(error, UserError | EndingError):

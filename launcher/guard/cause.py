@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from launcher.ending import Ending
+from launcher.ending import REACTIONS, Ending
 from launcher.guard.rank_end import RankEnd
 
 CONSEQUENCES: tuple[Ending, ...] = ("node lost", "hang")
@@ -86,6 +86,9 @@ def _of_rank(end: RankEnd) -> Cause:
 
 def _of_silence(rank: int, code: int, seen: Seen) -> Cause:
     where = f"rank {rank} on {seen.host}"
+    if code == REACTIONS["storage"].code:
+        message = "what must be written was refused; is the run folder still where it was?"
+        return Cause(ending="storage", message=message, where=where)
     if code > 0:
         return Cause(ending="bug", message=f"ended with code {code} and said nothing", where=where)
     name = signal.Signals(-code).name

@@ -307,7 +307,7 @@ def _address_towards(endpoint: str) -> str:
 def log_to(path: Path | None) -> None:
     """Send torch's own lines, up to 140 around one failure, to a file, or nowhere."""
     logger = logging.getLogger("torch.distributed.elastic")
-    logger.handlers[:] = [logging.FileHandler(path, delay=True) if path else logging.NullHandler()]
+    logger.handlers[:] = [logging.FileHandler(path) if path else logging.NullHandler()]
     logger.propagate = False
 
 

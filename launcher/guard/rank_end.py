@@ -55,13 +55,18 @@ def _innermost_place(error: BaseException) -> str:
     return f"{found.filename.removeprefix(f'{ROOT}/')}:{found.lineno}"
 
 
-def write_end(folder: str, end: RankEnd, error: BaseException) -> None:
-    """Leave it in a folder, with the whole traceback in a text file beside it."""
-    files.make_folder(folder)
+def write_end(folder: str, end: RankEnd, error: BaseException) -> bool:
+    """Leave it in a folder, with the whole traceback in a text file beside it; False if that is gone."""
+    local = files.local_path(folder)
+    if local is None:
+        files.make_folder(folder)
+    elif not local.is_dir():  # the agent made it: the run folder is no longer where it was
+        return False
     if REACTIONS[end.ending].status == "FAILED":
         trace = "".join(traceback.format_exception(error))
         files.write_text(files.join(folder, f"rank-{end.rank}.traceback.txt"), trace)
     files.write_text(files.join(folder, f"rank-{end.rank}.json"), dump_json(asdict(end)) + "\n")
+    return True
 
 
 def read_ends(folder: str) -> Sequence[RankEnd]:

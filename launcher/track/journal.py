@@ -39,7 +39,9 @@ class Journal:
         # cost milliseconds on the training thread; only checkpoints need one, see sync.
         data = dump_json(line).encode() + b"\n"
         with self._storage():
-            before = os.fstat(self._stream.fileno()).st_size
+            now = os.fstat(self._stream.fileno())
+            self._require_place(now)
+            before = now.st_size
             if self._stream.write(data) != len(data):
                 os.ftruncate(self._stream.fileno(), before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -48,6 +50,15 @@ class Journal:
         """Make all lines so far survive a power loss. Raises StorageError."""
         with self._storage():
             os.fsync(self._stream.fileno())
+
+    def _require_place(self, now: os.stat_result) -> None:
+        """Raise StorageError where the file is no longer where it was: nobody would find what is written."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+            raise StorageError(f"{self.path.parent} was moved or deleted while the run was trained")
 
     @contextlib.contextmanager
     def _storage(self) -> Iterator[None]:

@@ -257,6 +257,8 @@ class MlflowSync:
 
     def _save(self, offset: int) -> None:
         self._state.offset = offset
+        if not self._state_path.parent.is_dir():  # it was moved or deleted: not made again without its recipe
+            return
         files.write_text(str(self._state_path), dump_json(asdict(self._state), indent=2) + "\n")
 
 

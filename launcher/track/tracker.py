@@ -168,7 +168,7 @@ class Tracker:
         journal = self._journal
         try:
             ledger = make_ledger(read())
-        except ValueError:  # a line that somebody has damaged must not keep the end from being written
+        except (ValueError, OSError):  # damage must not keep the end from being written
             return
         journal.write("ledger", {"step": step, **ledger.as_fields()})
 

@@ -1,5 +1,6 @@
 """A new run's folder belongs to one process, whoever else starts at the same moment."""
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from launcher.world import World
 from tests.launch import LAUNCH, launch
 from tests.ranks import run_ranks
 from tests.small_run import RECIPE
+from tests.wait import wait_for
 
 
 def claim_all(_world: World, folders: list[str]) -> list[bool]:
@@ -93,3 +95,36 @@ def test_a_launch_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     done = launch(*words, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("engine", ["single", "fsdp2"])
+@pytest.mark.parametrize("what", ["moved", "deleted"])
+def test_a_run_whose_folder_is_gone_ends_and_does_not_make_it_again(
+    tmp_path: Path, what: str, engine: str
+) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    run = tmp_path / "run"
+    shape = (f"cluster.nproc_per_node={1 + (engine == 'fsdp2')}", f"parallel.strategy={engine}")
+    words = [*LAUNCH, "small.yaml", *shape, "--run-dir", "run", "train.steps=100000"]
+    with open(tmp_path / "out.txt", "wb") as out:
+        process = subprocess.Popen(words, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: (run / "checkpoints/step-0000000010/manifest.json").exists())
+        if what == "moved":
+            run.rename(tmp_path / "elsewhere")
+        else:
+            shutil.move(run, tmp_path / "trash")
+            shutil.rmtree(tmp_path / "trash")
+        assert process.wait(120) == 14
+    finally:
+        process.kill()
+        process.wait()
+    said = (tmp_path / "out.txt").read_text()
+    assert not run.exists(), said
+    assert "Traceback" not in said
+    assert "storage: " in said
+    if what == "moved":
+        (tmp_path / "elsewhere").rename(run)
+        done = launch("resume", "run", "train.steps=20", folder=tmp_path)
+        assert done.returncode in (0, 2), done.stderr  # complete, where it was moved after step 20
+        assert (run / "recipe.yaml").exists()
