@@ -50,6 +50,7 @@ def train(
                 run_url=run_url,
                 mirror=mirror,
                 world=world,
+                fence=tracker.fence,
             ) as saver,
         ):
             _, engine = open_engine(recipe, plan, world)

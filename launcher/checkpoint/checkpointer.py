@@ -29,6 +29,7 @@ from launcher.checkpoint.saving import Save
 from launcher.checkpoint.staging import Stager
 from launcher.ending import StorageError
 from launcher.errors import Problem, UserError
+from launcher.fence import Fence
 from launcher.optim.schedule import Schedule
 from launcher.parallel.engine import Engine
 from launcher.plan.plan import Plan
@@ -76,6 +77,7 @@ class Checkpointer:
         run_url: str,
         mirror: LocalMirror,
         world: World,
+        fence: Fence | None = None,
     ) -> None:
         self._config = recipe.checkpoint
         self._init_from = recipe.train.init_from
@@ -83,6 +85,7 @@ class Checkpointer:
         self._attempt = describe_attempt(recipe, plan, fingerprint=fingerprint, attempt=attempt)
         self._run_url = run_url
         self._mirror = mirror
+        self._fence = fence
         self._world = world
         self._beside = world.beside()
         self._stager = Stager(world.device)
@@ -234,7 +237,15 @@ class Checkpointer:
         )
         url = step_folder(self._run_url, step)
         staged = self._stager.stage(tensors)
-        self._save = Save(self._beside, staged, manifest, url=url, mirror=self._mirror, config=self._config)
+        self._save = Save(
+            self._beside,
+            staged,
+            manifest,
+            url=url,
+            mirror=self._mirror,
+            config=self._config,
+            fence=self._fence,
+        )
         if wait or not self._config.asynchronous:
             self.finish()
         if wait and self._failed:

@@ -24,6 +24,7 @@ from launcher.checkpoint.catalog import Outcome, clear_place, delete_old
 from launcher.checkpoint.config import CheckpointConfig
 from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, manifest_text
 from launcher.checkpoint.storage import write_tensors
+from launcher.fence import Fence
 from launcher.run_folder import LocalMirror
 from launcher.world import World
 
@@ -46,9 +47,11 @@ class Save:
         url: str,
         mirror: LocalMirror,
         config: CheckpointConfig,
+        fence: Fence | None,
     ) -> None:
         self._world, self._tensors, self._manifest = world, tensors, manifest
         self._url, self._mirror, self._config = url, mirror, config
+        self._fence = fence
         self._files: Mapping[str, FileEntry] = {}
         self._end: tuple[str | None, str, float] | BaseException | None = None
         # A daemon: a process that must end does not wait for a storage that hangs.
@@ -106,6 +109,8 @@ class Save:
         parts = self._world.gather(dict(self._files), _FILES)
 
         def write() -> None:
+            if self._fence is not None:
+                self._fence.check()
             if self._world.is_main:
                 found = {name: entry for part in parts for name, entry in sorted(part.items())}
                 text = manifest_text(self._manifest.model_copy(update={"files": found}))

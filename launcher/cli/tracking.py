@@ -11,6 +11,7 @@ from launcher import files
 from launcher.ending import Ending, StorageError
 from launcher.environment import OF_EVERY_PROCESS
 from launcher.errors import Problem, UserError
+from launcher.fence import is_anothers
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, STATE, LocalMirror, lock_run, open_mirror, require_run
 from launcher.track.config import MLflowConfig
@@ -107,6 +108,8 @@ def settle_run(run_url: str, ending: Ending, reason: str, *, since: float, final
     """
     # A full disk may be the very cause: then whoever looks next writes it.
     with contextlib.suppress(UserError, OSError, StorageError), _held(run_url, SETTLE_S) as mirror:
+        if is_anothers(run_url):  # it was taken over, on a file system without locks
+            return
         last = last_attempt(mirror.folder / JOURNAL)
         begun_here = last is not None and last.begun >= since
         if begun_here and settle(mirror.folder / JOURNAL, ending, reason) and final:

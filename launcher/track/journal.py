@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
@@ -17,8 +17,9 @@ from launcher.json_text import dump_json, load_json
 class Journal:
     """Append-only writer. Opening it cuts off an incomplete last line, which a crash may have left."""
 
-    def __init__(self, path: Path, attempt: int) -> None:
+    def __init__(self, path: Path, attempt: int, fence: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self._fence = fence
         self._attempt = attempt
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer: a line that could not be written must not come back with the next one.
@@ -29,7 +30,8 @@ class Journal:
     def write(self, event: str, record: Mapping[str, object]) -> None:
         """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`.
 
-        Raises StorageError if it cannot be written; then the journal is as it was before.
+        Raises StorageError if it cannot be written; then the journal is as it was before. Raises what the
+        fence does, where the run is no longer this attempt's.
         """
         reserved = {"event", "time", "attempt"} & record.keys()
         if reserved:
@@ -38,6 +40,7 @@ class Journal:
         # With the system at each line, so that a killed process loses nothing. An fsync at each line would
         # cost milliseconds on the training thread; only checkpoints need one, see sync.
         data = dump_json(line).encode() + b"\n"
+        self._fence()
         with self._storage():
             now = os.fstat(self._stream.fileno())
             self._require_place(now)

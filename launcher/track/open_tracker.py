@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
+from launcher.fence import Fence
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
@@ -44,6 +45,7 @@ def open_tracker(
         log_every=recipe.track.log_every,
         mlflow=mlflow,
         stream=sys.stdout,
+        fence=Fence(run_url, attempt) if world.is_main else None,
     )
     submitted = mirror.environment() if world.is_main else {}
     commit = f"{submitted.get('commit') or ''}{'+' if submitted.get('dirty') else ''}"

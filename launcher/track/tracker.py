@@ -9,6 +9,8 @@ from typing import Any, Self, TextIO, final
 
 from launcher.checkpoint.catalog import Outcome, Rejected
 from launcher.ending import StorageError, classify
+from launcher.errors import UserError
+from launcher.fence import Fence
 from launcher.progress import Progress
 from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal, read_records
@@ -38,12 +40,15 @@ class Tracker:
         log_every: int,
         mlflow: MlflowTarget | None,
         stream: TextIO | None,
+        fence: Fence | None = None,
     ) -> None:
         self._journal: Journal | None = None
         self._sync: MlflowSync | None = None
         self._stream = stream if rank == 0 else None
         self._progress = ProgressLines(total_steps=total_steps, colour=stream is not None and stream.isatty())
         self.attempt = attempt
+        self.fence = fence
+        """Of rank 0 of a run that others could take over."""
         self._total_steps = total_steps
         self._log_every = log_every
         self._first: tuple[int, float] | None = None
@@ -51,7 +56,7 @@ class Tracker:
         """What MLflow had received when the attempt ended."""
         if rank != 0:
             return
-        self._journal = Journal(folder / JOURNAL_NAME, attempt)
+        self._journal = Journal(folder / JOURNAL_NAME, attempt, *([fence.check] if fence else []))
         if mlflow is not None:
             self._sync = MlflowSync(folder / JOURNAL_NAME, mlflow, notify=self.say)
 
@@ -149,7 +154,7 @@ class Tracker:
         try:
             self._write_ledger()
             write_end(self._journal, ending, "" if error is None else f"{type(error).__name__}: {error}")
-        except StorageError:
+        except (StorageError, UserError):
             if error is None:
                 raise  # else it may be the very error that is being told; the agent writes the end
         return self._sync.close(drain_s) if self._sync is not None else None

@@ -147,7 +147,7 @@ def test_a_password_is_not_sent_to_a_server_that_a_folder_names(
     ],
     ids=["keys", "mistakes", "name", "list", "depth"],
 )
-def test_a_file_that_is_no_recipe_is_refused_at_once(text: str, message: str) -> None:
+def test_a_file_that_cannot_be_a_recipe_is_refused_at_once(text: str, message: str) -> None:
     began = time.process_time()
     with pytest.raises(UserError) as caught:
         compile_recipe(RECIPE + text, "big.yaml")

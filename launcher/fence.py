@@ -1,0 +1,67 @@
+"""Which attempt a run belongs to: the one that was started last. Torch-free.
+
+A lock is not enough: file systems without one exist, and so do nodes that are cut off from theirs for a
+while. RUN/owner.json names the attempt that began last. Any other one, when it comes back, finds a name that
+is not its own, and ends before it writes.
+"""
+
+import os
+import socket
+import uuid
+from typing import Any, final
+
+from launcher import files
+from launcher.errors import Problem, UserError
+from launcher.json_text import dump_json, load_json
+
+OWNER = "owner.json"
+
+
+@final
+class Fence:
+    """Of rank 0 of one attempt, which takes the run by making this."""
+
+    def __init__(self, run_url: str, attempt: int) -> None:
+        self._run_url, self._url = run_url, files.join(run_url, OWNER)
+        self._token = uuid.uuid4().hex
+        record = {"attempt": attempt, "host": socket.gethostname(), "process": os.getpid()}
+        files.write_text(self._url, dump_json(record | {"agent": os.getppid(), "token": self._token}) + "\n")
+        self._seen = self._look()
+
+    def check(self) -> None:
+        """Raise UserError where another attempt has taken the run since. Costs one look at a file's date."""
+        now = self._look()
+        if now is not None and now == self._seen:
+            return
+        owner = read_owner(self._run_url)
+        if owner is not None and owner.get("token") != self._token:
+            who = f"attempt {owner.get('attempt')} on {owner.get('host')}"
+            message = f"was taken over by {who}: this attempt has ended, and wrote nothing since"
+            raise UserError(Problem(files.shortest(self._run_url), message, "that one continues it"))
+        self._seen = now
+
+    def _look(self) -> tuple[int, int] | None:
+        """What changes with a local file; None for a remote one, or where there is none."""
+        local = files.local_path(self._url)
+        try:
+            found = local.stat() if local is not None else None
+        except OSError:
+            return None
+        return None if found is None else (found.st_ino, found.st_mtime_ns)
+
+
+def read_owner(run_url: str) -> dict[str, Any] | None:
+    """The attempt that began last; None where that is not known."""
+    url = files.join(run_url, OWNER)
+    try:
+        found = load_json(files.read_bytes(url)) if files.exists(url) else None
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_anothers(run_url: str) -> bool:
+    """In an agent: whether the attempt that began last was not started by this process."""
+    owner = read_owner(run_url)
+    ours = (socket.gethostname(), os.getpid())
+    return owner is not None and (owner.get("host"), owner.get("agent")) != ours
