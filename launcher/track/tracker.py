@@ -56,7 +56,7 @@ class Tracker:
         """What MLflow had received when the attempt ended."""
         if rank != 0:
             return
-        self._journal = Journal(folder / JOURNAL_NAME, attempt, *([fence.check] if fence else []))
+        self._journal = Journal(folder / JOURNAL_NAME, attempt, *([fence.glance] if fence else []))
         if mlflow is not None:
             self._sync = MlflowSync(folder / JOURNAL_NAME, mlflow, notify=self.say)
 
