@@ -34,7 +34,7 @@ class Fence:
             self.check()
 
     def check(self) -> None:
-        """Raise UserError where another attempt has taken the run since. Locally, one look at a file's date."""
+        """Raise UserError where another attempt has taken the run since. Locally a look at a file's date."""
         now = self._look()
         if now is not None and now == self._seen:
             return
