@@ -81,7 +81,7 @@ def read_checkpoint(url: str) -> Saved | Rejected:
     if not files.exists(path):
         return Rejected(url, "no manifest: the save never finished", damaged=False)
     if not files.is_file(path):  # a pipe would be read for ever
-        return Rejected(url, "the manifest is not a file", damaged=True)
+        return Rejected(url, "the manifest cannot be read: it is not a file", damaged=True)
     try:
         manifest = parse_manifest(files.read_text(path), path)
     except (ValueError, IsADirectoryError) as error:
