@@ -35,6 +35,15 @@ class UserError(Exception):
         self.problems: Sequence[Problem] = problems
 
 
+_CLOUD = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs")
+"""Clients of object stores, which raise errors of their own beside OSError."""
+
+
+def is_cloud_error(error: BaseException) -> bool:
+    """Whether an object store, or the way to it, has refused something."""
+    return type(error).__module__.split(".")[0] in _CLOUD
+
+
 @contextmanager
 def about(key: str) -> Iterator[None]:
     """Assign a recipe key to each problem raised inside that does not have one."""

@@ -194,11 +194,19 @@ def sync_folder(folder: Path) -> None:
 def make_folder(url: str) -> None:
     """Make a folder and its parents. Raises UserError if that is not allowed."""
     filesystem, path = _open_filesystem(url)
+    if has_no_folders(filesystem):
+        return
     try:
         filesystem.makedirs(path, exist_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(Problem(url, f"cannot be written: {reason}", "choose another --run-dir")) from None
+
+
+def has_no_folders(filesystem: fsspec.AbstractFileSystem) -> bool:
+    """Whether it is an object store, where a folder is part of a name, and "making" one makes a bucket."""
+    protocols = {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
+    return bool(protocols & {"s3", "s3a", "gs", "gcs", "abfs", "az", "r2"})
 
 
 def check_writable(url: str) -> None:

@@ -7,11 +7,13 @@ A resume is submitted in a folder of its own, attempts/ID, whose content becomes
 accepted it.
 """
 
+import atexit
 import contextlib
 import errno
 import fcntl
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import time
@@ -251,6 +253,16 @@ class LocalMirror:
         if self.place is not None and _place_of(self.folder) != self.place:
             raise StorageError(f"{self.folder} was moved or deleted while the run was trained")
 
+    def discard(self) -> None:
+        """Remove the copy of a remote run."""
+        if self.is_remote:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `folder` is a copy."""
+        return self.folder != files.local_path(self.run_url)
+
     @property
     def artifacts(self) -> tuple[str, ...]:
         """Files for the tracking server, relative to `folder`."""
@@ -271,7 +283,7 @@ class LocalMirror:
 
     def publish(self, names: Sequence[str] = MIRRORED) -> None:
         """Copy files to a remote run folder; does nothing for a local one."""
-        if self.folder == files.local_path(self.run_url):
+        if not self.is_remote:
             return
         for name in names:
             if (path := self.folder / name).exists():
@@ -283,7 +295,9 @@ def open_mirror(run_url: str, is_main: bool, submission: str = "") -> LocalMirro
     local = files.local_path(run_url)
     if local is not None:
         return LocalMirror(local, run_url, submission, _place_of(local))
-    mirror = LocalMirror(Path(tempfile.mkdtemp(prefix="launch-mirror-")), run_url, submission)
+    spool = Path(tempfile.mkdtemp(prefix="launch-mirror-"))
+    atexit.register(shutil.rmtree, spool, ignore_errors=True)
+    mirror = LocalMirror(spool, run_url, submission)
     if is_main:
         for name in MIRRORED:
             if files.exists(url := files.join(run_url, name)):

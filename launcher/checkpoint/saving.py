@@ -24,14 +24,13 @@ from launcher.checkpoint.catalog import Outcome, clear_place, delete_old
 from launcher.checkpoint.config import CheckpointConfig
 from launcher.checkpoint.manifest import MANIFEST, FileEntry, Manifest, manifest_text
 from launcher.checkpoint.storage import write_tensors
+from launcher.errors import is_cloud_error
 from launcher.fence import Fence
 from launcher.run_folder import LocalMirror
 from launcher.world import World
 
 _REASON = TypeAdapter[str | None](str | None)
 _FILES = TypeAdapter(dict[str, FileEntry])
-_CLOUD = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs")
-"""Clients of object stores, which raise errors of their own."""
 
 
 @final
@@ -138,7 +137,7 @@ def attempt(action: Callable[[], object]) -> str | None:
         where = f": {files.shortest(str(error.filename))}" if error.filename else ""
         return f"{error.strerror or error}{where}"
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in _CLOUD:
+        if not is_cloud_error(error):
             raise
         return f"{type(error).__name__}: {error}"
     return None

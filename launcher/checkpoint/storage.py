@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from launcher.checkpoint.manifest import FileEntry
+from launcher.files import has_no_folders
 
 # A pickle can call only what find_class has returned to it; all other opcodes build numbers, strings and
 # containers. So this list is all that a forged index can reach. Each entry either holds data or looks a
@@ -132,6 +133,10 @@ class _DigestingFiles(FileSystem):
     def __init__(self, inner: FileSystem, helper: Executor) -> None:
         self.fs, self._helper = inner.fs, helper
         self.written: dict[str, FileEntry] = {}
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        if not has_no_folders(self.fs):
+            super().mkdir(path)
 
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.errors import Problem, UserError
+from launcher.errors import Problem, UserError, is_cloud_error
 
 USAGE = """\
 usage: launch RECIPE [key=value ...] [--nodes N] [--nproc-per-node M] [--run-dir URL] [--dry-run]
@@ -117,6 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (code := _flush("\n")):
             raise
         return code
+    except Exception as error:
+        if not is_cloud_error(error):
+            raise
+        text = " ".join(str(error).split())
+        remedy = "check the address, AWS_ENDPOINT_URL, and the credentials in AWS_ACCESS_KEY_ID and its kind"
+        print_problems(UserError(Problem("storage", f"{type(error).__name__}: {text}", remedy)))
+        return 2
 
 
 def _flush(more: str = "") -> int:

@@ -83,9 +83,12 @@ def _find(run_url: str, total_steps: int) -> Saved | None:
         saved, rejected = find_newest(run_url, verify=True)
     for bad in rejected:
         print(f"passing over {bad.url}: {bad.reason}")
-    journal = open_mirror(run_url, is_main=True).folder / JOURNAL
-    if saved is None and (lost := all_lost(run_url, rejected, journal)) is not None:
-        raise UserError(lost)
+    if saved is None:
+        mirror = open_mirror(run_url, is_main=True)
+        lost = all_lost(run_url, rejected, mirror.folder / JOURNAL)
+        mirror.discard()  # this process becomes another one, which would not
+        if lost is not None:
+            raise UserError(lost)
     return saved
 
 

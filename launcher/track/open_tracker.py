@@ -2,11 +2,13 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
+from launcher.checkpoint.saving import attempt
 from launcher.fence import Fence
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
@@ -36,16 +38,16 @@ def open_tracker(
     # by then the new line may be there.
     if world.is_main:
         settle_silent(mirror.folder / JOURNAL)
-    attempt = world.from_main(next_attempt(mirror.folder) if world.is_main else 0, TypeAdapter(int))
+    number = world.from_main(next_attempt(mirror.folder) if world.is_main else 0, TypeAdapter(int))
     tracker = Tracker(
         mirror.folder,
         rank=world.rank,
-        attempt=attempt,
+        attempt=number,
         total_steps=recipe.train.steps,
         log_every=recipe.track.log_every,
         mlflow=mlflow,
         stream=sys.stdout,
-        fence=Fence(run_url, attempt) if world.is_main else None,
+        fence=Fence(run_url, number) if world.is_main else None,
     )
     submitted = mirror.environment() if world.is_main else {}
     commit = f"{submitted.get('commit') or ''}{'+' if submitted.get('dirty') else ''}"
@@ -64,12 +66,25 @@ def open_tracker(
             submitted=submitted.get("launch", {}).get("submitted"),
         )
     )
+    stop = threading.Event()
+    if world.is_main and mirror.is_remote:
+        threading.Thread(target=_publish_often, args=(mirror, stop), name="mirror", daemon=True).start()
     try:
         with tracker:
             yield tracker
     finally:
+        stop.set()
         if world.is_main:
             mirror.publish()  # with the last line
+
+
+PUBLISH_EVERY_S = 60.0
+"""A process that is killed leaves a remote run without what it wrote in this time."""
+
+
+def _publish_often(mirror: LocalMirror, stop: threading.Event) -> None:
+    while not stop.wait(PUBLISH_EVERY_S):
+        attempt(mirror.publish)  # what the store refuses now it may take in a minute, and at the end
 
 
 def describe_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Tensors on storage: any URL, any sharding, and no pickle that is not the index's own."""
 
+import json
 import os
 import pickle
 import socket
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -27,8 +29,10 @@ from launcher.checkpoint.storage import (
     write_tensors,
 )
 from launcher.world import World
+from tests.launch import assert_one_screen, launch
 from tests.launcher.checkpoint.savers import ALONE, save
 from tests.ranks import run_ranks
+from tests.small_run import RECIPE
 
 # Sizes that no number of ranks here divides.
 SHAPES = {"model/a": (7, 3), "model/b": (5,), "optim/a/exp_avg": (7, 3)}
@@ -101,7 +105,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.update(settings)
     try:
         _wait_for(port, server)
-        files.make_folder("s3://checkpoints")
+        fsspec.filesystem("s3").mkdir("checkpoints")
         yield "s3://checkpoints"
     finally:
         server.kill()
@@ -119,6 +123,56 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError("the S3 server did not answer in 60 s")
+
+
+def test_a_bucket_that_does_not_exist_is_an_error_and_is_not_made(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    words = ("small.yaml", "--run-dir", "s3://chekpoints/run", "train.steps=6")
+    assert_one_screen(launch(*words, folder=tmp_path), "s3://chekpoints/run: cannot be written", "bucket")
+    assert not fsspec.filesystem("s3").exists("chekpoints")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fragment"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", None, "Credentials"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "EndpointConnectionError: Could not connect"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_one_line(
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str | None,
+    fragment: str,
+) -> None:
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").clear_instance_cache()
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    for words in (("small.yaml", "--run-dir", f"{bucket}/new", "train.steps=6"), ("resume", f"{bucket}/new")):
+        assert_one_screen(launch(*words, folder=tmp_path), "launch: storage: ", fragment, "AWS_ENDPOINT_URL")
+
+
+def test_a_remote_run_trains_and_resumes_and_removes_its_local_copies(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.filesystem("s3").clear_instance_cache()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    run = f"{bucket}/remote"
+    done = launch("small.yaml", "--run-dir", run, "train.steps=6", "checkpoint.every=3", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = launch("resume", run, "train.steps=9", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in files.read_text(f"{run}/journal.jsonl").splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "step"] == list(range(1, 10))
+    assert lines[-1]["class"] == "done"
+    assert not list((tmp_path / "tmp").glob("launch-mirror-*"))
 
 
 def test_an_s3_url_works(bucket: str) -> None:
