@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,18 @@ def has_no_folders(filesystem: fsspec.AbstractFileSystem) -> bool:
     """Whether it is an object store, where a folder is part of a name, and "making" one makes a bucket."""
     protocols = {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
     return bool(protocols & {"s3", "s3a", "gs", "gcs", "abfs", "az", "r2"})
+
+
+def free_bytes(url: str) -> int | None:
+    """Free space where a file would go; None for a remote place, or where nobody knows."""
+    local = local_path(url)
+    if local is None:
+        return None
+    folder = next((place for place in (local, *local.parents) if place.is_dir()), None)
+    try:
+        return shutil.disk_usage(folder).free if folder is not None else None
+    except OSError:
+        return None
 
 
 def check_writable(url: str) -> None:

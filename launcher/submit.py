@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,19 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
         env=env,
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
+
+
+def check_space(prepared: Prepared) -> Iterator[Problem]:
+    """A hint where the disk has no room for all checkpoints; raises UserError where it has none for one."""
+    free, one = files.free_bytes(prepared.run_url), prepared.plan.checkpoint_bytes
+    if free is None:
+        return
+    place, kept = files.shortest(prepared.run_url), prepared.recipe.checkpoint.keep + 1
+    sizes = f"{free / 1e9:.3g} GB are free, and a checkpoint has {one / 1e9:.3g} GB"
+    if free < one:
+        raise UserError(Problem(place, sizes, "make room, or choose another --run-dir"))
+    if free < kept * one:  # a new one is complete before the oldest goes
+        yield Problem(place, f"{sizes}: up to {kept} at a time", "make room, or lower checkpoint.keep")
 
 
 def first_launch(run_url: str) -> dict[str, object]:

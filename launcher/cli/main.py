@@ -1,6 +1,7 @@
 """The `launch` command: choose the verb, print errors, set the exit code. Imports no torch."""
 
 import contextlib
+import errno
 import os
 import select
 import sys
@@ -39,6 +40,7 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
 """
 SCREEN = 20
 """Most lines of an error message."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 VERBS = (
     "resume",
     "plan",
@@ -112,11 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return 141  # what a shell reports for SIGPIPE: 128 + 13
-    except OSError:
+    except OSError as error:
         # Only one more character shows whether it was the output: what failed is no longer in the buffer.
-        if not (code := _flush("\n")):
+        if code := _flush("\n"):
+            return code
+        if error.errno not in _DISK:
             raise
-        return code
+        place = str(error.filename or "storage")
+        print_problems(UserError(Problem(place, f"{error.strerror}", "make room, then call it again")))
+        return 2
     except Exception as error:
         if not is_cloud_error(error):
             raise

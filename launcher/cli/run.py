@@ -61,11 +61,12 @@ def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
         show_hints(find_hints(loaded))
         require_passed(loaded.recipe, path)
         from launcher.cli.tracking import run_environment
-        from launcher.submit import freeze_and_submit, prepare
+        from launcher.submit import check_space, freeze_and_submit, prepare
 
         run_url = _claim_first(places)
         try:
             prepared = prepare(loaded.recipe, run_url, env=run_environment())
+            show_hints(check_space(prepared))
             if loaded.recipe.train.init_from is not None:
                 from launcher.checkpoint.fork import open_source
 

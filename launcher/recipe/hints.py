@@ -1,5 +1,6 @@
 """Choices that are allowed but known to fail: shown at plan and launch, never refused. Torch-free."""
 
+import re
 from collections.abc import Callable, Iterator
 
 from launcher.errors import Problem
@@ -93,9 +94,23 @@ def _batch_norm_depends_on_the_forward(loaded: LoadedRecipe) -> Iterator[Problem
         )
 
 
+_SECRET = re.compile(r"(?i)secret|token|passw(or)?d|credential|api_?key|access_key")
+
+
+def _secrets_are_not_for_recipes(loaded: LoadedRecipe) -> Iterator[Problem]:
+    for name in loaded.recipe.cluster.env:
+        if _SECRET.search(name):
+            yield Problem(
+                loaded.place("cluster.env"),
+                f"the value of {name} is written into job.sh and recipe.yaml, which others may read",
+                "set it in the environment that launch is called in; it is passed on",
+            )
+
+
 HINTS: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _time_scales_fit_the_length,
     _lin_is_not_for_long_sequences,
     _softmax_modes_know_the_length,
     _batch_norm_depends_on_the_forward,
+    _secrets_are_not_for_recipes,
 )

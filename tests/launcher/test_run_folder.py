@@ -1,5 +1,7 @@
 """A new run's folder belongs to one process, whoever else starts at the same moment."""
 
+import errno
+import os
 import shutil
 import subprocess
 import time
@@ -7,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from launcher import files
 from launcher.cli.run import new_places
 from launcher.errors import UserError
 from launcher.run_folder import LOCK, claim, unclaim
 from launcher.world import World
-from tests.launch import LAUNCH, launch
+from tests.launch import LAUNCH, assert_one_screen, launch
 from tests.ranks import run_ranks
-from tests.small_run import RECIPE
+from tests.small_run import RECIPE, train_run
 from tests.wait import wait_for
 
 
@@ -128,3 +131,38 @@ def test_a_run_whose_folder_is_gone_ends_and_does_not_make_it_again(
         done = launch("resume", "run", "train.steps=20", folder=tmp_path)
         assert done.returncode in (0, 2), done.stderr  # complete, where it was moved after step 20
         assert (run / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("free", "code", "said"),
+    [
+        (1_000, 2, "1e-06 GB are free, and a checkpoint has"),
+        (300_000, 0, "up to 4 at a time"),
+        (1 << 40, 0, ""),
+        (None, 0, ""),
+    ],
+)
+def test_space_that_is_known_to_be_missing_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, code: int, said: str
+) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    monkeypatch.setattr(files, "free_bytes", lambda _url: free)
+    done = launch("small.yaml", "--run-dir", "run", "train.steps=6", folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert ("are free" in done.stdout + done.stderr) == bool(said)
+    assert (tmp_path / "run").exists() == (code == 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_full_disk_is_one_line_when_a_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    train_run(tmp_path / "run")
+
+    def write(url: str, content: bytes) -> None:
+        raise OSError(number, os.strerror(number), url)
+
+    monkeypatch.setattr(files, "write_bytes", write)
+    done = launch("resume", "run", "train.steps=30", folder=tmp_path)
+    assert_one_screen(done, os.strerror(number), "make room")

@@ -115,3 +115,14 @@ def test_a_hint_is_printed_once_however_often_it_is_found(capsys: pytest.Capture
     hint = Problem("x.yaml:1:1", "is risky", "try less")
     show_hints([hint, Problem("x.yaml:2:1", "is risky"), hint])
     assert capsys.readouterr().out == "hint: x.yaml:1:1: is risky\n    try less\nhint: x.yaml:2:1: is risky\n"
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD"])
+def test_a_secret_in_a_recipe_is_told(name: str) -> None:
+    (hint,) = hints(f"cluster.env.{name}=abc")
+    assert f"the value of {name} is written into job.sh" in hint
+    assert "abc" not in hint.split(": ", 1)[1]
+
+
+def test_other_variables_are_nobodys_business() -> None:
+    assert hints("cluster.env.NCCL_DEBUG=WARN") == []
