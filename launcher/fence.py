@@ -12,7 +12,7 @@ from typing import Any, final
 
 from launcher import files
 from launcher.errors import Problem, UserError
-from launcher.json_text import dump_json, load_json
+from launcher.json_text import dump_json
 
 OWNER = "owner.json"
 
@@ -57,12 +57,10 @@ class Fence:
 
 def read_owner(run_url: str) -> dict[str, Any] | None:
     """The attempt that began last; None where that is not known."""
-    url = files.join(run_url, OWNER)
     try:
-        found = load_json(files.read_bytes(url)) if files.exists(url) else None
-    except (OSError, ValueError):
+        return files.read_record(files.join(run_url, OWNER)) or None
+    except OSError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def is_anothers(run_url: str) -> bool:

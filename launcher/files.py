@@ -8,13 +8,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from launcher.errors import Problem, UserError
+from launcher.json_text import load_json
 
 
 def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -135,8 +136,12 @@ def _walk(folder: str, depth: float, above: frozenset[str]) -> Iterator[str]:
 
 
 def open_binary(url: str) -> IO[bytes]:
-    """Open one file for reading bytes."""
+    """Open one file for reading bytes. Raises UserError for a local folder or pipe."""
     filesystem, path = _open_filesystem(url)
+    local = local_path(url)
+    if local is not None and local.exists() and not local.is_file():  # a pipe would be read for ever
+        what = "a folder" if local.is_dir() else "a pipe or device"
+        raise UserError(Problem(shortest(url), f"is {what}, and should be a file", "put the file back"))
     return filesystem.open(path, "rb")
 
 
@@ -149,6 +154,15 @@ def read_bytes(url: str) -> bytes:
 def read_text(url: str) -> str:
     """The whole content of one UTF-8 file."""
     return read_bytes(url).decode()
+
+
+def read_record(url: str) -> dict[str, Any]:
+    """The object in a file of JSON; empty where there is none, or it is damaged."""
+    try:
+        found = load_json(read_bytes(url)) if exists(url) else {}
+    except (ValueError, RecursionError, UserError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_bytes(url: str, content: bytes) -> None:

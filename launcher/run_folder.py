@@ -26,7 +26,7 @@ from typing import IO, Any
 from launcher import files
 from launcher.ending import StorageError
 from launcher.errors import Problem, UserError
-from launcher.json_text import dump_json, load_json
+from launcher.json_text import dump_json
 from launcher.track.journal import read_events
 
 RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
@@ -105,12 +105,37 @@ def unclaim(run_url: str) -> None:
             local.rmdir()
 
 
+_FILES = (*SUBMITTED, *MIRRORED, LOCK, SECRET, "owner.json")
+_FOLDERS = ("checkpoints", "quarantine", "attempts", "logs")
+
+
 def require_run(run_url: str) -> None:
-    """Raise UserError if a folder does not contain a run."""
+    """Raise UserError if a folder does not contain a run, or something else in place of a run's files."""
     if is_run(run_url):
+        _require_kinds(run_url)
         return
     what = "is not a run: it has no recipe.yaml and plan.json" if files.exists(run_url) else "does not exist"
     raise UserError(Problem(run_url, what, f"runs nearby: {_nearby_runs(run_url) or 'none'}"))
+
+
+def _require_kinds(run_url: str) -> None:
+    """Raise UserError for each folder or pipe in place of a file, and each file in place of a folder."""
+    local = files.local_path(run_url)
+    if local is None:
+        return
+    places = {local / name: Path.is_file for name in _FILES}
+    places |= {local / name: Path.is_dir for name in _FOLDERS}
+    wrong = [
+        Problem(
+            files.shortest(str(place)),
+            f"is not a {'folder' if is_right is Path.is_dir else 'file'}, and should be",
+            "put back what was there, or move it away",
+        )
+        for place, is_right in places.items()
+        if place.exists() and not is_right(place)
+    ]
+    if wrong:
+        raise UserError(*wrong)
 
 
 def _nearby_runs(run_url: str) -> str:
@@ -271,8 +296,7 @@ class LocalMirror:
     def environment(self) -> Mapping[str, Any]:
         """With which code, and when, it was submitted; empty where that is not known."""
         url = files.join(self.run_url, *([self.submission] if self.submission else []), ENVIRONMENT)
-        found = load_json(files.read_bytes(url)) if files.exists(url) else {}
-        return found if isinstance(found, dict) else {}
+        return files.read_record(url)
 
     def accept(self) -> None:
         """Make the submission the run's own: from now on, job.sh of the run starts it."""

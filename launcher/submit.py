@@ -13,12 +13,11 @@ from cluster.shell import user_threads
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
 from launcher.errors import Problem, UserError
-from launcher.json_text import load_json
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import Plan, make_plan
 from launcher.plan.plan_record import plan_record
 from launcher.plan.worlds import node_counts, planned_ranks
-from launcher.recipe.compile import dump_recipe
+from launcher.recipe.compile import dump_recipe, seal_recipe
 from launcher.recipe.schema import Recipe
 
 PACKAGE = Path(__file__).parents[1]
@@ -103,11 +102,13 @@ def check_space(prepared: Prepared) -> Iterator[Problem]:
 
 def first_launch(run_url: str) -> dict[str, object]:
     """How a run was started first; nothing for one that was not."""
-    url = files.join(run_url, run_folder.ENVIRONMENT)
-    if not files.exists(url):
-        return {}
-    launch = load_json(files.read_bytes(url)).get("launch", {})
-    return launch if isinstance(launch, dict) else {}
+    # Each resume keeps the folder and the threads of the first launch, and writes them beside its own recipe.
+    attempts = [f"attempts/{name}" for name in files.list_names(files.join(run_url, "attempts"))]
+    for place in ("", *attempts):
+        url = files.join(run_url, *([place] if place else []), run_folder.ENVIRONMENT)
+        if isinstance(launch := files.read_record(url).get("launch"), dict):
+            return launch
+    return {}
 
 
 def first_folder(run_url: str) -> str | None:
@@ -132,7 +133,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
     folder = files.join(prepared.run_url, *([prepared.submission] if prepared.submission else []))
     script_url = run_folder.freeze(
         folder,
-        recipe=dump_recipe(prepared.recipe),
+        recipe=seal_recipe(dump_recipe(prepared.recipe)),
         source=source,
         plan=plan_record(prepared.plan),
         shapes=dump_base_shapes(prepared.plan.parameters.base_shapes),

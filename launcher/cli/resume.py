@@ -13,7 +13,7 @@ from launcher.data.source_table import check_sources
 from launcher.errors import UserError
 from launcher.optim.config import ScheduleConfig
 from launcher.optim.schedule import Schedule, describe_jump
-from launcher.recipe.compile import load_frozen
+from launcher.recipe.compile import DamagedRecipeError, load_frozen, load_frozen_text
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
@@ -41,12 +41,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     require_run(run_url)
     if options.fresh:
         return _start_over(run_url, options)
-    loaded = load_frozen(
-        files.join(run_url, RECIPE),
-        options.overrides,
-        nodes=options.nodes,
-        nproc_per_node=options.nproc_per_node,
-    )
+    loaded = _load(run_url, options)
     # Rank 0 takes the lock for the whole run; taking it here only reports early that another process has it.
     if (lock := lock_run(run_url, LOCK_WAIT_S)) is not None:
         lock.close()
@@ -73,6 +68,22 @@ def resume_run(arguments: Sequence[str]) -> int:
                 print(jump)
         show_hints(find_hints(loaded))
     return freeze_and_submit(prepared, source=None)
+
+
+def _load(run_url: str, options: argparse.Namespace) -> LoadedRecipe:
+    """The run's recipe; where it is damaged, that of the newest checkpoint."""
+    url, shape = (
+        files.join(run_url, RECIPE),
+        {"nodes": options.nodes, "nproc_per_node": options.nproc_per_node},
+    )
+    try:
+        return load_frozen(url, options.overrides, **shape)
+    except DamagedRecipeError:
+        saved, _ = find_newest(run_url, verify=False)
+        if saved is None:
+            raise
+    print(f"{files.shortest(url)} is damaged: the recipe is that of step {saved.step}")
+    return load_frozen_text(saved.manifest.recipe, url, options.overrides, **shape)
 
 
 def _find(run_url: str, total_steps: int) -> Saved | None:
@@ -128,12 +139,7 @@ def _start_over(run_url: str, options: argparse.Namespace) -> int:
     from launcher.cli.run import new_places, start_run
     from launcher.submit import first_folder
 
-    loaded = load_frozen(
-        files.join(run_url, RECIPE),
-        options.overrides,
-        nodes=options.nodes,
-        nproc_per_node=options.nproc_per_node,
-    )
+    loaded = _load(run_url, options)
     places = new_places(options.run_dir, loaded.recipe.name)
     with contextlib.chdir(first_folder(run_url) or Path.cwd()):
         return start_run(loaded, places, run_url)

@@ -13,7 +13,7 @@ from launcher.errors import UserError
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, lock_holder, open_mirror, require_run
 from launcher.table import table_lines
-from launcher.track.journal import read_journal
+from launcher.track.journal import count_damaged, read_journal
 from launcher.track.ledger import Ledger, make_ledger
 from launcher.track.mlflow_sync import describe_sent
 from launcher.track.settle import find_last
@@ -49,7 +49,10 @@ def status_lines(run_url: str, holder: str | None) -> list[str]:
         ["step", f"{max([*steps[-1:], *saved[-1:], 0])} of {total}"],
         ["checkpoint", newest],
     ]
-    lines = table_lines([*rows, ["mlflow", describe_sent(folder) or "nothing sent"]])
+    rows.append(["mlflow", describe_sent(folder) or "nothing sent"])
+    if path.exists() and (damaged := count_damaged(path)):
+        rows.append(["journal", f"{damaged} damaged line{'s' * (damaged > 1)} passed over"])
+    lines = table_lines(rows)
     return lines + (ledger_lines(make_ledger(records)) if records else [])
 
 

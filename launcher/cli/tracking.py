@@ -15,7 +15,7 @@ from launcher.fence import is_anothers
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, STATE, LocalMirror, lock_run, open_mirror, require_run
 from launcher.track.config import MLflowConfig
-from launcher.track.journal import whole_bytes
+from launcher.track.journal import read_events
 from launcher.track.mlflow import MLFLOW_ENVIRONMENT, MlflowTarget
 from launcher.track.mlflow_sync import replay, saved_tracking_uri
 from launcher.track.mlflow_ui import make_ui_command
@@ -169,7 +169,7 @@ def _say_nothing(_text: str) -> None:
 
 
 def _require_lines(journal: Path, short: str) -> None:
-    if not journal.exists() or whole_bytes(journal) == 0:
+    if not journal.exists() or next(read_events(journal, "start"), None) is None:
         raise UserError(Problem(short, "has no journal yet", f"train it: launch resume {short}"))
 
 

@@ -1,5 +1,6 @@
 """Recipe text, overrides and flags -> one typed recipe, or every problem at once. Torch-free."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -58,13 +59,58 @@ def compile_recipe(
 def load_frozen(
     url: str, overrides: Sequence[str] = (), *, nodes: Nodes | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
-    """Read and check the recipe of a run folder, which an earlier version may have written."""
+    """Read and check the recipe of a run folder, which an earlier version may have written.
+
+    Raises DamagedRecipeError, and UserError with every problem found.
+    """
     from launcher import files  # fsspec: not for the check of a recipe
 
-    text = files.read_text(url)
-    tree, problems = parse_tree(text, url, most=MAX_VALUES)
-    source = SourceText(url, text, tuple(overrides))
+    text = _unseal(files.read_bytes(url), url)
+    return load_frozen_text(text, url, overrides, nodes=nodes, nproc_per_node=nproc_per_node)
+
+
+def load_frozen_text(
+    text: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    nodes: Nodes | None = None,
+    nproc_per_node: int | None = None,
+) -> LoadedRecipe:
+    """The same for the text of `dump_recipe`, perhaps of an earlier version."""
+    tree, problems = parse_tree(text, name, most=MAX_VALUES)
+    source = SourceText(name, text, tuple(overrides))
     return _compile(with_new_names(tree), problems, source, nodes, nproc_per_node)
+
+
+class DamagedRecipeError(UserError):
+    """A run's recipe is not what was frozen."""
+
+
+_FROZEN = "# Frozen. To change it: launch resume RUN key=value. sha256 of what follows: "
+
+
+def seal_recipe(text: str) -> str:
+    """A recipe as it is frozen: a resume with one that has changed since would not be the same run."""
+    return f"{_FROZEN}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def _unseal(content: bytes, url: str) -> str:
+    # Earlier versions wrote no such line.
+    if content.startswith(_FROZEN.encode()):
+        head, _, text = content.partition(b"\n")
+        if head[len(_FROZEN) :].decode(errors="replace") != hashlib.sha256(text).hexdigest():
+            message = "is not what was frozen: it was changed, or is damaged"
+            remedy = (
+                "give changes as `launch resume RUN key=value`, which takes the newest checkpoint's recipe"
+            )
+            raise DamagedRecipeError(Problem(url, message, remedy))
+    if not content.strip():
+        raise DamagedRecipeError(Problem(url, "is empty", "launch resume RUN takes the newest checkpoint's"))
+    try:
+        return decode(content, url)
+    except UserError as error:
+        raise DamagedRecipeError(*error.problems) from None
 
 
 def _compile(

@@ -1,10 +1,14 @@
-"""The journal: one JSON object per line, appended during the run. All other records are made from it."""
+"""The journal: one JSON object per line, appended during the run. All other records are made from it.
+
+Each line ends with a checksum of itself. A line that is damaged is passed over by every reader.
+"""
 
 import contextlib
 import errno
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
@@ -33,13 +37,13 @@ class Journal:
         Raises StorageError if it cannot be written; then the journal is as it was before. Raises what the
         fence does, where the run is no longer this attempt's.
         """
-        reserved = {"event", "time", "attempt"} & record.keys()
+        reserved = {"event", "time", "attempt", "crc"} & record.keys()
         if reserved:
             raise ValueError(f"record has the keys {sorted(reserved)}, which the journal writes itself")
         line = {"event": event, "time": time.time(), "attempt": self._attempt, **record}
         # With the system at each line, so that a killed process loses nothing. An fsync at each line would
         # cost milliseconds on the training thread; only checkpoints need one, see sync.
-        data = dump_json(line).encode() + b"\n"
+        data = _seal(dump_json(line).encode()) + b"\n"
         self._fence()
         with self._storage():
             now = os.fstat(self._stream.fileno())
@@ -103,7 +107,7 @@ def iterate_lines(
     only: bytes = b"",
     above_step: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (byte offset after the line, record) of each whole line between two offsets at line ends.
+    """Yield (byte offset after the line, record) of each good line between two offsets at line ends.
 
     `only` those that contain a text, or have a step above a number: others are not parsed.
     """
@@ -116,7 +120,8 @@ def iterate_lines(
                 return  # an incomplete line of a crash, or one still being written
             if only not in line or (above_step is not None and not _is_above(line, above_step)):
                 continue
-            yield offset, parse_line(line, f"{path}, byte {offset - len(line)}")
+            with contextlib.suppress(ValueError):
+                yield offset, parse_line(line)
 
 
 _STEP = re.compile(rb'"step": ?(\d+)')
@@ -127,15 +132,63 @@ def _is_above(line: bytes, step: int) -> bool:
     return found is None or int(found[1]) > step
 
 
-def parse_line(line: bytes, place: str) -> dict[str, Any]:
-    """Parse one line, with non-finite floats restored. Raises ValueError that names the place."""
+_SEAL = b', "crc": "'
+_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "event": str,
+    "time": (int, float),
+    "attempt": int,
+    "step": int,
+    "from_step": int,
+    "run_name": str,
+    "artifacts": list,
+    "class": str,
+    "status": str,
+}
+_NEEDED = {
+    "begin": ("from_step",),
+    "step": ("step",),
+    "checkpoint": ("step",),
+    "end": ("class", "status"),
+}
+"""Beside event, time and attempt."""
+
+
+def _seal(text: bytes) -> bytes:
+    """A line of JSON, with the checksum of what is before it as its last key."""
+    return text[:-1] + _SEAL + f'{zlib.crc32(text[:-1]):08x}"}}'.encode()
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Parse one line, with non-finite floats restored. Raises ValueError if it is damaged."""
+    content, seal, crc = line.rpartition(_SEAL)
+    if seal and crc[:8] != f"{zlib.crc32(content):08x}".encode():  # earlier versions wrote none
+        raise ValueError("its checksum is another")
     try:
         record = load_json(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: not a line of JSON: {line[:80]!r} ({error})") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(record, dict):
-        raise ValueError(f"{place}: a line of the journal is a JSON object, not {line[:80]!r}")
+        raise ValueError("it is not an object of JSON")
+    record.pop("crc", None)
+    needed = ("event", "time", "attempt", *_NEEDED.get(str(record.get("event")), ()))
+    for key in (*needed, *(key for key in _KEYS if key in record)):
+        if not isinstance(record.get(key), _KEYS[key]):
+            raise ValueError(f"its {key} is not right")
     return record
+
+
+def count_damaged(path: Path) -> int:
+    """Whole lines that cannot be read."""
+    with open(path, "rb") as stream:
+        return sum(1 for line in stream if line.endswith(b"\n") and not _is_good(line))
+
+
+def _is_good(line: bytes) -> bool:
+    try:
+        parse_line(line)
+    except ValueError:
+        return False
+    return True
 
 
 def read_events(path: Path, *events: str) -> Iterator[dict[str, Any]]:
@@ -149,7 +202,7 @@ def read_events(path: Path, *events: str) -> Iterator[dict[str, Any]]:
         for line in stream:
             if line.startswith(heads) and line.endswith(b"\n"):
                 with contextlib.suppress(ValueError):
-                    yield parse_line(line, str(path))
+                    yield parse_line(line)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from launcher import files
 from launcher.json_text import dump_json, load_json
-from launcher.track.journal import iterate_lines, whole_bytes
+from launcher.track.journal import iterate_lines, read_events, whole_bytes
 from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
 from launcher.track.points import Point, line_points, superseded_points
 from launcher.track.tracking_uri import mask_secrets
@@ -158,8 +158,8 @@ class MlflowSync:
         """
         run = self._run = self._run or self._open()
         points: list[Point] = []
-        start = offset = self._state.offset
-        for offset, line in iterate_lines(self._journal, start):
+        end = whole_bytes(self._journal)  # a damaged line counts as sent
+        for offset, line in iterate_lines(self._journal, self._state.offset, end):
             if "from_step" in line:
                 # The run went back, and MLflow cannot delete points. Steps trained again with the same result
                 # would be in the curve twice (their time differs), so they are left out. Those with another
@@ -177,14 +177,14 @@ class MlflowSync:
             points = []
             self._save(offset)
         self._send_points(run, points)
-        if offset > self._state.offset:
-            self._save(offset)
+        if end > self._state.offset:
+            self._save(end)
 
     def _send_boundary(self, run: MlflowRun, line: dict[str, Any]) -> None:
         """Send the start or the end of an attempt."""
         if line["event"] == "start":
             run.begin_attempt(line)
-            self._state.artifacts_pending = list(line["artifacts"])
+            self._state.artifacts_pending = list(line.get("artifacts", ()))
             self._artifacts_failed = False
         else:
             run.end_attempt(line["status"], round(line["time"] * 1000))
@@ -229,7 +229,9 @@ class MlflowSync:
 
     def _open(self) -> MlflowRun:
         """Continue the MLflow run of this journal, or create one and send the whole journal to it."""
-        _, first = next(iterate_lines(self._journal))
+        first = next(read_events(self._journal, "start"), None)
+        if first is None:
+            raise ValueError(f"{self._journal} has no line of a start")
         state = self._state
         # Creating a run and receiving its id are two steps: after a crash or time-out between them, only the
         # key finds the run. So `creating` is saved first, and the next try searches before it creates.
@@ -241,7 +243,7 @@ class MlflowSync:
             self._target,
             run_id=state.run_id,
             run_key=state.run_key,
-            run_name=first["run_name"],
+            run_name=first.get("run_name", self._journal.parent.name),
             start_ms=round(first["time"] * 1000),
             retried=retried,
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher.recipe.compile import load_frozen
+from launcher.recipe.compile import load_frozen, seal_recipe
 from launcher.track.journal import read_journal, step_records
 from launcher.track.settle import last_attempt
 from tests.launch import ENVIRONMENT, LAUNCH
@@ -105,7 +105,8 @@ def test_a_lost_node_shrinks_the_world_and_its_return_grows_it_with_the_same_sam
     script = run / "job.sh"
     script.write_text(script.read_text().replace("--nnodes=2:2", "--nnodes=1:2"))
     recipe = run / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("min_nodes: null", "min_nodes: 1"))
+    _, _, text = recipe.read_text().partition("\n")
+    recipe.write_text(seal_recipe(text.replace("min_nodes: null", "min_nodes: 1")))
     with node(run, "first") as first:
         wait_for(lambda: is_open(run))
         with node(run, "second") as second:
