@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,11 +24,32 @@ def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if (local := local_path(url)) is not None:
         return fsspec.filesystem("file"), str(local)
     try:
-        return url_to_fs(url)
+        filesystem, path = url_to_fs(url, **storage_options(url))
     except (ValueError, ImportError) as error:
         raise UserError(
             Problem(url, f"cannot be opened: {error}", "use a local path or an fsspec URL")
         ) from None
+    if is_s3(url):
+        filesystem.retries = _S3_TRIES
+    return filesystem, path
+
+
+_S3_TRIES = 2
+"""By s3fs, of connections that break; each request inside has the tries below."""
+_S3_CONFIG = {"retries": {"mode": "standard", "total_max_attempts": 4}}
+"""About five seconds of waiting, then the store has refused. By default it is a minute for each request."""
+
+
+def storage_options(url: str) -> Mapping[str, Any]:
+    """What fsspec is told beside a URL, unless its own configuration says it."""
+    if is_s3(url) and "config_kwargs" not in fsspec.config.conf.get("s3", {}):
+        return {"config_kwargs": _S3_CONFIG}
+    return {}
+
+
+def is_s3(url: str) -> bool:
+    """Whether a URL leads to a store that talks S3."""
+    return url.startswith(("s3://", "s3a://"))
 
 
 def local_path(url: str) -> Path | None:
@@ -63,6 +84,24 @@ def exists(url: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def list_sizes(url: str) -> dict[str, int | None]:
+    """Bytes of each file directly inside a folder, None for other things; empty where there is no folder."""
+    local = local_path(url)
+    if local is not None:
+        entries = list(os.scandir(local)) if local.is_dir() else []
+        return {entry.name: entry.stat().st_size if entry.is_file() else None for entry in entries}
+    filesystem, path = _open_filesystem(url)
+    filesystem.invalidate_cache()
+    try:
+        found = filesystem.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {
+        entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry["size"] if entry["type"] == "file" else None
+        for entry in found
+    }
+
+
 def size(url: str) -> int:
     """Bytes in one file."""
     filesystem, path = _open_filesystem(url)
@@ -74,9 +113,11 @@ def list_names(url: str) -> list[str]:
     filesystem, path = _open_filesystem(url)
     # fsspec caches listings of object stores, and would not show what another process has written since.
     filesystem.invalidate_cache()
-    if not filesystem.exists(path):
+    try:
+        found = filesystem.ls(path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
+    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
 
 
 def is_file(url: str) -> bool:
@@ -253,6 +294,24 @@ def remove(url: str) -> None:
     filesystem, path = _open_filesystem(url)
     with contextlib.suppress(FileNotFoundError):
         filesystem.rm(path, recursive=True)
+
+
+def abort_uploads(url: str) -> int:
+    """End the uploads in parts below a folder that a killed process has left, which cost as files do.
+
+    For S3 only, and where the account may. Returns how many there were.
+    """
+    if not is_s3(url):
+        return 0
+    filesystem, path = _open_filesystem(url)
+    bucket, _, prefix = path.partition("/")
+    found = filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+    uploads = found.get("Uploads", [])
+    for upload in uploads:
+        filesystem.call_s3(
+            "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+        )
+    return len(uploads)
 
 
 def move(source: str, target: str) -> None:

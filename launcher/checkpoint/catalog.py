@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
+from launcher.checkpoint.config import CheckpointConfig
 from launcher.checkpoint.manifest import MANIFEST, Manifest, NewerFormatError, parse_manifest
 from launcher.errors import Problem, UserError
 from launcher.run_folder import is_run
@@ -77,10 +78,10 @@ def read_checkpoint(url: str) -> Saved | Rejected:
     """
     # The manifest is written last. Without one the save was interrupted, which is expected after a crash.
     # With one, anything that is wrong is damage.
-    path = files.join(url, MANIFEST)
-    if not files.exists(path):
+    path, there = files.join(url, MANIFEST), files.list_sizes(url)
+    if MANIFEST not in there:
         return Rejected(url, "no manifest: the save never finished", damaged=False)
-    if not files.is_file(path):  # a pipe would be read for ever
+    if there[MANIFEST] is None:  # a pipe would be read for ever
         return Rejected(url, "the manifest cannot be read: it is not a file", damaged=True)
     try:
         manifest = parse_manifest(files.read_text(path), path)
@@ -89,15 +90,14 @@ def read_checkpoint(url: str) -> Saved | Rejected:
     name = url.rsplit("/", 1)[-1]
     if _STEP_FOLDER.fullmatch(name) and name != _step_name(manifest.step):
         return Rejected(url, f"its manifest is that of step {manifest.step}", damaged=True)
-    # Sizes are one metadata request per file, and already find truncated and missing ones. Reading terabytes
-    # to compare digests is left to verify_digests.
+    # Sizes come with the listing, and already find truncated and missing files. Reading terabytes to compare
+    # digests is left to verify_digests.
     for name, entry in manifest.files.items():
-        file_url = files.join(url, name)
         if "/" in name or name in (".", ".."):
             return Rejected(url, f"its manifest names {name!r}, which is elsewhere", damaged=True)
-        if not files.is_file(file_url):
+        if (size := there.get(name)) is None:
             return Rejected(url, f"{name} is missing, or is not a file", damaged=True)
-        if (size := files.size(file_url)) != entry.bytes:
+        if size != entry.bytes:
             return Rejected(url, f"{name} has {size} bytes instead of {entry.bytes}", damaged=True)
     return Saved(url, manifest)
 
@@ -178,12 +178,13 @@ def digest_file(url: str) -> str:
 
 def clear_place(run_url: str, url: str) -> None:
     """Make room for a save: an unfinished one is deleted, a published one is moved to quarantine."""
-    if not files.exists(url):
+    there = files.list_sizes(url)
+    if not there and (files.local_path(url) is None or not files.exists(url)):
         return
     # A published checkpoint of this very step exists if the run went back to an earlier step and got here
     # again. It may be the better of the two, so a person decides what to do with it.
     try:
-        published = isinstance(read_checkpoint(url), Saved)
+        published = MANIFEST in there and isinstance(read_checkpoint(url), Saved)
     except NewerFormatError:
         published = True
     if published:
@@ -192,31 +193,37 @@ def clear_place(run_url: str, url: str) -> None:
         files.remove(url)
 
 
-def delete_old(run_url: str, keep: int, keep_every: int | None = None) -> list[int]:
-    """Delete all but the newest `keep` complete checkpoints, and those of multiples of `keep_every`.
+def delete_old(run_url: str, config: CheckpointConfig, known: dict[int, float | None]) -> list[int]:
+    """Delete all complete checkpoints but the newest `keep`, and others that the recipe keeps.
 
-    Returns the steps deleted.
+    Returns the steps deleted. `known` are complete, with their validation losses, and are not read again in a
+    remote run; what is read is added.
 
     Folders newer than the oldest one kept are not touched, whatever is in them, and neither are checkpoints
     of a newer format.
     """
     # Only complete checkpoints count. keep 2, with 10, 20 and 40 complete and 5 and 30 unfinished: 20 and 40
     # are kept, 5 and 10 are deleted, and 30 stays. Counting 30 would have cost the good 20.
-    steps, complete = list_steps(run_url), []
+    steps, local = list_steps(run_url), files.local_path(run_url) is not None
+    complete: dict[int, float | None] = {}
     for step in tuple(steps):
+        if step in known and not local:
+            complete[step] = known[step]
+            continue
         try:
             found = read_checkpoint(step_folder(run_url, step))
-        except (
-            NewerFormatError
-        ):  # a resume with an older version passed it by; whoever wrote it may come back
+        except NewerFormatError:  # a resume with an older version passed it by; its writer may come back
             steps.remove(step)
             continue
         if isinstance(found, Saved):
-            complete.append(step)
-    if len(complete) <= keep:
+            complete[step] = known[step] = found.manifest.schedule.state.get("validation_loss")
+    if len(complete) <= config.keep:
         return []
-    oldest_kept = complete[-keep]
-    marked = {step for step in complete if keep_every is not None and step % keep_every == 0}
+    oldest_kept = list(complete)[-config.keep]
+    every = config.keep_every
+    marked = {step for step in complete if every is not None and step % every == 0}
+    losses = {step: loss for step, loss in complete.items() if loss is not None and config.keep_best}
+    marked |= {min(losses, key=lambda step: (losses[step], -step))} if losses else set()
     old = [step for step in steps if step < oldest_kept and step not in marked]
     for step in old:
         files.remove(step_folder(run_url, step))

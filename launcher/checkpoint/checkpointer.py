@@ -25,7 +25,7 @@ from launcher.checkpoint.identity import check_data, check_identity, describe_at
 from launcher.checkpoint.index import check_index
 from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
-from launcher.checkpoint.saving import Save
+from launcher.checkpoint.saving import Save, attempt
 from launcher.checkpoint.staging import Stager
 from launcher.ending import StorageError
 from launcher.errors import Problem, UserError
@@ -91,6 +91,7 @@ class Checkpointer:
         self._stager = Stager(world.device)
         self._save: Save | None = None
         self._outcomes: list[Outcome] = []
+        self._complete: dict[int, float | None] = {}
         self._failed, self._reason = 0, ""
         self.newest_url: str | None = None
         """Of the newest checkpoint: restored, or published since."""
@@ -126,6 +127,7 @@ class Checkpointer:
             source = self._fork(self._init_from, engine)
         if self._world.is_main:
             self._mirror.accept()
+            attempt(partial(files.abort_uploads, self._run_url))
             for bad in rejected:
                 if bad.damaged:
                     quarantine(self._run_url, bad.url)
@@ -185,6 +187,7 @@ class Checkpointer:
         self._load(saved, engine, schedule)
         self.rollbacks += 1
         if self._world.is_main:
+            self._complete.clear()
             for step in list_steps(self._run_url):
                 if step > saved.step:
                     quarantine(self._run_url, step_folder(self._run_url, step))
@@ -245,6 +248,7 @@ class Checkpointer:
             mirror=self._mirror,
             config=self._config,
             fence=self._fence,
+            known=self._complete,
         )
         if wait or not self._config.asynchronous:
             self.finish()

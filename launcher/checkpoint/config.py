@@ -16,6 +16,8 @@ class CheckpointConfig(Section):
     """Number of checkpoints kept, the newest ones."""
     keep_every: Steps | None = None
     """Checkpoints of steps that are multiples of this are kept as well."""
+    keep_best: bool = False
+    """The checkpoint with the lowest validation loss, of those that were saved, is kept as well."""
     asynchronous: bool = True
     """Training waits for a copy in host memory only, and a thread writes it."""
     max_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 3

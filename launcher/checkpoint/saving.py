@@ -10,7 +10,6 @@ The order of its writes, and why a crash at any point leaves a run that can be r
 Between them all ranks agree that each has succeeded. What storage refuses ends the save, and nothing else.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -47,10 +46,11 @@ class Save:
         mirror: LocalMirror,
         config: CheckpointConfig,
         fence: Fence | None,
+        known: dict[int, float | None],
     ) -> None:
         self._world, self._tensors, self._manifest = world, tensors, manifest
         self._url, self._mirror, self._config = url, mirror, config
-        self._fence = fence
+        self._fence, self._known = fence, known
         self._files: Mapping[str, FileEntry] = {}
         self._end: tuple[str | None, str, float] | BaseException | None = None
         # A daemon: a process that must end does not wait for a storage that hangs.
@@ -79,14 +79,16 @@ class Save:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            problem = self._agree(self._clear) or self._agree(self._write) or self._agree(self._publish())
+            unclear = self._agree(self._clear)
+            problem = unclear or self._agree(self._write) or self._agree(self._publish())
             if problem is None:
+                self._known[self._manifest.step] = self._manifest.schedule.state.get("validation_loss")
                 url, reason = self._url, self._retire() if self._world.is_main else ""
             else:
                 url, reason = None, problem
-                if self._world.is_main:
-                    with contextlib.suppress(OSError):
-                        files.remove(self._url)
+                if self._world.is_main and not unclear:
+                    attempt(lambda: files.remove(self._url))
+                    attempt(lambda: files.abort_uploads(self._url))
             self._end = url, reason, time.monotonic() - began
         except BaseException as error:  # raised again where the loop waits
             self._end = error
@@ -122,7 +124,7 @@ class Save:
         return "; ".join(
             reason
             for reason in (
-                attempt(lambda: delete_old(self._mirror.run_url, self._config.keep, self._config.keep_every)),
+                attempt(lambda: delete_old(self._mirror.run_url, self._config, self._known)),
                 attempt(self._mirror.publish),
             )
             if reason

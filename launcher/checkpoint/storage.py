@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from launcher.checkpoint.manifest import FileEntry
-from launcher.files import has_no_folders
+from launcher.files import has_no_folders, storage_options
 
 # A pickle can call only what find_class has returned to it; all other opcodes build numbers, strings and
 # containers. So this list is all that a forged index can reach. Each entry either holds data or looks a
@@ -92,6 +92,10 @@ class _SafeReader(FsspecReader):
         return metadata
 
 
+def _open_reader(url: str) -> _SafeReader:
+    return _SafeReader(url, **storage_options(url))
+
+
 class _Digesting:
     """A stream to be written once from beginning to end, whose bytes are counted and hashed as they pass."""
 
@@ -132,14 +136,20 @@ class _DigestingFiles(FileSystem):
 
     def __init__(self, inner: FileSystem, helper: Executor) -> None:
         self.fs, self._helper = inner.fs, helper
+        self._has_no_folders = has_no_folders(inner.fs)
         self.written: dict[str, FileEntry] = {}
 
     def mkdir(self, path: str | os.PathLike[str]) -> None:
-        if not has_no_folders(self.fs):
+        if not self._has_no_folders:
             super().mkdir(path)
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        return not self._has_no_folders and super().exists(path)  # an object store's was cleared just now
 
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        # There a put is seen at its end, and a rename is a copy: DCP's index needs no temporary name.
+        path = os.fspath(path).removesuffix(".tmp") if self._has_no_folders else path
         with super().create_stream(path, mode) as stream:
             if mode != "wb":
                 yield stream
@@ -149,6 +159,8 @@ class _DigestingFiles(FileSystem):
             self.written[os.path.basename(path)] = digesting.entry()
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        if self._has_no_folders:
+            return
         super().rename(path, new_path)
         self.written[os.path.basename(new_path)] = self.written.pop(os.path.basename(path))
 
@@ -163,7 +175,7 @@ def write_tensors(
     # DCP plans across ranks: one of them writes a tensor that all hold, and each writes its own pieces of a
     # sharded one. Rank 0 writes the index after all have reported their pieces. The folder was emptied
     # before, so an index in it now is another process's, and is not overwritten.
-    writer: Any = FsspecWriter(url, overwrite=False)
+    writer: Any = FsspecWriter(url, overwrite=False, **storage_options(url))
     with ThreadPoolExecutor(1, "digests") as helper, _no_crc():
         writer.fs = files = _DigestingFiles(writer.fs, helper)
         try:
@@ -177,12 +189,12 @@ def write_tensors(
 def read_tensors(url: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load the given tensors, sharded as they are now, from a folder written with any sharding."""
     with _quiet():
-        load(dict(tensors), storage_reader=_SafeReader(url))
+        load(dict(tensors), storage_reader=_open_reader(url))
 
 
 def read_shapes(url: str) -> dict[str, tuple[int, ...]]:
     """Name and whole shape of every tensor in a folder. Raises UntrustedIndexError for anything else."""
-    entries = _SafeReader(url).read_metadata().state_dict_metadata
+    entries = _open_reader(url).read_metadata().state_dict_metadata
     shapes = {}
     for name, entry in entries.items():
         # Other kinds of entries are pickled objects, which DCP would load with torch.load.

@@ -63,6 +63,7 @@ class Schedule:
         self._best: float | None = None
         self._num_bad = 0
         self._reduction = 1.0
+        self._validation_loss: float | None = None
 
     def lr_multiplier(self, step: int) -> float:
         """Multiplier for the update of step `step` (0-based)."""
@@ -82,7 +83,7 @@ class Schedule:
 
     def observe(self, validation_loss: float) -> bool:
         """Record a validation loss, the same on all ranks. Returns whether the multiplier was reduced."""
-        config = self._config
+        config, self._validation_loss = self._config, validation_loss
         if config.type != "plateau":
             return False
         # A loss that is not finite is a bad one. As the best it would stay for ever: nothing is below NaN.
@@ -98,8 +99,13 @@ class Schedule:
         return self._reduction < before
 
     def state(self) -> dict[str, float | int | None]:
-        """What lr_multiplier() depends on besides the step, in numbers that JSON stores exactly."""
+        """What lr_multiplier() depends on besides the step, in numbers that JSON stores exactly.
+
+        And the newest validation loss, by which the best checkpoint is found.
+        """
         held: dict[str, float | int | None] = {}
+        if self._validation_loss is not None and math.isfinite(self._validation_loss):
+            held["validation_loss"] = self._validation_loss
         if self._shape_steps < self._total_steps:
             held["shape_steps"] = self._shape_steps
         if self._config.type != "plateau":
@@ -108,6 +114,7 @@ class Schedule:
 
     def restore(self, state: Mapping[str, float | int | None], saved_steps: int) -> None:
         """Continue from a state() of a run of `saved_steps`; a plateau's means nothing to other schedules."""
+        self._validation_loss = state.get("validation_loss")
         if self._config.extend == "hold":
             shape_steps = state.get("shape_steps") or saved_steps
             self._shape_steps = min(int(shape_steps), self._total_steps)

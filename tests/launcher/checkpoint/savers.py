@@ -36,9 +36,11 @@ def open_saver(
     )
 
 
-def save(run_url: str, step: int, tensors: dict[str, torch.Tensor], world: World = ALONE) -> str:
+def save(
+    run_url: str, step: int, tensors: dict[str, torch.Tensor], world: World = ALONE, loss: float | None = None
+) -> str:
     """Save tensors as the checkpoint of a step; all ranks together."""
     saver = open_saver(run_url, world)
-    saver.save(Progress(step, step), tensors, {}, wait=True)
+    saver.save(Progress(step, step), tensors, {} if loss is None else {"validation_loss": loss}, wait=True)
     assert saver.newest_url is not None
     return saver.newest_url

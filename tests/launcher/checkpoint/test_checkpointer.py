@@ -8,14 +8,15 @@ import torch
 
 from launcher import files
 from launcher.checkpoint.catalog import Saved, delete_old, list_steps, read_checkpoint, step_folder
+from launcher.checkpoint.config import CheckpointConfig
 from launcher.checkpoint.manifest import MANIFEST
 from launcher.world import World
 from tests.launcher.checkpoint import savers
 from tests.ranks import run_ranks
 
 
-def save(run: Path, step: int, value: float = 1.0) -> str:
-    return savers.save(str(run), step, {"a": torch.full((3,), value)})
+def save(run: Path, step: int, value: float = 1.0, loss: float | None = None) -> str:
+    return savers.save(str(run), step, {"a": torch.full((3,), value)}, loss=loss)
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +69,7 @@ def test_checkpoints_of_a_newer_format_are_not_deleted(tmp_path: Path) -> None:
         save(tmp_path, step)
     newer = Path(step_folder(str(tmp_path), 1)) / MANIFEST
     newer.write_text('{"format": 99}')
-    assert delete_old(str(tmp_path), keep=2) == [2]
+    assert delete_old(str(tmp_path), CheckpointConfig(every=1, keep=2), {}) == [2]
     assert list_steps(str(tmp_path)) == [1, 3, 4]
     save(tmp_path, 1)
     assert (tmp_path / "quarantine/step-0000000001.1" / MANIFEST).read_text() == '{"format": 99}'
@@ -78,11 +79,19 @@ def test_retention_counts_complete_checkpoints_only(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step)
     (Path(step_folder(str(tmp_path), 4)) / MANIFEST).unlink()
-    assert delete_old(str(tmp_path), keep=2) == [1]
+    assert delete_old(str(tmp_path), CheckpointConfig(every=1, keep=2), {}) == [1]
     assert list_steps(str(tmp_path)) == [2, 3, 4], "the unfinished newest one is not ours to delete"
 
 
 def test_the_last_complete_checkpoint_is_never_deleted(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    assert delete_old(str(tmp_path), keep=1) == []
+    assert delete_old(str(tmp_path), CheckpointConfig(every=1, keep=1), {}) == []
     assert list_steps(str(tmp_path)) == [1]
+
+
+def test_the_checkpoint_with_the_lowest_validation_loss_is_kept(tmp_path: Path) -> None:
+    losses = {1: 3.0, 2: 1.5, 3: 2.0, 4: 1.5, 5: 2.5, 6: 9.0, 7: None}
+    for step, loss in losses.items():
+        save(tmp_path, step, loss=loss)
+    assert delete_old(str(tmp_path), CheckpointConfig(every=1, keep=2, keep_best=True), {}) == [1, 2, 3, 5]
+    assert list_steps(str(tmp_path)) == [4, 6, 7], "of equals the newer one"

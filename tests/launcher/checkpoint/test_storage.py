@@ -3,10 +3,6 @@
 import json
 import os
 import pickle
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +16,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from launcher import files
-from launcher.checkpoint.catalog import Rejected, Saved, find_newest, read_checkpoint, step_folder
+from launcher.checkpoint.catalog import (
+    Outcome,
+    Rejected,
+    Saved,
+    find_newest,
+    list_steps,
+    read_checkpoint,
+    step_folder,
+)
+from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.checkpoint.storage import (
     UntrustedIndexError,
     _IndexUnpickler,
@@ -28,10 +33,12 @@ from launcher.checkpoint.storage import (
     read_tensors,
     write_tensors,
 )
+from launcher.progress import Progress
 from launcher.world import World
 from tests.launch import assert_one_screen, launch
-from tests.launcher.checkpoint.savers import ALONE, save
+from tests.launcher.checkpoint.savers import ALONE, open_saver, save
 from tests.ranks import run_ranks
+from tests.s3 import Door, Trouble, in_environment, serve_s3
 from tests.small_run import RECIPE
 
 # Sizes that no number of ranks here divides.
@@ -84,45 +91,20 @@ def test_a_memory_url_works_in_one_process() -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket on a real S3 API server on loopback."""
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """The door to a real S3 API server with an empty bucket."""
     pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     pytest.importorskip("moto", reason="moto, the S3 server, is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = open(tmp_path_factory.mktemp("moto") / "log", "wb")  # noqa: SIM115 - open as long as the server
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        _wait_for(port, server)
+    with serve_s3(tmp_path_factory.mktemp("moto")) as (door, environment), in_environment(environment):
         fsspec.filesystem("s3").mkdir("checkpoints")
-        yield "s3://checkpoints"
-    finally:
-        server.kill()
-        server.wait()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        yield door
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the S3 server ended"
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("the S3 server did not answer in 60 s")
+@pytest.fixture
+def bucket(door: Door) -> str:
+    """Its bucket, while the door behaves."""
+    door.behave()
+    return "s3://checkpoints"
 
 
 def test_a_bucket_that_does_not_exist_is_an_error_and_is_not_made(bucket: str, tmp_path: Path) -> None:
@@ -187,6 +169,86 @@ def test_an_s3_url_works(bucket: str) -> None:
     found, rejected = find_newest(url, verify=True)
     assert found is None
     assert [bad.damaged for bad in rejected] == [False]
+
+
+def save_steps(saver: Checkpointer, *steps: int) -> list[Outcome]:
+    for step in steps:
+        saver.save(Progress(step, step), {"a": torch.ones(4, 4)}, {}, wait=False)
+    saver.finish()
+    return list(saver.outcomes())
+
+
+def test_a_save_makes_few_requests_and_no_more_the_longer_a_run_is(door: Door, bucket: str) -> None:
+    saver = open_saver(f"{bucket}/few", keep=2)
+    save_steps(saver, 1, 2, 3)
+    counts = []
+    for step in (4, 5):
+        door.log.clear()
+        save_steps(saver, step)
+        counts.append(len(door.log))
+    # Two listings, three puts, a listing, and two for the one that is deleted.
+    assert counts == [8, 8], door.log
+
+
+@pytest.mark.parametrize(("trouble", "times"), [("503", 3), ("reset", 3), ("slow", 4)])
+def test_what_passes_by_itself_is_waited_for(door: Door, bucket: str, trouble: Trouble, times: int) -> None:
+    saver = open_saver(f"{bucket}/passes-{trouble}", keep=2)
+    door.trouble, door.times = trouble, times
+    (outcome,) = save_steps(saver, 1)
+    assert (outcome.reason, door.times) == ("", 0)
+    assert isinstance(read_checkpoint(str(outcome.url)), Saved)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "method"), [("503", "PUT"), ("reset", "PUT"), ("403", "PUT"), ("503", "GET")]
+)
+def test_what_does_not_pass_ends_the_save_after_a_few_tries_and_nothing_else(
+    door: Door, bucket: str, trouble: Trouble, method: str
+) -> None:
+    saver = open_saver(f"{bucket}/stays-{trouble}-{method}", keep=2)
+    save_steps(saver, 1)
+    door.trouble, door.only = trouble, method
+    door.log.clear()
+    (outcome,) = save_steps(saver, 2)
+    assert outcome.url is None
+    assert outcome.reason
+    assert sum(text.startswith(method) for text in door.log) <= 8, door.log
+    door.behave()
+    found, rejected = find_newest(f"{bucket}/stays-{trouble}-{method}", verify=True)
+    assert found is not None
+    assert (found.step, rejected) == (1, []), "nothing of the other one is left"
+    (outcome,) = save_steps(saver, 3)
+    assert outcome.url is not None
+
+
+def test_training_continues_while_the_store_refuses(door: Door, bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    run = f"{bucket}/refused"
+
+    def refuse(text: str) -> None:
+        if "step-0000000006" in text:
+            door.trouble, door.only = "403", "PUT"
+        elif "step-0000000008" in text:
+            door.trouble = ""
+
+    door.on_request = refuse
+    words = ("train.steps=10", "checkpoint.every=2", "checkpoint.asynchronous=false")
+    done = launch("small.yaml", "--run-dir", run, *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step 6 is not saved: " in done.stdout
+    assert list_steps(run) == [4, 8, 10]
+
+
+def test_parts_of_an_upload_that_a_killed_process_has_left_are_removed(bucket: str) -> None:
+    store = fsspec.filesystem("s3")
+    for run in ("killed", "other"):
+        key = f"{run}/checkpoints/step-0000000001/__0_0.distcp"
+        upload = store.call_s3("create_multipart_upload", Bucket="checkpoints", Key=key)["UploadId"]
+        part = {"Bucket": "checkpoints", "Key": key, "PartNumber": 1, "UploadId": upload}
+        store.call_s3("upload_part", **part, Body=b"x" * 1000)
+    assert files.abort_uploads(f"{bucket}/killed") == 1
+    left = store.call_s3("list_multipart_uploads", Bucket="checkpoints")["Uploads"]
+    assert [upload["Key"].partition("/")[0] for upload in left] == ["other"]
 
 
 class Attack:

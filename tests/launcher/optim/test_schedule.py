@@ -129,11 +129,11 @@ def test_plateau_continues_exactly_from_its_state_in_json() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plateau"])
-def test_other_schedules_have_no_state(kind: str) -> None:
+def test_other_schedules_have_no_state_of_a_plateau(kind: str) -> None:
     schedule = Schedule(config(kind), TOTAL)
     schedule.restore(
         {"best": 1.0, "num_bad": 9, "reduction": 0.1}, TOTAL
     )  # a plateau's, of the recipe's past
     assert schedule.observe(9.0) is False
-    assert schedule.state() == {}
+    assert schedule.state() == {"validation_loss": 9.0}, "by which the best checkpoint is found"
     assert schedule.lr_multiplier(5) == lr_multiplier(config(kind), 5, TOTAL)
