@@ -3,10 +3,13 @@
 A lock is not enough: file systems without one exist, and so do nodes that are cut off from theirs for a
 while. RUN/owner.json names the attempt that began last. Any other one, when it comes back, finds a name that
 is not its own, and ends before it writes.
+
+A remote run has no lock. There RUN/alive.json, written again every minute, says that its owner lives.
 """
 
 import os
 import socket
+import time
 import uuid
 from typing import Any, final
 
@@ -14,19 +17,43 @@ from launcher import files
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
 
-OWNER = "owner.json"
+OWNER, ALIVE = "owner.json", "alive.json"
+RENEW_EVERY_S = 60.0
+LEASE_S = 180.0
+"""After this time without a word, the owner of a remote run counts as dead."""
 
 
 @final
 class Fence:
     """Of rank 0 of one attempt, which takes the run by making this."""
 
-    def __init__(self, run_url: str, attempt: int) -> None:
+    def __init__(self, run_url: str, attempt: int, job: str | None = None) -> None:
         self._run_url, self._url = run_url, files.join(run_url, OWNER)
-        self._token = uuid.uuid4().hex
+        self._token, self._job = uuid.uuid4().hex, job
         record = {"attempt": attempt, "host": socket.gethostname(), "process": os.getpid()}
         files.write_text(self._url, dump_json(record | {"agent": os.getppid(), "token": self._token}) + "\n")
         self._seen = self._look()
+        self.renew()
+
+    def renew(self) -> None:
+        """Say that the owner of a remote run lives; nothing for a local one."""
+        if files.local_path(self._url) is None:
+            record = {"token": self._token, "time": time.time(), "job": self._job}
+            files.write_text(files.join(self._run_url, ALIVE), dump_json(record) + "\n")
+
+    def release(self) -> None:
+        """At the end of the attempt: the owner of a remote run lives no more."""
+        owner = read_owner(self._run_url) if files.local_path(self._url) is None else None
+        if owner is not None and owner.get("token") == self._token:
+            files.remove(files.join(self._run_url, ALIVE))
+
+    def is_ours(self) -> bool:
+        """Whether no other attempt has taken the run since."""
+        try:
+            self.check()
+        except UserError:
+            return False
+        return True
 
     def glance(self) -> None:
         """As `check`, for a local run only: a remote one would cost a request each time."""
@@ -61,6 +88,22 @@ def read_owner(run_url: str) -> dict[str, Any] | None:
         return files.read_record(files.join(run_url, OWNER)) or None
     except OSError:
         return None
+
+
+def living_owner(run_url: str, job: str | None = None) -> str | None:
+    """Who trains a remote run now; None if nobody does, as far as one can know: clocks differ.
+
+    An owner of the same scheduler's `job` is gone: a job runs once at a time.
+    """
+    owner, alive = read_owner(run_url), files.read_record(files.join(run_url, ALIVE))
+    if owner is None or alive.get("token") != owner.get("token"):
+        return None
+    age_s = time.time() - float(alive.get("time", 0.0))
+    here = owner.get("host") == socket.gethostname()
+    dead = here and not os.path.exists(f"/proc/{owner.get('process')}")
+    if age_s > LEASE_S or dead or (job is not None and alive.get("job") == job):
+        return None
+    return f"process {owner.get('process')} on {owner.get('host')}, heard of {max(0.0, age_s):.0f} s ago"
 
 
 def is_anothers(run_url: str) -> bool:

@@ -238,6 +238,23 @@ def write_text(url: str, text: str) -> None:
     write_bytes(url, text.encode())
 
 
+def create_remote(url: str, text: str) -> bool:
+    """Write a file of a remote folder unless there is one; False if there is.
+
+    Atomic where the store has a conditional put (S3, memory://); elsewhere two writers may both succeed.
+    """
+    filesystem, path = _open_filesystem(url)
+    try:
+        filesystem.pipe_file(path, text.encode(), mode="create")
+    except FileExistsError:
+        return False
+    except (NotImplementedError, TypeError, ValueError):  # a store whose client has no such mode
+        if filesystem.exists(path):
+            return False
+        filesystem.pipe_file(path, text.encode())
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside a local folder survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)

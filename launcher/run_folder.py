@@ -13,9 +13,7 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -26,7 +24,9 @@ from typing import IO, Any
 from launcher import files
 from launcher.ending import StorageError
 from launcher.errors import Problem, UserError
+from launcher.fence import ALIVE, OWNER, living_owner
 from launcher.json_text import dump_json
+from launcher.spool import Spool
 from launcher.track.journal import read_events
 
 RECIPE, SOURCE, PLAN, SHAPES, SCRIPT = (
@@ -64,10 +64,11 @@ def require_new(run_url: str) -> None:
     local = files.local_path(run_url)
     if local is not None and local.exists() and not local.is_dir():
         raise UserError(Problem(f"--run-dir {run_url}", "is a file", "choose another --run-dir"))
-    if local is not None and (local / LOCK).exists():
+    names = files.list_names(run_url)
+    if LOCK in names:
         message = "is being started by another launch, or by one that was cut off"
         raise UserError(Problem(f"--run-dir {run_url}", message, "choose another --run-dir"))
-    if files.list_names(run_url):
+    if names:
         raise UserError(
             Problem(f"--run-dir {run_url}", "is not empty and is not a run", "choose another --run-dir")
         )
@@ -76,12 +77,12 @@ def require_new(run_url: str) -> None:
 def claim(run_url: str) -> bool:
     """Make a folder this process's own for a new run; False if another process was faster.
 
-    Raises UserError where it cannot be written. Remote folders cannot be claimed.
+    Raises UserError where it cannot be written.
     """
     local = files.local_path(run_url)
     if local is None:
         files.check_writable(run_url)
-        return True
+        return files.create_remote(files.join(run_url, LOCK), _this_process())
     # The lock's file, because a folder may be there already, empty.
     try:
         local.mkdir(parents=True, exist_ok=True)
@@ -99,13 +100,19 @@ def claim(run_url: str) -> bool:
 def unclaim(run_url: str) -> None:
     """Give back a folder in which nothing was written yet."""
     local = files.local_path(run_url)
-    if local is not None:
-        with contextlib.suppress(OSError):
-            (local / LOCK).unlink()
-            local.rmdir()
+    if local is None:
+        files.remove(files.join(run_url, LOCK))
+        return
+    with contextlib.suppress(OSError):
+        (local / LOCK).unlink()
+        local.rmdir()
 
 
-_FILES = (*SUBMITTED, *MIRRORED, LOCK, SECRET, "owner.json")
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+_FILES = (*SUBMITTED, *MIRRORED, LOCK, SECRET, OWNER, ALIVE)
 _FOLDERS = ("checkpoints", "quarantine", "attempts", "logs")
 
 
@@ -199,20 +206,23 @@ def read_secret(run_url: str) -> bytes | None:
     return bytes.fromhex((local / SECRET).read_text())
 
 
-def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
+def lock_run(run_url: str, wait_s: float = 0.0, job: str | None = None) -> IO[str] | None:
     """Lock a run for this process until the returned file is closed or the process ends.
 
     Raises UserError that names the holder if another process has the lock. None for remote folders, which
-    have no locks.
+    have no locks: there it looks whether the owner lives.
     """
     # flock, not the existence of a file: the kernel releases it when the process dies, however it dies, and
     # no stale lock has to be removed by hand. The text in the file is only for the message.
-    local = files.local_path(run_url)
+    local, deadline = files.local_path(run_url), time.monotonic() + wait_s
     if local is None:
+        while (owner := living_owner(run_url, job)) is not None:
+            if time.monotonic() >= deadline:
+                raise _is_trained(run_url, owner)
+            time.sleep(5.0)
         return None
     handle = os.open(local / LOCK, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     stream = open(handle, "a+")  # noqa: SIM115 - held for as long as the run
-    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,20 +236,25 @@ def lock_run(run_url: str, wait_s: float = 0.0) -> IO[str] | None:
                 stream.seek(0)
                 holder = stream.read().strip() or "an unknown process"
                 stream.close()
-                message = f"is being trained by {holder}"
-                raise UserError(Problem(run_url, message, "wait for it, or stop it first")) from None
+                raise _is_trained(run_url, holder) from None
             time.sleep(0.1)
     stream.seek(0)
     stream.truncate()
-    stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+    stream.write(_this_process())
     stream.flush()
     return stream
 
 
+def _is_trained(run_url: str, holder: str) -> UserError:
+    return UserError(Problem(run_url, f"is being trained by {holder}", "wait for it, or stop it first"))
+
+
 def lock_holder(run_url: str) -> str | None:
-    """Who trains a run now; None if nobody does, or it is remote. Changes nothing."""
+    """Who trains a run now; None if nobody does. Changes nothing."""
     local = files.local_path(run_url)
-    if local is None or not (local / LOCK).exists():
+    if local is None:
+        return living_owner(run_url)
+    if not (local / LOCK).exists():
         return None
     with open(local / LOCK) as stream:
         try:
@@ -270,8 +285,13 @@ class LocalMirror:
     submission: str = ""
     """Folder of the resume that is being trained, relative to the run's; empty for a first launch."""
 
+    spool: Spool | None = None
+    """Where the copy of a remote run is."""
+
     place: tuple[int, int] | None = None
     """Device and inode of a local run folder; None where they are not known."""
+    job: str | None = None
+    """The scheduler's job that trains it; None without one."""
 
     def require_place(self) -> None:
         """Raise StorageError where a local run folder was moved or deleted: it is not made again."""
@@ -280,8 +300,8 @@ class LocalMirror:
 
     def discard(self) -> None:
         """Remove the copy of a remote run."""
-        if self.is_remote:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.spool is not None:
+            self.spool.close()
 
     @property
     def is_remote(self) -> bool:
@@ -314,14 +334,14 @@ class LocalMirror:
                 files.write_bytes(files.join(self.run_url, name), path.read_bytes())
 
 
-def open_mirror(run_url: str, is_main: bool, submission: str = "") -> LocalMirror:
+def open_mirror(run_url: str, is_main: bool, submission: str = "", job: str | None = None) -> LocalMirror:
     """The mirror of a run; for a remote run, rank 0 downloads what earlier attempts have written."""
     local = files.local_path(run_url)
     if local is not None:
-        return LocalMirror(local, run_url, submission, _place_of(local))
-    spool = Path(tempfile.mkdtemp(prefix="launch-mirror-"))
-    atexit.register(shutil.rmtree, spool, ignore_errors=True)
-    mirror = LocalMirror(spool, run_url, submission)
+        return LocalMirror(local, run_url, submission, place=_place_of(local), job=job)
+    spool = Spool()
+    atexit.register(spool.close)
+    mirror = LocalMirror(spool.folder, run_url, submission, spool, job=job)
     if is_main:
         for name in MIRRORED:
             if files.exists(url := files.join(run_url, name)):

@@ -1,7 +1,6 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch, for the plan."""
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from launcher.plan.plan_record import plan_record
 from launcher.plan.worlds import node_counts, planned_ranks
 from launcher.recipe.compile import dump_recipe, seal_recipe
 from launcher.recipe.schema import Recipe
+from launcher.spool import Spool
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -158,6 +158,6 @@ def _local_script(script_url: str, text: str) -> Path:
     local = files.local_path(script_url)
     if local is not None:
         return local
-    path = Path(tempfile.mkdtemp(prefix="launch-")) / run_folder.SCRIPT
+    path = Spool().folder / run_folder.SCRIPT  # this process becomes the script's
     path.write_text(text)
     return path

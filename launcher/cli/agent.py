@@ -10,7 +10,6 @@ import shlex
 import signal
 import socket
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from launcher.plan.worlds import node_counts
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import CONSOLE, JOURNAL, SCRIPT, open_mirror, read_secret
+from launcher.spool import Spool
 from launcher.track.settle import last_attempt
 
 RETRIES = 3
@@ -67,8 +67,8 @@ def main() -> int:
     # Otherwise torch ends the ranks at the signals that ask them to save; and after the failure of one rank,
     # the others have nothing left to save.
     os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
-    with tempfile.TemporaryDirectory(prefix="launch-node-") as folder:
-        return supervise(Elastic(sys.argv[1:], Path(folder)), Path(folder))
+    with Spool() as spool:
+        return supervise(Elastic(sys.argv[1:], spool.folder), spool.folder)
 
 
 def supervise(elastic: Elastic, folder: Path) -> int:

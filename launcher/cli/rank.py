@@ -14,6 +14,7 @@ from launcher.cli.tracking import find_target
 from launcher.clock import Clock
 from launcher.ending import REACTIONS, EndingError
 from launcher.errors import UserError
+from launcher.fence import LEASE_S
 from launcher.guard.beacon import Beacon, open_beacon
 from launcher.guard.cause import STOPS
 from launcher.guard.judge import limits_of
@@ -98,7 +99,7 @@ def run_rank(run_url: str, submission: str, recipe: str, stop: StopRequests, bea
         world = open_world(timeout_s, read_secret(run_url))
     try:
         with loaded.locating():
-            mirror = open_mirror(run_url, world.is_main, submission)
+            mirror = open_mirror(run_url, world.is_main, submission, os.environ.get("SLURM_JOB_ID"))
             train_rank(loaded.recipe, mirror, world, stop, beacon)
     finally:
         close_world(world)
@@ -111,7 +112,8 @@ def train_rank(
     from launcher.train import train
 
     run_url = mirror.run_url
-    lock = lock_run(run_url, LOCK_WAIT_S) if world.is_main else None
+    wait_s = LEASE_S + LOCK_WAIT_S if mirror.is_remote else LOCK_WAIT_S
+    lock = lock_run(run_url, wait_s, mirror.job) if world.is_main else None
     if world.is_main:
         sys.stdout = LastingOutput(sys.stdout, mirror.folder / CONSOLE)
     feeds = world.is_main and recipe.track.mlflow.enabled

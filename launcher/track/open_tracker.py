@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from launcher.checkpoint.saving import attempt
-from launcher.fence import Fence
+from launcher.fence import RENEW_EVERY_S, Fence
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
@@ -47,7 +47,7 @@ def open_tracker(
         log_every=recipe.track.log_every,
         mlflow=mlflow,
         stream=sys.stdout,
-        fence=Fence(run_url, number) if world.is_main else None,
+        fence=Fence(run_url, number, mirror.job) if world.is_main else None,
     )
     submitted = mirror.environment() if world.is_main else {}
     commit = f"{submitted.get('commit') or ''}{'+' if submitted.get('dirty') else ''}"
@@ -67,24 +67,30 @@ def open_tracker(
         )
     )
     stop = threading.Event()
-    if world.is_main and mirror.is_remote:
-        threading.Thread(target=_publish_often, args=(mirror, stop), name="mirror", daemon=True).start()
+    if tracker.fence is not None and mirror.is_remote:
+        words = (mirror, tracker.fence, stop)
+        threading.Thread(target=_publish_often, args=words, name="mirror", daemon=True).start()
     try:
         with tracker:
             yield tracker
     finally:
         stop.set()
-        if world.is_main:
+        if tracker.fence is not None and tracker.fence.is_ours():
             mirror.publish()  # with the last line
+            attempt(tracker.fence.release)
 
 
-PUBLISH_EVERY_S = 60.0
-"""A process that is killed leaves a remote run without what it wrote in this time."""
+def _publish_often(mirror: LocalMirror, fence: Fence, stop: threading.Event) -> None:
+    """A process that is killed leaves a remote run without what it wrote since the last time."""
+    while not stop.wait(RENEW_EVERY_S):
+        # What the store refuses now it may take in a minute, and at the end.
+        attempt(lambda: _publish_if_ours(mirror, fence))
 
 
-def _publish_often(mirror: LocalMirror, stop: threading.Event) -> None:
-    while not stop.wait(PUBLISH_EVERY_S):
-        attempt(mirror.publish)  # what the store refuses now it may take in a minute, and at the end
+def _publish_if_ours(mirror: LocalMirror, fence: Fence) -> None:
+    if fence.is_ours():
+        mirror.publish()
+        fence.renew()
 
 
 def describe_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -2,15 +2,18 @@
 
 import errno
 import fcntl
+import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from launcher import files
 from launcher.checkpoint.catalog import list_steps
 from launcher.errors import UserError
-from launcher.fence import OWNER, Fence, is_anothers, read_owner
-from launcher.run_folder import lock_run
+from launcher.fence import LEASE_S, OWNER, Fence, is_anothers, living_owner, read_owner
+from launcher.run_folder import claim, lock_holder, lock_run, require_new, unclaim
 from launcher.track.journal import Journal, read_journal
 from launcher.world import World, seed_step
 from tests.ranks import run_ranks
@@ -37,6 +40,51 @@ def test_remote_runs_are_fenced_too(tmp_path: Path) -> None:
     first.glance()  # not at each line of the journal
     with pytest.raises(UserError, match="was taken over by attempt 2"):
         first.check()
+
+
+def test_the_owner_of_a_remote_run_lives_until_its_end_or_the_end_of_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://{tmp_path.name}"
+    assert living_owner(url) is None
+    fence = Fence(url, 1)
+    assert str(living_owner(url)).startswith(f"process {os.getpid()} on ")
+    assert lock_holder(url) == living_owner(url)
+    with pytest.raises(UserError, match="is being trained by process"):
+        lock_run(url)
+    fence.release()
+    assert living_owner(url) is None
+    assert lock_run(url) is None
+    fence.renew()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + LEASE_S + 1.0)
+    assert living_owner(url) is None, "it has said nothing for too long"
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert living_owner(url) is not None
+    newer = Fence(url, 2)
+    fence.release()
+    assert living_owner(url) is not None, "it is not the older one's to end"
+    newer.release()
+
+
+def test_a_process_that_is_gone_or_was_of_the_same_job_does_not_live(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}"
+    Fence(url, 1, "17")
+    assert living_owner(url, "17") is None
+    assert living_owner(url, "18") is not None
+    assert living_owner(url) is not None
+    owner = files.read_record(f"{url}/{OWNER}")
+    files.write_text(f"{url}/{OWNER}", json.dumps(owner | {"process": 1 << 30}))
+    assert living_owner(url) is None
+
+
+def test_a_remote_folder_is_claimed_once(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}/run"
+    assert [claim(url), claim(url)] == [True, False]
+    with pytest.raises(UserError, match="is being started by another launch"):
+        require_new(url)
+    unclaim(url)
+    require_new(url)
 
 
 def test_a_fenced_journal_writes_nothing_more(tmp_path: Path) -> None:

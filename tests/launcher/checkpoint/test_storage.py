@@ -154,7 +154,7 @@ def test_a_remote_run_trains_and_resumes_and_removes_its_local_copies(
     lines = [json.loads(line) for line in files.read_text(f"{run}/journal.jsonl").splitlines()]
     assert [line["step"] for line in lines if line["event"] == "step"] == list(range(1, 10))
     assert lines[-1]["class"] == "done"
-    assert not list((tmp_path / "tmp").glob("launch-mirror-*"))
+    assert not list((tmp_path / "tmp").glob("launch-spool-*"))
 
 
 def test_an_s3_url_works(bucket: str) -> None:
