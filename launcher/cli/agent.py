@@ -176,9 +176,14 @@ def prepare_ranks(elastic: Elastic, meeting: Meeting, words: str, folder: Path) 
     if elastic.one_node:
         os.environ[STORE_FILE] = str(folder / f"store-{meeting.name}")
     local = files.local_path(words)
-    if local is not None:
-        local.mkdir(parents=True, exist_ok=True)
-    log_to(local / f"agent-{socket.gethostname()}.log" if local else None)
+    path = local / f"agent-{socket.gethostname()}.log" if local is not None else None
+    try:
+        if local is not None:
+            local.mkdir(parents=True, exist_ok=True)
+        log_to(path)
+    except OSError as error:  # a full disk: there may be room when there is something to tell
+        print_lines([f"launch: logs cannot be written: {error.strerror}"])
+        log_to(None)
     return local
 
 

@@ -1,9 +1,10 @@
 """Output that cannot end a run: a closed terminal or pipe, or a full disk, loses lines, not training."""
 
+import contextlib
 import io
 import os
 from pathlib import Path
-from typing import IO, TextIO, final
+from typing import TextIO, final
 
 
 @final
@@ -12,23 +13,23 @@ class LastingOutput(io.TextIOBase):
 
     def __init__(self, stream: TextIO | None, copy: Path | None) -> None:
         self._stream = stream
-        self._copy: IO[str] | None = None
+        self._copy: int | None = None
         if copy is not None:
-            try:
+            with contextlib.suppress(OSError):
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                self._copy = open(copy, "a")  # noqa: SIM115 - for the life of the process
-            except OSError:
-                self._copy = None
+                self._copy = os.open(copy, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def write(self, text: str) -> int:
         """Write to both, as far as they can be written."""
-        for stream in (self._stream, self._copy):
-            if stream is not None:
-                try:
-                    stream.write(text)
-                    stream.flush()
-                except (OSError, ValueError):
-                    self._drop(stream)
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._drop(self._stream)
+        if self._copy is not None:
+            with contextlib.suppress(OSError):  # a full disk may have room for the next line
+                os.write(self._copy, text.encode(errors="backslashreplace"))
         return len(text)
 
     def isatty(self) -> bool:
@@ -41,15 +42,10 @@ class LastingOutput(io.TextIOBase):
             raise io.UnsupportedOperation("fileno")
         return self._stream.fileno()
 
-    def _drop(self, stream: IO[str]) -> None:
-        """Write no more to a stream; what is left in its buffer goes nowhere."""
-        try:
+    def _drop(self, stream: TextIO) -> None:
+        """Write no more to the stream; what is left in its buffer goes nowhere."""
+        with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())  # else Python would raise at its own exit
             os.close(null)
-        except (OSError, ValueError):
-            pass
-        if stream is self._copy:
-            self._copy = None
-        else:
-            self._stream = None
+        self._stream = None

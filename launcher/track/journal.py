@@ -9,6 +9,7 @@ import os
 import re
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
@@ -16,17 +17,26 @@ from typing import IO, Any, final
 from launcher.ending import StorageError
 from launcher.json_text import dump_json, load_json
 
+_MOST_WAITING = 10_000
+"""Lines."""
+
 
 @final
 class Journal:
-    """Append-only writer. Opening it cuts off an incomplete last line, which a crash may have left."""
+    """Append-only writer. Opening it cuts off an incomplete last line, which a crash may have left.
+
+    What storage refuses waits in memory, the newest 10,000 lines, and is tried again with the next line.
+    """
 
     def __init__(self, path: Path, attempt: int, fence: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.problem: str | None = None
+        """Why lines wait; None if none does."""
         self._fence = fence
         self._attempt = attempt
+        self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a buffer: a line that could not be written must not come back with the next one.
+        # Without a buffer: half a line that could not be written must not come back with the next one.
         self._stream: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115 - for the life of the run
         # Without this, the first line of this attempt would be glued to the fragment, and both would be lost.
         os.ftruncate(self._stream.fileno(), whole_bytes(path))
@@ -34,8 +44,8 @@ class Journal:
     def write(self, event: str, record: Mapping[str, object]) -> None:
         """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`.
 
-        Raises StorageError if it cannot be written; then the journal is as it was before. Raises what the
-        fence does, where the run is no longer this attempt's.
+        Raises StorageError where the file was moved or deleted, and what the fence does, where the run is no
+        longer this attempt's.
         """
         reserved = {"event", "time", "attempt", "crc"} & record.keys()
         if reserved:
@@ -43,20 +53,34 @@ class Journal:
         line = {"event": event, "time": time.time(), "attempt": self._attempt, **record}
         # With the system at each line, so that a killed process loses nothing. An fsync at each line would
         # cost milliseconds on the training thread; only checkpoints need one, see sync.
-        data = _seal(dump_json(line).encode()) + b"\n"
         self._fence()
-        with self._storage():
-            now = os.fstat(self._stream.fileno())
-            self._require_place(now)
-            before = now.st_size
-            if self._stream.write(data) != len(data):
-                os.ftruncate(self._stream.fileno(), before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._require_place(os.fstat(self._stream.fileno()))
+        self._waiting.append(_seal(dump_json(line).encode()) + b"\n")
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
+            self.problem = None
+        except OSError as error:
+            self.problem = error.strerror or str(error)
+
+    def _append(self, data: bytes) -> None:
+        """Write a line, whole or not at all."""
+        before = os.fstat(self._stream.fileno()).st_size
+        if self._stream.write(data) != len(data):
+            os.ftruncate(self._stream.fileno(), before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
-        """Make all lines so far survive a power loss. Raises StorageError."""
-        with self._storage():
+        """Make all lines so far survive a power loss, if storage takes them."""
+        self._flush()
+        try:
             os.fsync(self._stream.fileno())
+        except OSError as error:
+            self.problem = error.strerror or str(error)
 
     def _require_place(self, now: os.stat_result) -> None:
         """Raise StorageError where the file is no longer where it was: nobody would find what is written."""
@@ -67,20 +91,14 @@ class Journal:
         if there is None or (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
             raise StorageError(f"{self.path.parent} was moved or deleted while the run was trained")
 
-    @contextlib.contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(f"{self.path} cannot be written: {error.strerror}; make room") from error
-
     def close(self) -> None:
-        """Sync and close; a second call does nothing."""
-        if not self._stream.closed:
-            try:
-                self.sync()
-            finally:
-                self._stream.close()
+        """Sync and close; a second call does nothing. Raises StorageError for lines that are still waiting."""
+        if self._stream.closed:
+            return
+        self.sync()
+        self._stream.close()
+        if self._waiting:
+            raise StorageError(f"{self.path} cannot be written: {self.problem}; make room")
 
 
 def whole_bytes(path: Path) -> int:

@@ -92,14 +92,14 @@ class Tracker:
         """Log a training step. Never waits for a tracking server."""
         if self._journal is None:
             return
-        self._journal.write("step", record.as_fields())
+        self.event("step", record.as_fields())
         self.say(self._progress.step_line(record, eta_s=self._eta_s(record)))
 
     def log_validation(self, record: ValidationRecord) -> None:
         """Log an evaluation on validation data."""
         if self._journal is None:
             return
-        self._journal.write("validation", dataclasses.asdict(record))
+        self.event("validation", dataclasses.asdict(record))
         self.say(self._progress.validation_line(record))
 
     def lr_reduced(self, step: int, lr_multiplier: float) -> None:
@@ -126,8 +126,14 @@ class Tracker:
 
     def event(self, name: str, record: Mapping[str, object]) -> None:
         """Write anything else to the journal. `from_step` means that the run went back to that step."""
-        if self._journal is not None:
-            self._journal.write(name, record)
+        if self._journal is None:
+            return
+        before = self._journal.problem
+        self._journal.write(name, record)
+        if before is None and self._journal.problem is not None:
+            self.say(f"the journal waits in memory: {self._journal.problem}; make room")
+        elif before is not None and self._journal.problem is None:
+            self.say("the journal is written again")
 
     def sync(self) -> None:
         """Make the journal so far survive a power loss. Call it before a checkpoint is published."""

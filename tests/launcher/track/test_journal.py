@@ -1,6 +1,9 @@
+import errno
 import json
 import math
+import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -19,6 +22,9 @@ from launcher.track.journal import (
     step_records,
     whole_bytes,
 )
+from launcher.world import World
+from tests.ranks import run_ranks
+from tests.small_run import make_run, small_recipe, train_rank
 
 
 def refuse(word: str) -> float:
@@ -153,7 +159,7 @@ def test_the_attempt_that_went_back_supersedes_what_it_went_back_over(tmp_path: 
     assert {step: line["attempt"] for step, line in step_records(path).items()} == {10: 1, 30: 2}
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_whole_lines(
+def test_what_a_full_disk_refuses_waits_and_leaves_whole_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal.jsonl"
@@ -171,11 +177,45 @@ def test_a_full_disk_is_a_storage_error_and_leaves_whole_lines(
             return stream.write(data[:3])
 
     monkeypatch.setattr(journal, "_stream", Full())
-    with pytest.raises(StorageError, match=r"journal.jsonl cannot be written: No space left on device"):
-        journal.write("step", {"step": 2})
+    journal.write("step", {"step": 2})
+    journal.sync()
+    assert journal.problem == "No space left on device"
+    assert path.read_bytes().count(b"\n") == 1
+    assert path.read_bytes().endswith(b"\n")
     monkeypatch.setattr(journal, "_stream", stream)
     journal.write("step", {"step": 3})
-    assert [record["step"] for record in read_journal(path)] == [1, 3]
+    assert journal.problem is None
+    assert [record["step"] for record in read_journal(path)] == [1, 2, 3]
+    monkeypatch.setattr(journal, "_stream", Full())
+    for step in range(4, 11_004):
+        journal.write("step", {"step": step})
+    with pytest.raises(StorageError, match=r"journal.jsonl cannot be written: No space left on device"):
+        journal.close()
+
+
+def test_a_run_goes_through_a_time_without_space(tmp_path: Path) -> None:
+    run_ranks(1, train_through_a_full_disk, str(tmp_path / "run"), str(tmp_path / "said"))
+    assert sorted(step_records(tmp_path / "run/journal.jsonl")) == list(range(1, 21))
+    said = (tmp_path / "said").read_text()
+    assert said.count("the journal waits in memory: No space left on device") == 1
+    assert said.count("the journal is written again") == 1
+
+
+def train_through_a_full_disk(world: World, run: str, said: str) -> None:
+    """From step 5 to 14 nothing can be appended."""
+    plain, recipe = Journal._append, small_recipe()
+
+    def append(journal: Journal, data: bytes) -> None:
+        found = re.search(rb'"step": (\d+), "loss"', data)
+        if found and int(found[1]) >= 5 and not len(journal._waiting) + 4 > 14:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(journal, data)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Journal, "_append", append)
+    with open(said, "w") as stream:
+        patch.setattr("sys.stdout", stream)
+        train_rank(world, recipe, make_run(Path(run), recipe))
 
 
 def test_events_are_found_without_reading_the_rest_and_damage_is_passed_over(tmp_path: Path) -> None:
