@@ -44,8 +44,8 @@ class Journal:
     def write(self, event: str, record: Mapping[str, object]) -> None:
         """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`.
 
-        Raises StorageError where the file was moved or deleted, and what the fence does, where the run is no
-        longer this attempt's.
+        Raises StorageError where the file was moved or deleted, and what the fence does, where another attempt
+        has taken the run.
         """
         reserved = {"event", "time", "attempt", "crc"} & record.keys()
         if reserved:
@@ -92,7 +92,7 @@ class Journal:
             raise StorageError(f"{self.path.parent} was moved or deleted while the run was trained")
 
     def close(self) -> None:
-        """Sync and close; a second call does nothing. Raises StorageError for lines that are still waiting."""
+        """Sync and close; a second call does nothing. Raises StorageError where lines still wait."""
         if self._stream.closed:
             return
         self.sync()
