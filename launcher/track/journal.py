@@ -44,8 +44,8 @@ class Journal:
     def write(self, event: str, record: Mapping[str, object]) -> None:
         """Append one line and hand it to the operating system. Adds `event`, `time` and `attempt`.
 
-        Raises StorageError where the file was moved or deleted, and what the fence does, where another attempt
-        has taken the run.
+        Raises StorageError where the file was moved or deleted, and what the fence does, where the run is
+        another attempt's by now.
         """
         reserved = {"event", "time", "attempt", "crc"} & record.keys()
         if reserved:

@@ -17,7 +17,8 @@ from typing import Any, final
 from launcher.checkpoint.catalog import find_newest
 from launcher.ending import REACTIONS
 from launcher.track.journal import read_journal, step_records
-from tests.chaos.faults import SIGNALS, Fault, draw_fault
+from tests.chaos.damage import damage_file
+from tests.chaos.faults import SIGNALS, Fault, draw_fault, draw_storage_fault
 from tests.launch import start_launch
 from tests.small_run import RECIPE
 
@@ -61,7 +62,8 @@ class Chain:
         self.outcome = Outcome(engine=engine)
         self._pid = 0
         self._code: int | None = None
-        self._attempts = self._started = 0
+        self._attempts = self._started = self._seen = 0
+        self._lost: set[int] = set()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "small.yaml").write_text(RECIPE)
         python = folder / "python"
@@ -76,10 +78,14 @@ class Chain:
         """Every fault in turn, each in an attempt of its own; then to the end."""
         started, continues = NOTHING, False  # whether the attempt has survived the fault before
         for fault in faults:
-            if self._poll() == 0:
+            if self._poll() == 0 and self._pid == 0 and self._started:
                 break
+            if fault.kind in ("tear", "flip"):
+                self._damage(fault)
+                continues = False
+                continue
             self.outcome.faults.append(fault.text)
-            if fault.inside or self._pid == 0:
+            if fault.inside or fault.kind == "cutoff" or self._pid == 0:
                 self._stop_quietly()
                 self._start(fault)
                 started, continues = fault, False
@@ -88,6 +94,9 @@ class Chain:
             continues = fault.endings == [None]
             if fault.inside:
                 self._wait("the fault", self._fired().exists)
+            elif fault.kind == "cutoff":
+                time.sleep(fault.delay_s)
+                self._replace()
             else:
                 time.sleep(fault.delay_s)
                 self._send(fault)
@@ -100,7 +109,7 @@ class Chain:
         self._started += 1
         chaos = {
             # Beside a fault from outside, a rank is slow once.
-            "kind": fault.kind if fault.inside or fault is NOTHING else "slow",
+            "kind": fault.kind if fault.inside or fault is NOTHING or fault.kind == "cutoff" else "slow",
             "phase": fault.phase,
             "rank": fault.rank,
             "after": fault.after if fault.inside else min(fault.after, 8),
@@ -112,6 +121,51 @@ class Chain:
         env = {**self._env, "CHAOS": json.dumps(chaos)}
         self._pid = start_launch(*words, folder=self._folder, env=env)
         self._code = None
+
+    def _damage(self, fault: Fault) -> None:
+        """Stop, damage a file, and count anew: what was lost by it is not to be found again."""
+        if self._pid == 0:
+            self._start(NOTHING)
+            self._wait_for_begin()
+        time.sleep(fault.delay_s)
+        if fault.after % 2 and self._poll() is None:
+            self._signal([self._pid, *self._ranks()], signal.SIGKILL)
+            self._wait("the process ends", lambda: self._code is not None)
+        self._stop_quietly()
+        if self._code == 0:
+            return
+        before = self._steps_logged()
+        done = damage_file(self.run, fault.phase, fault.kind, random.Random(fault.after + self._started))
+        if done is not None:
+            self.outcome.faults.append(done)
+        self._lost |= before - self._steps_logged()
+        self._seen, self._attempts = len(self._records()), self._count("begin")
+
+    def _steps_logged(self) -> set[int]:
+        return {record["step"] for record in self._records() if record["event"] == "step"}
+
+    def _replace(self) -> None:
+        """Stop the whole attempt, let another begin, and let the old one come back: it must write nothing."""
+        old, pids = self._pid, [self._pid, *self._ranks()]
+        self._signal(pids, signal.SIGSTOP)
+        self._pid = 0
+        self._start(NOTHING)
+        if not self._wait_for_begin():
+            return
+        known = self._records()[-1]["attempt"]
+        self._signal(pids, signal.SIGCONT)
+        deadline = time.monotonic() + DEADLINE_S
+        while not (ended := os.waitpid(old, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                self._violate("the attempt that came back did not end")
+                os.killpg(old, signal.SIGKILL)
+                os.waitpid(old, 0)
+                return
+            time.sleep(0.05)
+        code, records = os.waitstatus_to_exitcode(ended[1]), self._records()
+        first = next(n for n, r in enumerate(records) if r["event"] == "start" and r["attempt"] == known)
+        if code == 0 or any(record["attempt"] != known for record in records[first:]):
+            self._violate(f"the attempt that came back ended with {code}, and may have written")
 
     def _fired(self) -> Path:
         return self._folder / f"fired-{self._started}"
@@ -187,8 +241,10 @@ class Chain:
         if agent_gone:
             self._check_saved()
             return
-        attempt = self._attempts
-        ends = [r for r in self._records() if r["event"] == "end" and r["attempt"] == attempt]
+        records = self._records()
+        begins = [n for n, record in enumerate(records) if record["event"] == "begin"]
+        first, following = begins[self._attempts - 1], begins[self._attempts : self._attempts + 1]
+        ends = [r for r in records[first : following[0] if following else None] if r["event"] == "end"]
         found = ends[-1]["class"] if ends else None
         if found not in fault.endings:
             self._violate(f"{fault.text}: ended as {found}, not {fault.endings}")
@@ -201,7 +257,8 @@ class Chain:
 
     def _check_saved(self, step: int | None = None) -> None:
         """What the journal says was saved is there, or something newer is."""
-        said = max((r["step"] for r in self._records() if r["event"] == "checkpoint"), default=0)
+        recent = self._records()[self._seen :]
+        said = max((r["step"] for r in recent if r["event"] == "checkpoint"), default=0)
         wanted = said if step is None else step
         saved, _ = find_newest(str(self.run), verify=False)
         if (saved.step if saved else 0) < wanted:
@@ -228,14 +285,15 @@ class Chain:
     def compare(self, reference: Path) -> None:
         """The same stream as without faults, to the last digit, up to an update that stayed skipped."""
         ours, theirs = (step_records(run / "journal.jsonl") for run in (self.run, reference))
-        if sorted(ours) != list(range(1, self._steps + 1)):
-            self._violate(f"steps logged: {len(ours)} of {self._steps}")
+        missing = set(range(1, self._steps + 1)) - ours.keys()
+        if missing - self._lost or len(ours) + len(missing) != self._steps:
+            self._violate(f"steps logged: {len(ours)} of {self._steps}, {len(self._lost)} were damaged")
         skipped = self._skipped()
         if len(skipped) > sum(text.startswith("nan") for text in self.outcome.faults):
             self._violate(f"updates skipped at {sorted(skipped)}")
         for key in ("loss", "grad_norm", "lr", "tokens"):
             end = min(skipped, default=self._steps + 1) if key in ("loss", "grad_norm") else self._steps + 1
-            wrong = [s for s in theirs if s < end and ours.get(s, {}).get(key) != theirs[s][key]]
+            wrong = [s for s in theirs if s < end and s in ours and ours[s].get(key) != theirs[s][key]]
             if wrong:
                 self._violate(f"{key} differs at {len(wrong)} steps, first {wrong[0]}")
         bad = [step for step, record in ours.items() if not math.isfinite(record["loss"])]
@@ -292,7 +350,9 @@ def run_reference(folder: Path, engine: str, *, steps: int) -> Path:
     return chain.run
 
 
-def draw_faults(seed: int, count: int) -> list[Fault]:
-    """A chain of faults from a seed."""
+def draw_faults(seed: int, count: int, *, storage: bool = False) -> list[Fault]:
+    """A chain of faults from a seed: of processes, or of what they store."""
     random_ = random.Random(seed)
+    if storage:
+        return [draw_storage_fault(random_) for _ in range(count)]
     return [draw_fault(random_, inside=random_.random() < 0.3) for _ in range(count)]

@@ -8,6 +8,7 @@ from typing import Literal, final
 
 from launcher.clock import PHASES
 from launcher.ending import Ending
+from tests.chaos.damage import FILES
 
 Target = Literal["rank", "agent", "group"]
 SIGNALS = {name: getattr(signal, f"SIG{name.upper()}") for name in ("kill", "stop", "term", "int", "usr1")}
@@ -19,11 +20,12 @@ class Fault:
     """One fault, at a random instant."""
 
     kind: str
-    """A signal, `pause` (the whole job stands still for a while), or raise, slow, nan inside a rank."""
+    """A signal, `pause` (the whole job stands still for a while), `tear` or `flip` of a file while nothing
+    runs, `cutoff` (it stands still while another attempt begins), or raise, slow, nan, full inside a rank."""
     target: Target
     rank: int
     phase: str
-    """Of the clock, for raise and slow."""
+    """Of the clock, for raise and slow; the file for tear and flip."""
     delay_s: float
     """After the attempt has begun."""
     after: int
@@ -32,7 +34,7 @@ class Fault:
     @property
     def inside(self) -> bool:
         """Whether the rank has it in itself from its start."""
-        return self.kind in ("raise", "slow", "nan")
+        return self.kind in ("raise", "slow", "nan", "full")
 
     @property
     def endings(self) -> Sequence[Ending | None]:
@@ -48,6 +50,10 @@ class Fault:
             "pause": [None],
             "slow": [None],
             "nan": [None],
+            "full": [None],
+            "tear": [None],
+            "flip": [None],
+            "cutoff": [None],
         }
         return table[self.kind]
 
@@ -55,6 +61,8 @@ class Fault:
     def text(self) -> str:
         """For a report."""
         where = f"{self.target} {self.rank}" if self.target == "rank" else self.target
+        if self.kind in ("tear", "flip"):
+            return f"{self.kind} {self.phase}"
         return f"{self.kind} {where}" + (f" in {self.phase}" if self.kind in ("raise", "slow") else "")
 
 
@@ -64,6 +72,19 @@ OUTSIDE: Sequence[tuple[str, Target]] = [
     ("pause", "group"),
 ]
 INSIDE = ("raise", "raise", "slow", "nan")
+
+
+def draw_storage_fault(random_: random.Random) -> Fault:
+    """A fault of storage from the seed."""
+    kind = random_.choice(["tear", "flip", "tear", "flip", "full", "cutoff"])
+    return Fault(
+        kind=kind,
+        target="group" if kind == "cutoff" else "rank",
+        rank=0,  # which writes the journal and the manifest, and a shard
+        phase=random_.choice(FILES),
+        delay_s=random_.uniform(0.0, 1.0),
+        after=random_.randrange(1, 30),
+    )
 
 
 def draw_fault(random_: random.Random, *, inside: bool) -> Fault:

@@ -4,6 +4,7 @@ The product has no hook for it.
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -22,6 +23,10 @@ def main() -> int:
     steps = _watch_phases(fault, here=here)
     if fault["kind"] == "nan" and here:
         _poison_loss(fault, steps)
+    if fault["kind"] == "full" and here:
+        _fill_disk(fault, steps)
+    if fault["kind"] == "cutoff":
+        _take_locks_away()
     return be_rank()
 
 
@@ -62,6 +67,50 @@ def _poison_loss(fault: dict[str, Any], steps: list[int]) -> None:
         return plain(*args) * (float("nan") if poisoned else 1.0)
 
     engine.loss_sum = loss_sum
+
+
+FULL_STEPS = 25
+"""As many as two or three saves."""
+
+
+def _fill_disk(fault: dict[str, Any], steps: list[int]) -> None:
+    """For a while nothing more can be written in the run folder; a real full disk needs one to fill."""
+    from launcher import files
+    from launcher.checkpoint import storage
+    from launcher.track.journal import Journal
+
+    def refuse() -> None:
+        if fault["after"] <= steps[0] < fault["after"] + FULL_STEPS:
+            _first(fault)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write, append, opened = files.write_bytes, Journal._append, storage._Digesting.write
+
+    def write_bytes(url: str, content: bytes) -> None:
+        refuse()
+        write(url, content)
+
+    def append_line(self: Journal, data: bytes) -> None:
+        refuse()
+        append(self, data)
+
+    def write_shard(self: Any, data: bytes) -> int:
+        refuse()
+        return opened(self, data)
+
+    files.write_bytes = write_bytes
+    Journal._append = append_line  # type: ignore[method-assign]
+    storage._Digesting.write = write_shard  # type: ignore[method-assign]
+
+
+def _take_locks_away() -> None:
+    """As on a file system without them."""
+    import fcntl
+
+    def flock(_stream: object, _operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    fcntl.flock = flock  # type: ignore[assignment]
 
 
 def _first(fault: dict[str, Any]) -> bool:
