@@ -45,13 +45,14 @@ def resume_run(arguments: Sequence[str]) -> int:
     # Rank 0 takes the lock for the whole run; taking it here only reports early that another process has it.
     if (lock := lock_run(run_url, LOCK_WAIT_S)) is not None:
         lock.close()
-    from launcher.cli.tracking import run_environment
+    from launcher.cli.tracking import check_store, run_environment
     from launcher.submit import first_folder, freeze_and_submit, prepare
 
     # Relative paths begin in the folder where the run was first started, as they do in its script.
     with contextlib.chdir(first_folder(run_url) or Path.cwd()):
         with loaded.locating():
             check_sources(loaded.recipe.data)
+            check_store(loaded.recipe.track.mlflow)
             env, submission = run_environment(), new_submission()
             prepared = prepare(loaded.recipe, run_url, env=env, submission=submission)
         saved = _find(run_url, loaded.recipe.train.steps)

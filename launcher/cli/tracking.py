@@ -37,6 +37,12 @@ def find_target(config: MLflowConfig, folder: Path | None = None) -> MlflowTarge
     return MlflowTarget(uri, config.experiment)
 
 
+def check_store(config: MLflowConfig) -> None:
+    """Raise UserError where what names the store cannot be one; nobody is asked."""
+    if config.enabled:
+        find_target(config)
+
+
 def mlflow_environment() -> dict[str, str]:
     """Our MLflow settings, except those that the user has set."""
     return {name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ}

@@ -25,6 +25,7 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # else importing MLflow calls a server on the internet
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # default 7: one call to a dead server takes four minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else it prints the address with its password
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else the UI's server starts processes that outlive it
 }
 """What the command line adds to the environment of the processes it starts, unless the user has set it."""
@@ -181,6 +182,7 @@ def _configure() -> None:
     for variable in (
         environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
         environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
+        environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
     ):
         if not variable.is_set():
             variable.set(MLFLOW_ENVIRONMENT[variable.name])

@@ -10,9 +10,10 @@ SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 MASK = "***"
 KEY = "track.mlflow.tracking_uri"
 
-# user:password@ after ://, up to the last @ before the path: a password may itself contain an @. A masked
-# address still shows scheme and host, which are what one needs to find a mistake.
-_USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
+# user:password@ or token@ after ://. A password may itself contain an @ or a slash, which belong there as %40
+# and %2F: up to the last @, unless what follows the colon is a port. A masked address still shows scheme and
+# host, which are what one needs to find a mistake.
+_USER_INFO = re.compile(r"""(?<=://)(?:[^/\s:@"']*:(?!\d{1,5}/)[^\s"']*@|[^/\s"']*@)""")
 _SECRET_QUERY = re.compile(r"(?i)([?&;][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&;\s]+")
 
 
@@ -88,6 +89,10 @@ def _check_uri(place: str, uri: str, folder: Path) -> str:
         remedy = f"use sqlite:///PATH/mlflow.db, or the address of a server ({', '.join(SCHEMES[1:])}://...)"
         raise UserError(Problem(place, f"{shown!r} is not a tracking store", remedy, key=key))
     if scheme != "sqlite":
+        # A library would take the part before a slash for the host, and name it when it finds none.
+        if (info := _USER_INFO.search(uri)) and re.search("[/?#]", info.group()):
+            message, remedy = f"{shown!r} has a password with one of / ? #", "write %2F, %3F or %23"
+            raise UserError(Problem(place, message, remedy, key=key))
         return uri.rstrip("/")
     path = sqlite_path(uri)
     if path is None or path.name in ("", ":memory:"):

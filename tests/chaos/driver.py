@@ -123,7 +123,7 @@ class Chain:
         self._code = None
 
     def _damage(self, fault: Fault) -> None:
-        """Stop, damage a file, and count anew: what was lost by it is not to be found again."""
+        """Stop, damage a file, and count from here: what was lost by it is not expected any more."""
         if self._pid == 0:
             self._start(NOTHING)
             self._wait_for_begin()

@@ -14,12 +14,15 @@ class Gate:
         self.mode: Literal["pass", "hang"] | tuple[int, bytes] = "pass"
         self.asked = threading.Event()
         self.released = threading.Event()
+        self.received: list[bytes] = []
+        """The body of every request."""
         gate = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 gate.asked.set()
+                gate.received.append(body)
                 if gate.mode == "hang":
                     gate.released.wait()
                     return
