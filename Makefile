@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 JOBS ?= 2
 
-.PHONY: run test test-slow mutants chaos check format clean help
+.PHONY: run test test-slow mutants chaos chaos-storage check format clean help
 
 help:
 	@echo "make run        set up and train the quickstart recipe"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow  the heavier tests; writes tests/slow_report.md"
 	@echo "make mutants    change the core in small ways, and see that tests notice; half an hour"
 	@echo "make chaos      N=500 SEED=1: hundreds of faults at random instants over all engines; an hour"
+	@echo "make chaos-storage  the same for damaged files, full disks, cut-off attempts and object stores"
 	@echo "make format     rewrite the code in the house format"
 	@echo "make clean      remove the virtual environment and runs"
 
@@ -31,6 +32,10 @@ mutants: $(TEST_STAMP)
 
 chaos: $(TEST_STAMP)
 	$(BIN)/python -m tests.chaos --faults $(or $(N),500) --seed $(or $(SEED),1) --report tests/chaos/report.md
+
+chaos-storage: $(TEST_STAMP)
+	$(BIN)/python -m tests.chaos --storage --faults $(or $(N),500) --seed $(or $(SEED),1) \
+		--report tests/chaos/storage_report.md
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final, get_args
 
-from launcher.errors import UserError, is_cloud_error
+from launcher.errors import StoreError, UserError, is_cloud_error
 
 Ending = Literal[
     "done",
@@ -131,7 +131,8 @@ def classify(error: BaseException | None) -> Ending:
     # torch's own classes, by name: importing torch takes seconds, and nothing else here needs it.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory"
-    if is_cloud_error(error) or (isinstance(error, OSError) and error.errno in _STORAGE):
+    refused = isinstance(error, OSError) and error.errno in _STORAGE
+    if refused or isinstance(error, StoreError) or is_cloud_error(error):
         return "storage"
     return _classify_collective(error) if isinstance(error, RuntimeError) else "bug"
 

@@ -35,6 +35,10 @@ class UserError(Exception):
         self.problems: Sequence[Problem] = problems
 
 
+class StoreError(OSError):
+    """A remote store refuses what it is asked, or cannot be reached: (errno, what it said, URL)."""
+
+
 _CLOUD = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs")
 """Clients of object stores, which raise errors of their own beside OSError."""
 

@@ -1,6 +1,7 @@
 """The only access to storage: files and folders at any fsspec URL. A plain path is a local file."""
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -14,8 +15,24 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
-from launcher.errors import Problem, UserError
+from launcher.errors import Problem, StoreError, UserError, is_cloud_error
 from launcher.json_text import load_json
+
+
+@contextlib.contextmanager
+def _asking(url: str) -> Iterator[None]:
+    """Raise StoreError for all that a remote store says, but that something is missing or there already."""
+    try:
+        yield
+    except (StoreError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise
+    except Exception as error:
+        if local_path(url) is not None or not (isinstance(error, OSError) or is_cloud_error(error)):
+            raise
+        said = error.strerror if isinstance(error, OSError) else None
+        text = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        number = error.errno if isinstance(error, OSError) else None
+        raise StoreError(number or errno.EIO, text, url) from error
 
 
 def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -80,8 +97,9 @@ def join(url: str, *parts: str) -> str:
 
 def exists(url: str) -> bool:
     """Whether a file or folder exists."""
-    filesystem, path = _open_filesystem(url)
-    return bool(filesystem.exists(path))
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        return bool(filesystem.exists(path))
 
 
 def list_sizes(url: str) -> dict[str, int | None]:
@@ -93,7 +111,8 @@ def list_sizes(url: str) -> dict[str, int | None]:
     filesystem, path = _open_filesystem(url)
     filesystem.invalidate_cache()
     try:
-        found = filesystem.ls(path, detail=True)
+        with _asking(url):
+            found = filesystem.ls(path, detail=True)
     except FileNotFoundError:
         return {}
     return {
@@ -104,26 +123,29 @@ def list_sizes(url: str) -> dict[str, int | None]:
 
 def size(url: str) -> int:
     """Bytes in one file."""
-    filesystem, path = _open_filesystem(url)
-    return int(filesystem.size(path))
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        return int(filesystem.size(path))
 
 
 def list_names(url: str) -> list[str]:
     """Sorted names directly inside a folder; empty if there is no such folder."""
-    filesystem, path = _open_filesystem(url)
-    # fsspec caches listings of object stores, and would not show what another process has written since.
-    filesystem.invalidate_cache()
-    try:
-        found = filesystem.ls(path, detail=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        # fsspec caches listings of object stores, and would not show what another process has written since.
+        filesystem.invalidate_cache()
+        try:
+            found = filesystem.ls(path, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
 
 
 def is_file(url: str) -> bool:
     """Whether there is a file, and not a folder."""
-    filesystem, path = _open_filesystem(url)
-    return bool(filesystem.isfile(path))
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        return bool(filesystem.isfile(path))
 
 
 def find(url: str) -> list[str]:
@@ -136,7 +158,8 @@ def find(url: str) -> list[str]:
     if (root := local_path(fixed)) is not None:
         return sorted(_find_local(root, url[len(fixed) :].strip("/")))
     filesystem, path = _open_filesystem(url)
-    found = filesystem.find(path) if fixed == url else filesystem.glob(path)
+    with _asking(url):
+        found = filesystem.find(path) if fixed == url else filesystem.glob(path)
     return sorted(filesystem.unstrip_protocol(name) for name in found if not filesystem.isdir(name))
 
 
@@ -183,12 +206,13 @@ def open_binary(url: str) -> IO[bytes]:
     if local is not None and local.exists() and not local.is_file():  # a pipe would be read for ever
         what = "a folder" if local.is_dir() else "a pipe or device"
         raise UserError(Problem(shortest(url), f"is {what}, and should be a file", "put the file back"))
-    return filesystem.open(path, "rb")
+    with _asking(url):
+        return filesystem.open(path, "rb")
 
 
 def read_bytes(url: str) -> bytes:
     """The whole content of one file."""
-    with open_binary(url) as stream:
+    with _asking(url), open_binary(url) as stream:
         return stream.read()
 
 
@@ -214,7 +238,8 @@ def write_bytes(url: str, content: bytes) -> None:
     local = local_path(url)
     if local is None:
         filesystem, path = _open_filesystem(url)
-        filesystem.pipe_file(path, content)
+        with _asking(url):
+            filesystem.pipe_file(path, content)
         return
     # A rename within one folder is atomic. fsync before it, or a power loss could leave the new name on an
     # empty file; fsync of the folder after it, or the rename itself could be lost. The unique name lets two
@@ -243,16 +268,17 @@ def create_remote(url: str, text: str) -> bool:
 
     Atomic where the store has a conditional put (S3, memory://); elsewhere two writers may both succeed.
     """
-    filesystem, path = _open_filesystem(url)
-    try:
-        filesystem.pipe_file(path, text.encode(), mode="create")
-    except FileExistsError:
-        return False
-    except (NotImplementedError, TypeError, ValueError):  # a store whose client has no such mode
-        if filesystem.exists(path):
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        try:
+            filesystem.pipe_file(path, text.encode(), mode="create")
+        except FileExistsError:
             return False
-        filesystem.pipe_file(path, text.encode())
-    return True
+        except (NotImplementedError, TypeError, ValueError):  # a store whose client has no such mode
+            if filesystem.exists(path):
+                return False
+            filesystem.pipe_file(path, text.encode())
+        return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -308,9 +334,10 @@ def check_writable(url: str) -> None:
 
 def remove(url: str) -> None:
     """Remove a file, or a folder with its content; does nothing if there is none."""
-    filesystem, path = _open_filesystem(url)
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm(path, recursive=True)
 
 
 def abort_uploads(url: str) -> int:
@@ -318,20 +345,22 @@ def abort_uploads(url: str) -> int:
 
     For S3 only, and where the account may. Returns how many there were.
     """
-    if not is_s3(url):
-        return 0
-    filesystem, path = _open_filesystem(url)
-    bucket, _, prefix = path.partition("/")
-    found = filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
-    uploads = found.get("Uploads", [])
-    for upload in uploads:
-        filesystem.call_s3(
-            "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-        )
-    return len(uploads)
+    with _asking(url):
+        if not is_s3(url):
+            return 0
+        filesystem, path = _open_filesystem(url)
+        bucket, _, prefix = path.partition("/")
+        found = filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        uploads = found.get("Uploads", [])
+        for upload in uploads:
+            filesystem.call_s3(
+                "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+        return len(uploads)
 
 
 def move(source: str, target: str) -> None:
     """Rename a folder or file within one filesystem."""
     filesystem, path = _open_filesystem(source)
-    filesystem.mv(path, _open_filesystem(target)[1], recursive=True)
+    with _asking(source):
+        filesystem.mv(path, _open_filesystem(target)[1], recursive=True)

@@ -55,7 +55,7 @@ class Door:
 
 @contextmanager
 def serve_s3(folder: Path) -> Iterator[tuple[Door, Mapping[str, str]]]:
-    """The door to a server with the bucket `checkpoints`, and the environment that leads there."""
+    """The door to a server with an empty bucket `checkpoints`, and the environment that leads there."""
     with _free_port() as port:
         pass
     with open(folder / "moto.log", "wb") as log:
@@ -64,6 +64,10 @@ def serve_s3(folder: Path) -> Iterator[tuple[Door, Mapping[str, str]]]:
     door = Door()
     try:
         _wait_for(port, server)
+        maker = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        maker.request("PUT", "/checkpoints")
+        assert maker.getresponse().status == 200
+        maker.close()
         with _open_door(door, port):
             environment = KEYS | {"AWS_ENDPOINT_URL": door.url}
             yield door, environment

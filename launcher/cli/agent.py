@@ -24,12 +24,12 @@ from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_lost, settle_run
 from launcher.ending import REACTIONS, StorageError
 from launcher.environment import ON_ONE_NODE, STORE_FILE
-from launcher.errors import UserError
+from launcher.errors import StoreError, UserError
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
 from launcher.guard.elastic import NEW_STORES, Elastic, Meeting, MeetingError, count_memory_kills, log_to
 from launcher.guard.judge import Limits, Verdict, limits_of
-from launcher.guard.rank_end import read_ends
+from launcher.guard.rank_end import RankEnd, read_ends
 from launcher.guard.ranks import NodeRanks, StopWaiting
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.guard.watchdog import Node, Watchdog, rank_variables
@@ -68,7 +68,11 @@ def main() -> int:
     # the others have nothing left to save.
     os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": "10"}
     with Spool() as spool:
-        return supervise(Elastic(sys.argv[1:], spool.folder), spool.folder)
+        try:
+            return supervise(Elastic(sys.argv[1:], spool.folder), spool.folder)
+        except StoreError as error:
+            print_lines([f"launch: storage: {error.filename}: {error.strerror}"])
+            return REACTIONS["storage"].code
 
 
 def supervise(elastic: Elastic, folder: Path) -> int:
@@ -91,18 +95,18 @@ def supervise(elastic: Elastic, folder: Path) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
     ranks.start()
     say_where(elastic, run_url, options.submission)
-    saved, retries = list_steps(run_url), 0
+    saved, retries = steps_saved(run_url, []), 0
     while True:
         ended = run_attempt(elastic, ranks, run_url, recipe, limits)
         cause, reaction, before = ended.cause, REACTIONS[ended.cause.ending], saved
-        saved = list_steps(run_url)
+        saved = steps_saved(run_url, before)
         retries = 0 if saved[-1:] != before[-1:] or cause.ending == "regrouped" else retries + 1
         may = elastic.one_node or elastic.may_change
         again = reaction.retry and ended.met and may and retries <= RETRIES and not ranks.signals
         if ended.has_main or cause.where or elastic.may_change:
             print_lines(cause_lines(ended, run_url, again=again))
         if ended.has_main:
-            settle_run(run_url, cause.ending, cause.message, since=ended.begun, final=not again)
+            settle_attempt(run_url, ended, final=not again)
             tell(cause, run_url, guard.notify, again=again)
         if not again:
             elastic.close()
@@ -159,7 +163,7 @@ def run_attempt(
         agent_error=elastic.error,
         regrouping=ranks.regrouping or elastic.is_regrouping(meeting),
     )
-    cause = find_cause(read_ends(words), seen)
+    cause = find_cause(read_words(words, ranks.folder / meeting.name), seen)
     if local is not None:
         remove_empty(local)
     is_main = meeting.node == 0
@@ -175,6 +179,7 @@ def prepare_ranks(elastic: Elastic, meeting: Meeting, words: str, folder: Path) 
     os.environ |= {NODE_FOLDER: str(folder), ENDS: words}
     if elastic.one_node:
         os.environ[STORE_FILE] = str(folder / f"store-{meeting.name}")
+    (folder / meeting.name).mkdir(exist_ok=True)
     local = files.local_path(words)
     path = local / f"agent-{socket.gethostname()}.log" if local is not None else None
     try:
@@ -185,6 +190,16 @@ def prepare_ranks(elastic: Elastic, meeting: Meeting, words: str, folder: Path) 
         print_lines([f"launch: logs cannot be written: {error.strerror}"])
         log_to(None)
     return local
+
+
+def read_words(words: str, folder: Path) -> list[RankEnd]:
+    """Of all ranks that left some; in this node's folder, where the run's refused them. Earliest first."""
+    found = list(read_ends(str(folder)))
+    try:
+        found += read_ends(words)
+    except StoreError as error:
+        print_lines([f"launch: {error.filename}: {error.strerror}"])
+    return sorted(found, key=lambda end: end.time)
 
 
 def unmet_cause(error: StopWaiting | MeetingError, ranks: NodeRanks, run_url: str) -> Cause:
@@ -210,6 +225,22 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+def settle_attempt(run_url: str, ended: Ended, *, final: bool) -> None:
+    """Have journal and MLflow say how it ended; a store that refuses keeps what rank 0 wrote there."""
+    try:
+        settle_run(run_url, ended.cause.ending, ended.cause.message, since=ended.begun, final=final)
+    except StoreError as error:
+        print_lines([f"launch: the journal does not say how it ended: {error.filename}: {error.strerror}"])
+
+
+def steps_saved(run_url: str, before: list[int]) -> list[int]:
+    """Steps of the checkpoints; as before where the store does not say."""
+    try:
+        return list_steps(run_url)
+    except StoreError:
+        return before
+
+
 def say_where(elastic: Elastic, run_url: str, submission: str) -> None:
     """Where nodes meet, and how to start the others."""
     if not elastic.may_change:
@@ -224,7 +255,7 @@ def read_recipe(url: str) -> Recipe | None:
     """The recipe of the run; None where it cannot be read: the ranks will say so."""
     try:
         return load_frozen(url).recipe
-    except UserError:
+    except (UserError, StoreError):
         return None
 
 

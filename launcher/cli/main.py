@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.errors import Problem, UserError, is_cloud_error
+from launcher.errors import Problem, StoreError, UserError, is_cloud_error
 
 USAGE = """\
 usage: launch RECIPE [key=value ...] [--nodes N] [--nproc-per-node M] [--run-dir URL] [--dry-run]
@@ -114,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return 141  # what a shell reports for SIGPIPE: 128 + 13
+    except StoreError as error:
+        print_problems(UserError(_refusal(error)))
+        return 2
     except OSError as error:
         # Only one more character shows whether it was the output: what failed is no longer in the buffer.
         if code := _flush("\n"):
@@ -127,9 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_cloud_error(error):
             raise
         text = " ".join(str(error).split())
-        remedy = "check the address, AWS_ENDPOINT_URL, and the credentials in AWS_ACCESS_KEY_ID and its kind"
-        print_problems(UserError(Problem("storage", f"{type(error).__name__}: {text}", remedy)))
+        print_problems(UserError(_refusal(StoreError(0, f"{type(error).__name__}: {text}", "storage"))))
         return 2
+
+
+def _refusal(error: StoreError) -> Problem:
+    remedy = "check the address, AWS_ENDPOINT_URL, and the credentials in AWS_ACCESS_KEY_ID and its kind"
+    return Problem(str(error.filename), str(error.strerror), remedy)
 
 
 def _flush(more: str = "") -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from launcher.fence import LEASE_S
 from launcher.guard.beacon import Beacon, open_beacon
 from launcher.guard.cause import STOPS
 from launcher.guard.judge import limits_of
-from launcher.guard.rank_end import describe_end, write_end
+from launcher.guard.rank_end import RankEnd, describe_end, write_end
 from launcher.guard.ranks import announce, die_with_parent
 from launcher.guard.stacks import install_stack_dumper
 from launcher.guard.stop import StopRequests
@@ -58,10 +59,9 @@ def main() -> int:
     except BaseException as error:
         end = describe_end(rank, error)
         if words is not None:
-            told = False
-            with contextlib.suppress(OSError):
-                told = write_end(words, end, error)
-            if not told:
+            if not _leave_words(
+                [words, *([f"{node}/{words.rsplit('/', 1)[1]}"] if node else [])], end, error
+            ):
                 print_lines([f"launch: rank {rank}: {end.ending}: {end.message} ({end.place})"])
             # torchrun takes any other code for a failure, and ends the ranks that are still leaving.
             return 0 if end.ending in STOPS else REACTIONS[end.ending].code
@@ -73,6 +73,15 @@ def main() -> int:
         if beacon is not None:
             beacon.enter("end")
     return 0
+
+
+def _leave_words(places: Sequence[str], end: RankEnd, error: BaseException) -> bool:
+    """In the run folder, else where the agent of this node looks too; False if neither takes them."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            if write_end(place, end, error):
+                return True
+    return False
 
 
 def _final_code(run_url: str) -> int | None:

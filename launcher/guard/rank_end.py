@@ -10,7 +10,7 @@ from typing import Any, final
 
 from launcher import files
 from launcher.ending import ENDINGS, REACTIONS, Ending, classify
-from launcher.errors import UserError
+from launcher.errors import StoreError, UserError
 from launcher.json_text import dump_json, load_json
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,8 @@ class RankEnd:
 def describe_end(rank: int, error: BaseException) -> RankEnd:
     """The end of this process by an exception."""
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, StoreError):
+        text = f"{error.filename}: {error.strerror}"
     return RankEnd(
         rank=rank,
         host=socket.gethostname(),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
+import fsspec
+
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
 from launcher.ending import REACTIONS
@@ -235,6 +237,7 @@ def run_remote_chain(
 ) -> Outcome:
     """A run in an object store on loopback that suffers these faults, compared with one without any."""
     with tempfile.TemporaryDirectory() as name, serve_s3(Path(name)) as (door, environment):
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of the chain before, at another address
         chain = RemoteChain(folder, engine, door, environment, steps=steps)
         chain.suffer(faults)
         chain.compare(reference)

@@ -96,7 +96,6 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     pytest.importorskip("moto", reason="moto, the S3 server, is not installed")
     with serve_s3(tmp_path_factory.mktemp("moto")) as (door, environment), in_environment(environment):
-        fsspec.filesystem("s3").mkdir("checkpoints")
         yield door
 
 
