@@ -135,7 +135,9 @@ def test_a_store_that_cannot_be_reached_is_one_line(
     fsspec.filesystem("s3").clear_instance_cache()
     (tmp_path / "small.yaml").write_text(RECIPE)
     for words in (("small.yaml", "--run-dir", f"{bucket}/new", "train.steps=6"), ("resume", f"{bucket}/new")):
-        assert_one_screen(launch(*words, folder=tmp_path), "launch: storage: ", fragment, "AWS_ENDPOINT_URL")
+        assert_one_screen(
+            launch(*words, folder=tmp_path), f"launch: {bucket}/new", fragment, "AWS_ENDPOINT_URL"
+        )
 
 
 def test_a_remote_run_trains_and_resumes_and_removes_its_local_copies(
