@@ -67,7 +67,8 @@ def require_new(run_url: str) -> None:
     names = files.list_names(run_url)
     if LOCK in names:
         message = "is being started by another launch, or by one that was cut off"
-        raise UserError(Problem(f"--run-dir {run_url}", message, "choose another --run-dir"))
+        remedy = f"choose another --run-dir, or remove {files.join(run_url, LOCK)} if none is starting it"
+        raise UserError(Problem(f"--run-dir {run_url}", message, remedy))
     if names:
         raise UserError(
             Problem(f"--run-dir {run_url}", "is not empty and is not a run", "choose another --run-dir")
@@ -100,10 +101,10 @@ def claim(run_url: str) -> bool:
 def unclaim(run_url: str) -> None:
     """Give back a folder in which nothing was written yet."""
     local = files.local_path(run_url)
-    if local is None:
-        files.remove(files.join(run_url, LOCK))
-        return
     with contextlib.suppress(OSError):
+        if local is None:
+            files.remove(files.join(run_url, LOCK))
+            return
         (local / LOCK).unlink()
         local.rmdir()
 

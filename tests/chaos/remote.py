@@ -18,6 +18,7 @@ import fsspec
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
 from launcher.ending import REACTIONS
+from launcher.run_folder import is_run
 from launcher.track.journal import read_journal, step_records
 from tests.chaos.driver import ENGINES, ROOT, Outcome
 from tests.launch import ENVIRONMENT, LAUNCH
@@ -117,7 +118,9 @@ class RemoteChain:
             self._wait("the store is asked", lambda: self._door.times == 0, 15.0)
 
     def _start(self) -> None:
-        begun = self._ask(lambda: files.exists(files.join(RUN, "recipe.yaml")))
+        begun = self._ask(lambda: is_run(RUN))
+        if not begun:  # a launch that was cut off may have claimed it; a user would choose another --run-dir
+            self._ask(lambda: files.remove(RUN))
         words = ["resume", RUN] if begun else ["small.yaml", *self._words, "--run-dir", RUN]
         self._process = self._call(words, "out.txt")
 
