@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from launcher import files
 from launcher.cli.lasting import LastingOutput
@@ -108,21 +108,29 @@ def run_rank(run_url: str, submission: str, recipe: str, stop: StopRequests, bea
         world = open_world(timeout_s, read_secret(run_url))
     try:
         with loaded.locating():
-            mirror = open_mirror(run_url, world.is_main, submission, os.environ.get("SLURM_JOB_ID"))
+            job = os.environ.get("SLURM_JOB_ID")
+            # First: whoever reads a remote journal and then waits for its owner would put an old one over it.
+            lock = take_run(run_url, job) if world.is_main else None
+            mirror = open_mirror(run_url, world.is_main, submission, job)
             train_rank(loaded.recipe, mirror, world, stop, beacon)
+            if lock is not None:
+                lock.close()
     finally:
         close_world(world)
+
+
+def take_run(run_url: str, job: str | None) -> IO[str] | None:
+    """The run's lock; an attempt that was killed a moment ago may still hold it, or a lease."""
+    return lock_run(run_url, LOCK_WAIT_S + (LEASE_S if files.local_path(run_url) is None else 0.0), job)
 
 
 def train_rank(
     recipe: Recipe, mirror: LocalMirror, world: "World", stop: StopRequests, beacon: Beacon | None
 ) -> None:
-    """Train. Rank 0 holds the run's lock and prints the summary."""
+    """Train. Rank 0 prints the summary."""
     from launcher.train import train
 
     run_url = mirror.run_url
-    wait_s = LEASE_S + LOCK_WAIT_S if mirror.is_remote else LOCK_WAIT_S
-    lock = lock_run(run_url, wait_s, mirror.job) if world.is_main else None
     if world.is_main:
         sys.stdout = LastingOutput(sys.stdout, mirror.folder / CONSOLE)
     feeds = world.is_main and recipe.track.mlflow.enabled
@@ -132,8 +140,6 @@ def train_rank(
     )
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
-    if lock is not None:
-        lock.close()
 
 
 def summary_text(run_url: str, result: "Result", recipe: Recipe) -> str:
