@@ -142,7 +142,9 @@ class Chain:
         self._seen, self._attempts = len(self._records()), self._count("begin")
 
     def _steps_logged(self) -> set[int]:
-        return {record["step"] for record in self._records() if record["event"] == "step"}
+        """Those that count: what a rollback trains again is not logged until it is."""
+        path = self.run / "journal.jsonl"
+        return set(step_records(path)) if path.exists() else set()
 
     def _replace(self) -> None:
         """Stop the whole attempt, let another begin, and let the old one come back: it must write nothing."""
