@@ -1,5 +1,6 @@
 """Errors for users: what is wrong, where, and what to do. Imports none of our modules."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,13 @@ _CLOUD = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs")
 def is_cloud_error(error: BaseException) -> bool:
     """Whether an object store, or the way to it, has refused something."""
     return type(error).__module__.split(".")[0] in _CLOUD
+
+
+def as_store_error(error: Exception, place: str) -> StoreError:
+    """What a store or its client has raised, in one line."""
+    number, said = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+    text = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return StoreError(number or errno.EIO, text, place)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The only access to storage: files and folders at any fsspec URL. A plain path is a local file."""
 
 import contextlib
-import errno
 import math
 import os
 import re
@@ -15,7 +14,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
-from launcher.errors import Problem, StoreError, UserError, is_cloud_error
+from launcher.errors import Problem, StoreError, UserError, as_store_error, is_cloud_error
 from launcher.json_text import load_json
 
 
@@ -29,10 +28,7 @@ def _asking(url: str) -> Iterator[None]:
     except Exception as error:
         if local_path(url) is not None or not (isinstance(error, OSError) or is_cloud_error(error)):
             raise
-        said = error.strerror if isinstance(error, OSError) else None
-        text = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        number = error.errno if isinstance(error, OSError) else None
-        raise StoreError(number or errno.EIO, text, url) from error
+        raise as_store_error(error, url) from error
 
 
 def _open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.errors import Problem, StoreError, UserError, is_cloud_error
+from launcher.errors import Problem, StoreError, UserError, as_store_error, is_cloud_error
 
 USAGE = """\
 usage: launch RECIPE [key=value ...] [--nodes N] [--nproc-per-node M] [--run-dir URL] [--dry-run]
@@ -129,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_cloud_error(error):
             raise
-        text = " ".join(str(error).split())
-        print_problems(UserError(_refusal(StoreError(0, f"{type(error).__name__}: {text}", "storage"))))
+        print_problems(UserError(_refusal(as_store_error(error, "storage"))))
         return 2
 
 

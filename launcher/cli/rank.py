@@ -59,9 +59,8 @@ def main() -> int:
     except BaseException as error:
         end = describe_end(rank, error)
         if words is not None:
-            if not _leave_words(
-                [words, *([f"{node}/{words.rsplit('/', 1)[1]}"] if node else [])], end, error
-            ):
+            places = [words] if node is None else [words, f"{node}/{Path(words).name}"]
+            if not _leave_words(places, end, error):
                 print_lines([f"launch: rank {rank}: {end.ending}: {end.message} ({end.place})"])
             # torchrun takes any other code for a failure, and ends the ranks that are still leaving.
             return 0 if end.ending in STOPS else REACTIONS[end.ending].code

@@ -78,7 +78,7 @@ class Chain:
         """Every fault in turn, each in an attempt of its own; then to the end."""
         started, continues = NOTHING, False  # whether the attempt has survived the fault before
         for fault in faults:
-            if self._poll() == 0 and self._pid == 0 and self._started:
+            if self._poll() == 0:
                 break
             if fault.kind in ("tear", "flip"):
                 self._damage(fault)

@@ -45,6 +45,12 @@ class RemoteFault:
     requests: int
     """That meet it; a kill comes with that one."""
 
+    @property
+    def text(self) -> str:
+        """For a report."""
+        others = {"kill": "killed in mid-upload", "second": "a second start"}
+        return others.get(self.kind, f"{self.kind} of the store")
+
 
 def draw_remote_faults(seed: int, count: int) -> list[RemoteFault]:
     """A chain of them from a seed; one in three lasts longer than any patience."""
@@ -65,7 +71,7 @@ class RemoteChain:
     def __init__(
         self, folder: Path, engine: str, door: Door, environment: Mapping[str, str], *, steps: int
     ) -> None:
-        self._folder, self._door, self._steps = folder, door, steps
+        self._folder, self._door, self._steps, self._store = folder, door, steps, environment
         self.outcome = Outcome(engine=engine)
         self._process: subprocess.Popen[bytes] | None = None
         self._kills = 0
@@ -91,9 +97,7 @@ class RemoteChain:
             time.sleep(fault.delay_s)
             if self._code() is not None:
                 continue
-            self.outcome.faults.append(
-                f"{fault.kind} of the store" if fault.kind[0] in "5rs4" else fault.kind
-            )
+            self.outcome.faults.append(fault.text)
             self._meet(fault)
             self._door.behave()
             self._check()
@@ -108,10 +112,8 @@ class RemoteChain:
 
     def _meet(self, fault: RemoteFault) -> None:
         if fault.kind == "second":
-            self.outcome.faults[-1] = "a second start"
             self._start_second()
         elif fault.kind == "kill":
-            self.outcome.faults[-1] = "killed in mid-upload"
             self._kill_at(fault.requests)
         else:
             self._door.trouble, self._door.times = fault.kind, fault.requests
@@ -210,11 +212,8 @@ class RemoteChain:
         return self._ask(fetch)
 
     def _ask(self, what: Callable[[], Any]) -> Any:
-        with in_environment(self._environment()):
+        with in_environment(self._store):
             return what()
-
-    def _environment(self) -> Mapping[str, str]:
-        return {name: value for name, value in self._env.items() if name.startswith("AWS_")}
 
     def compare(self, reference: Path) -> None:
         """The stream of a run without faults; a kill may cost the lines since the journal was last put."""
