@@ -191,6 +191,15 @@ def test_a_save_makes_few_requests_and_no_more_the_longer_a_run_is(door: Door, b
     assert counts == [8, 8], door.log
 
 
+def test_a_remote_file_is_read_in_one_request(door: Door, bucket: str) -> None:
+    content = os.urandom(12 << 20)
+    files.write_bytes(f"{bucket}/journal", content)
+    door.log.clear()
+    assert files.read_bytes(f"{bucket}/journal") == content
+    # Between two of them it may be replaced, as a journal is.
+    assert len([line for line in door.log if line.startswith("GET")]) == 1, door.log
+
+
 @pytest.mark.parametrize(("trouble", "times"), [("503", 3), ("reset", 3), ("slow", 4)])
 def test_what_passes_by_itself_is_waited_for(door: Door, bucket: str, trouble: Trouble, times: int) -> None:
     saver = open_saver(f"{bucket}/passes-{trouble}", keep=2)
