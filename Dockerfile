@@ -4,6 +4,8 @@ ARG BASE=pytorch/pytorch:2.9.1-cuda12.8-cudnn9-devel
 FROM ${BASE}
 
 # DeepSpeed compiles at run time what it needs, hence a compiler; git is for the record of which code runs.
+# Versions come from the base image's release, which ARG chooses.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential git \
  && rm -rf /var/lib/apt/lists/*
@@ -20,7 +22,7 @@ RUN grep -v '^torch==' constraints.txt > /tmp/constraints.txt \
  && rm /tmp/constraints.txt
 
 RUN useradd --create-home --uid 1000 researcher
-USER researcher
+USER 1000
 WORKDIR /home/researcher
 ENTRYPOINT ["launch"]
 CMD ["--help"]
