@@ -18,6 +18,7 @@ import fsspec
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
 from launcher.ending import REACTIONS
+from launcher.fence import read_owner
 from launcher.run_folder import is_run
 from launcher.track.journal import read_journal, step_records
 from tests.chaos.driver import ENGINES, ROOT, Outcome
@@ -140,7 +141,9 @@ class RemoteChain:
 
     def _start_second(self) -> None:
         """Refused while the first lives, which does not notice."""
-        begun = self._ask(lambda: files.exists(files.join(RUN, "alive.json")))
+        # Only who has taken the run keeps others out: one that has just been started may come second.
+        owner = self._ask(lambda: read_owner(RUN)) or {}
+        begun = self._process is not None and owner.get("agent") == self._process.pid
         second = self._call(["resume", RUN], "second.txt")
         code = second.wait(DEADLINE_S)
         if begun and code == 0 and self._code() is None:
