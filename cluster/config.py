@@ -1,6 +1,7 @@
 """Cluster section of a recipe: which kind of machine, and what it is asked for. Torch-free."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -13,6 +14,7 @@ OWNED_OPTIONS = {
     ("-n", "--ntasks"): "one agent per node; `cluster.nproc_per_node` says how many processes it starts",
     ("--ntasks-per-node",): "one agent per node; `cluster.nproc_per_node` says how many processes it starts",
     ("-G", "--gpus", "--gpus-per-node"): "`cluster.gpus_per_node`",
+    ("--signal",): "`cluster.warning_s`: the script saves at its own signal, and asks Slurm for no other",
     ("-c", "--cpus-per-task"): "`cluster.cpus_per_node`",
     ("-t", "--time"): "`cluster.time_min`",
     ("-p", "--partition"): "`cluster.partition`",
@@ -28,6 +30,15 @@ OWNED_OPTIONS = {
     ("-W", "--wait"): "submission",
 }
 """sbatch options that come from elsewhere, and from where: a second value would contradict the first."""
+OWNED_BY_SRUN = {
+    **{names: OWNED_OPTIONS[names] for names in OWNED_OPTIONS if names[-1] in ("--nodes", "--ntasks")},
+    ("--ntasks-per-node",): OWNED_OPTIONS["--ntasks-per-node",],
+    ("-c", "--cpus-per-task"): "`cluster.cpus_per_node`",
+    ("-o", "--output", "-e", "--error", "--open-mode"): "RUN/logs, one file per node",
+    ("-K", "--kill-on-bad-exit", "--export"): "the script",
+    ("--container-image", "--container-mounts"): "`cluster.container`",
+}
+"""The same for the one srun of the script."""
 
 
 def _check_env_name(name: str) -> str:
@@ -42,15 +53,25 @@ def _check_one_line(text: str) -> str:
     return text
 
 
-def _check_sbatch_option(option: str) -> str:
-    if not re.match(r"-[A-Za-z]|--[a-z]", _check_one_line(option)):
-        raise ValueError(f"got {option!r}; an option is one word such as --exclude=n[3-4]")
-    for names, source in OWNED_OPTIONS.items():
+def _check_option(option: str, owned: Mapping[tuple[str, ...], str]) -> str:
+    if not re.fullmatch(r"-[A-Za-z](\S.*)?|--[a-z][a-z0-9-]*(=.*)?", _check_one_line(option)):
+        name, _, value = option.partition(" ")
+        meant = f"; write {name}={value.strip()}" if re.fullmatch(r"--[a-z-]+ +\S.*", option) else ""
+        raise ValueError(f"got {option!r}; an option is one word such as --hint=nomultithread{meant}")
+    for names, source in owned.items():
         for name in names:
             same = option.split("=")[0] == name if name.startswith("--") else option.startswith(name)
             if same and not (option.startswith("--") and len(name) == 2):
                 raise ValueError(f"{option!r} is set by {source}; it cannot be given here as well")
     return option
+
+
+def _check_sbatch_option(option: str) -> str:
+    return _check_option(option, OWNED_OPTIONS)
+
+
+def _check_srun_option(option: str) -> str:
+    return _check_option(option, OWNED_BY_SRUN)
 
 
 def _check_address(text: str) -> str:
@@ -64,6 +85,19 @@ Line = Annotated[str, AfterValidator(_check_one_line)]
 Address = Annotated[str, AfterValidator(_check_address)]
 EnvName = Annotated[str, AfterValidator(_check_env_name)]
 SbatchOption = Annotated[str, AfterValidator(_check_sbatch_option)]
+SrunOption = Annotated[str, AfterValidator(_check_srun_option)]
+
+
+class ContainerConfig(BaseModel):
+    """The container that each node's processes run in. Its image needs the same Python as the submit host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    runtime: Literal["pyxis", "apptainer"]
+    """pyxis: srun's own options for enroot; apptainer: started on each node, with its GPUs."""
+    image: Line
+    mounts: tuple[Line, ...] = ()
+    """SOURCE:TARGET or one path, each; the run folder and the working folder are mounted by themselves."""
 
 
 class ClusterConfig(BaseModel):
@@ -85,13 +119,33 @@ class ClusterConfig(BaseModel):
     partition: Line | None = None
     account: Line | None = None
     qos: Line | None = None
+    profile: Line | None = None
+    """A site's facts: NAME of cluster-profiles/NAME.yaml here or in the user's configuration folder, or a
+    path. What the recipe says itself wins."""
     gpus_per_node: Count | None = None
     """GPUs that Slurm is asked for on each node; null asks for none."""
+    gpus_as: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    """The option that asks for them: --gpus-per-node=N, or --gres=gpu:N where a site has no other."""
+    gpu_type: Line | None = None
+    """Kind of GPU to ask for, such as h100."""
+    memory: Line | None = None
+    """Memory of each node as sbatch's --mem takes it: 200G, or 0 for all."""
+    exclude: Line | None = None
+    """Nodes not to use, such as n[3-4]."""
+    warning_s: Annotated[int, Field(ge=10, le=65535)] = 120
+    """How long before the time limit Slurm is to warn, so that a step and a checkpoint fit before it."""
     cpus_per_node: Count | None = None
     """CPUs that Slurm is asked for on each node, shared by its processes; null is one per process."""
     sbatch_options: tuple[SbatchOption, ...] = ()
-    """Further sbatch options, each one word such as --exclude=n[3-4]."""
+    """Further sbatch options, each one word such as --hint=nomultithread."""
+    srun_options: tuple[SrunOption, ...] = ()
+    """Further options of the srun that starts each node, each one word such as --mpi=none."""
+    container: ContainerConfig | None = None
+    interface: Line | None = None
+    """Network interface for what ranks send each other, such as ib0; null is that of the node's address."""
+    scratch: Line | None = None
+    """Folder on each node's own disk for temporary files; may name variables, such as $SLURM_TMPDIR."""
     setup: tuple[str, ...] = ()
-    """Shell lines run before training on the host that starts it, such as `module load cuda`."""
+    """Shell lines run on every node before training, such as `module load cuda`."""
     env: dict[EnvName, Line] = {}
     """Environment variables of the training processes; they win over what `launch` sets itself."""

@@ -16,7 +16,11 @@ class JobError(ValueError):
 
 
 class SubmitError(RuntimeError):
-    """The scheduler refused a job; the message is its own."""
+    """The scheduler refused a job; the message is its own. `key`: the recipe's key that it is about."""
+
+    def __init__(self, message: str, *, key: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.key, self.remedy = key, remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +43,15 @@ class Job:
     """What starts a node's ranks: torchrun, or a module that takes its arguments."""
     min_nodes: int | None = None
     """Fewest nodes that it may continue with; None is all of `nodes`."""
+    supervisor: tuple[str, ...] = ()
+    """What a batch job runs around its nodes, given their command: a module and its arguments."""
     threads: int
     """CPU threads per process. Part of the job because sums depend on it: bit-exact resume needs the same."""
 
     def __post_init__(self) -> None:
         texts = {"name": self.name, "run_dir": self.run_dir, "cwd": self.cwd, "python": self.python}
         texts |= {f"agent[{i}]": word for i, word in enumerate(self.agent)}
+        texts |= {f"supervisor[{i}]": word for i, word in enumerate(self.supervisor)}
         texts |= {f"command[{i}]": word for i, word in enumerate(self.command)}
         texts |= {f"env[{key!r}]": value for key, value in self.env.items()}
         for place, text in texts.items():
@@ -78,6 +85,13 @@ class Cluster(ABC):
     @abstractmethod
     def render(self, job: Job) -> str:
         """The exact script that runs the job, shell-quoted. Pure; JobError for a job it cannot run."""
+
+    @abstractmethod
+    def check(self, script: str) -> list[str]:
+        """Have the machine look at a script before anything is written; returns what to know about it.
+
+        Raises SubmitError for what it would refuse.
+        """
 
     @abstractmethod
     def submit(self, script: Path) -> str:

@@ -1,7 +1,10 @@
 """The kinds of machine there are, and which of them a recipe gets."""
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 from cluster.config import ClusterConfig
 from cluster.job import Cluster, JobError
@@ -45,3 +48,20 @@ def choose_cluster(config: ClusterConfig, *, has_sbatch: bool) -> Cluster:
             "cluster.min_nodes",
         )
     return CLUSTERS[kind](config)
+
+
+def on_submit_host() -> bool:
+    """Whether jobs can be submitted from this host, and it is not a node of one."""
+    if not sbatch_available() or "SLURM_JOB_ID" in os.environ:
+        return False
+    if "SLURM_CONF" in os.environ or any(Path(place).exists() for place in _CONFIGURATIONS):
+        return True
+    # Programs without a cluster: without a configuration, Slurm's commands would search for a minute.
+    try:
+        done = subprocess.run(["scontrol", "ping"], capture_output=True, timeout=3, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+_CONFIGURATIONS = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")

@@ -1,17 +1,14 @@
-"""Slurm: sbatch starts a script on the first node, srun a torchrun agent per node, each its processes."""
+"""Slurm: sbatch starts a script on the first node; its supervisor starts an agent per node by srun."""
 
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import final
 
 from cluster.config import ClusterConfig
-from cluster.job import Cluster, Job, JobError, SubmitError
-from cluster.shell import agent_arguments, continued, lines_before_agent, quote, words
-
-SUBMIT_TIMEOUT_S = 300
-"""sbatch itself gives up earlier: after 10 s (MessageTimeout), or 60 s where there is no slurm.conf."""
+from cluster.job import Cluster, Job, JobError
+from cluster.sbatch import submit_script, try_script
+from cluster.shell import agent_arguments, continued, environment_lines, lines_before_agent, quote, words
 
 
 @final
@@ -33,49 +30,50 @@ class SlurmCluster(Cluster):
                 *(f"#SBATCH {option}" for option in self._options(job)),
                 f"# {job.name}: {job.nodes} nodes x {job.nproc_per_node} processes. Submit again to resume.",
                 "",
+                """trap 'echo "launch: set-up failed: $BASH_COMMAND" >&2' ERR""",
                 *lines_before_agent(job, self.config),
                 "",
-                "# The first node is where agents meet. Jobs may share it, hence a port for each job,",
-                "# below 32768, from where Linux hands out ports itself.",
-                # No `| head -n 1`: with many nodes it closes the pipe early, a failure under pipefail.
-                'nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")',
-                "head=${nodes%%$'\\n'*}",
-                "port=$((20000 + SLURM_JOB_ID % 12000))",
-                "",
-                self._srun(job),
+                "# It starts the rest, once or, where that may help, again; and asks Slurm for another job.",
+                continued([f"exec {quote(job.python)} {words(job.supervisor)} --", *self._srun(job)]),
                 "",
             ]
         )
 
+    def render_array(self, job: Job, count: int, at_once: int) -> str:
+        """A script whose tasks run the job's command with --index 0, 1, ...; `at_once` of them at a time."""
+        limit = f"--array=0-{count - 1}%{at_once}"
+        options = [option for option in self._options(job) if "/logs/slurm-%j.log" not in option]
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *(f"#SBATCH {option}" for option in [*options, limit]),
+                f"#SBATCH {output_option(job.run_dir, '%A_%a')}",
+                f"# {job.name}: {count} points. Submit again to train those that have not finished.",
+                "",
+                *lines_before_agent(job, self.config),
+                "",
+                f'exec {quote(job.python)} {words(job.command)} --index "$SLURM_ARRAY_TASK_ID"',
+                "",
+            ]
+        )
+
+    def check(self, script: str) -> list[str]:
+        """Ask sbatch whether it would take the script. Raises SubmitError; returns what to know about it."""
+        return try_script(script)
+
     def submit(self, script: Path) -> str:
         """Hand the script to sbatch. Raises SubmitError with sbatch's words."""
         path = Path(os.path.abspath(script))
-        if f"#SBATCH {_output_option(str(path.parent))}" not in path.read_text().splitlines():
+        options = [line.removeprefix("#SBATCH ") for line in path.read_text().splitlines()]
+        # A resume's script is in RUN/attempts/ID.
+        places = (path.parent, *path.parents[2:3])
+        folders = {output_option(str(place), job): place for place in places for job in ("%j", "%A_%a")}
+        folder = next((folders[option] for option in options if option in folders), None)
+        if folder is None:
             raise ValueError(f"{path} was not rendered for the run folder it is in; render it again")
         # Slurm does not make the log's folder, and a job whose log cannot be opened fails without a word.
-        (path.parent / "logs").mkdir(exist_ok=True)
-        try:
-            done = subprocess.run(
-                ["sbatch", "--parsable", str(path)],
-                env=_environment_for_sbatch(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=SUBMIT_TIMEOUT_S,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise SubmitError("sbatch is not on PATH; submit from a host of a Slurm cluster") from None
-        except subprocess.TimeoutExpired:
-            raise SubmitError(
-                f"sbatch gave no answer within {SUBMIT_TIMEOUT_S} s; `squeue --me` shows if it has the job"
-            ) from None
-        if done.returncode != 0:
-            raise SubmitError(done.stderr.strip() or f"sbatch ended with {done.returncode} and said nothing")
-        job_id = done.stdout.strip().split(";")[0]  # "ID;CLUSTER" where several clusters are known
-        if not job_id.isdigit():
-            raise SubmitError(f"sbatch answered {done.stdout!r}, which is not a job id")
-        return job_id
+        (folder / "logs").mkdir(exist_ok=True)
+        return submit_script(path)
 
     def _options(self, job: Job) -> list[str]:
         config = self.config
@@ -84,64 +82,110 @@ class SlurmCluster(Cluster):
             "nodes": job.nodes,
             "ntasks-per-node": 1,
             "cpus-per-task": self._cpus(job),
-            "gpus-per-node": config.gpus_per_node,
+            **self._gpus(),
+            "mem": config.memory,
             "time": config.time_min,
             "partition": config.partition,
             "account": config.account,
             "qos": config.qos,
+            "exclude": config.exclude,
             "chdir": job.cwd,
         }
         return [
             # Ours after the recipe's, because the last one counts.
-            *(_sbatch_word(option) for option in config.sbatch_options),
-            *(_sbatch_word(f"--{name}={value}") for name, value in asked.items() if value is not None),
-            _output_option(job.run_dir),
+            *(sbatch_word(option) for option in config.sbatch_options),
+            *(sbatch_word(f"--{name}={value}") for name, value in asked.items() if value is not None),
+            output_option(job.run_dir),
             "--open-mode=append",
             "--requeue",
+            # To the script alone: ranks that have not learned to listen yet would die of it.
+            f"--signal=B:USR1@{config.warning_s}",
         ]
 
-    def _srun(self, job: Job) -> str:
-        # is_host is said, not left to torch's guess by host name: with aliases no agent would be it. Only a
-        # task knows its node, hence a shell in each. local-addr, the address that ranks are given: the node's
-        # Slurm name, which the others can resolve, where its FQDN may not be. read_timeout: the host's agent
-        # may be late, importing torch from a cold network filesystem.
-        in_task = (
-            f'exec "$0" {words(job.agent)} --local-addr="$SLURMD_NODENAME"'
-            ' --rdzv-conf="is_host=$((SLURM_NODEID == 0)),read_timeout=600" "$@"'
+    def _gpus(self) -> dict[str, str | None]:
+        count, kind = self.config.gpus_per_node, self.config.gpu_type
+        if count is None:
+            return {}
+        typed = f"{kind}:{count}" if kind else str(count)
+        return {"gres": f"gpu:{typed}"} if self.config.gpus_as == "gres" else {"gpus-per-node": typed}
+
+    def _srun(self, job: Job) -> list[str]:
+        container = self.config.container
+        mounts = [] if container is None else [job.run_dir, job.cwd, *container.mounts]
+        pyxis = (
+            [f"--container-image={container.image}", f"--container-mounts={','.join(mounts)}"]
+            if container is not None and container.runtime == "pyxis"
+            else []
         )
-        return continued(
+        options = [*self.config.srun_options, *pyxis]
+        return [
+            # --export: SBATCH_EXPORT=NONE, which some sites set, would empty the ranks' environment.
+            "srun --export=ALL --kill-on-bad-exit=1",
+            # All of it again, because srun does not inherit --cpus-per-task (since 22.05).
+            f"--nodes={job.nodes} --ntasks={job.nodes} --ntasks-per-node=1",
+            f"--cpus-per-task={self._cpus(job)}",
+            *([words(options)] if options else []),
+            f"bash -c {quote(self._in_task(job))}",
+            quote(job.python),
+            " ".join(agent_arguments(job, str(job.nodes))),
+            "--rdzv-backend=c10d",
+            words(job.command),
+        ]
+
+    def _in_task(self, job: Job) -> str:
+        """What bash does on each node: set-up, then it becomes the agent. `$0` is the interpreter."""
+        # is_host is said, not left to torch's guess by host name: with aliases no agent would be it. Nodes
+        # meet at the address that srun is reached at, because names need not resolve; the supervisor is on
+        # the same node, and has found a free port. read_timeout: the host's agent may be late, importing
+        # torch from a cold network filesystem. The trap leaves word where the set-up fails; a signal is not
+        # its failure.
+        failed = (
+            'code=$?; if [ $code -lt 128 ]; then echo "$BASH_COMMAND: ended with $code"'
+            ' >"$LAUNCH_LOGS/setup-$SLURMD_NODENAME"; fi'
+        )
+        agent = (
+            f'exec {self._inside(job)}"$0" {words(job.agent)} --rdzv-endpoint="$host:$LAUNCH_PORT"'
+            ' --rdzv-id="$LAUNCH_MEETING" --rdzv-conf="is_host=$((SLURM_NODEID == 0)),read_timeout=600" "$@"'
+        )
+        return "\n".join(
             [
-                # --export: SBATCH_EXPORT=NONE, which some sites set, would empty the ranks' environment.
-                "srun --export=ALL --kill-on-bad-exit=1",
-                # All of it again, because srun does not inherit --cpus-per-task (since 22.05).
-                f"--nodes={job.nodes} --ntasks={job.nodes} --ntasks-per-node=1",
-                f"--cpus-per-task={self._cpus(job)}",
-                f"bash -c {quote(in_task)}",
-                quote(job.python),
-                " ".join(agent_arguments(job, str(job.nodes))),
-                # The restart count: ranks of the last attempt may live on where a node was cut off.
-                '--rdzv-backend=c10d --rdzv-endpoint="$head:$port"',
-                '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
-                words(job.command),
+                "set -eo pipefail",
+                f"trap {quote(failed)} EXIT",
+                f"cd {quote(job.cwd)}",
+                *self.config.setup,
+                *environment_lines(job, self.config),
+                "host=$SLURM_LAUNCH_NODE_IPADDR",
+                'case $host in *:*) host="[$host]";; esac',
+                agent,
             ]
         )
+
+    def _inside(self, job: Job) -> str:
+        """What puts a command into the container, where srun does not."""
+        container = self.config.container
+        if container is None or container.runtime != "apptainer":
+            return ""
+        binds = [f"--bind={mount}" for mount in (job.run_dir, job.cwd, *container.mounts)]
+        gpus = ["--nv"] if self.config.gpus_per_node else []
+        return words(["apptainer", "exec", *gpus, *binds, f"--pwd={job.cwd}", container.image]) + " "
 
     def _cpus(self, job: Job) -> int:
         # Slurm gives a task one CPU unless it is asked for more.
         return self.config.cpus_per_node or job.nproc_per_node
 
 
-def _output_option(run_dir: str) -> str:
+def output_option(run_dir: str, job: str = "%j") -> str:
+    """Where the log of a run's jobs goes, as a word of an #SBATCH line. Raises JobError where it cannot."""
     if "://" in run_dir or not run_dir.startswith("/"):
         raise JobError(f"run_dir is {run_dir!r}; for Slurm it must be an absolute path that all nodes share")
     if "\\" in run_dir:
         raise JobError(f"run_dir is {run_dir!r}; sbatch cannot write a log to a path with a backslash")
     # In this option %j is the job's id; any other % is the folder's own.
     folder = os.path.normpath(run_dir).replace("%", "%%")
-    return _sbatch_word(f"--output={folder}/logs/slurm-%j.log")
+    return sbatch_word(f"--output={folder}/logs/slurm-{job}.log")
 
 
-def _sbatch_word(word: str) -> str:
+def sbatch_word(word: str) -> str:
     """One argument as sbatch's own reader of #SBATCH lines takes it.
 
     It knows both quotes, and a backslash inside either; # starts a comment outside of them. It blanks the
@@ -152,12 +196,3 @@ def _sbatch_word(word: str) -> str:
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub("(?i)(het|pack)(?=job)", r"\1\\", escaped) + '"'
-
-
-def _environment_for_sbatch() -> dict[str, str]:
-    """This process's environment, without the shape of a Slurm allocation that it may run in itself."""
-    # sbatch reads SLURM_* as options of the new job; only these say which cluster to ask, and as whom.
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in kept
-    }

@@ -31,7 +31,8 @@ class Fence:
         self._run_url, self._url = run_url, files.join(run_url, OWNER)
         self._token, self._job = uuid.uuid4().hex, job
         record = {"attempt": attempt, "host": socket.gethostname(), "process": os.getpid()}
-        files.write_text(self._url, dump_json(record | {"agent": os.getppid(), "token": self._token}) + "\n")
+        record |= {"agent": os.getppid(), "job": job, "token": self._token}
+        files.write_text(self._url, dump_json(record) + "\n")
         self._seen = self._look()
         self.renew()
 
@@ -106,8 +107,10 @@ def living_owner(run_url: str, job: str | None = None) -> str | None:
     return f"process {owner.get('process')} on {owner.get('host')}, heard of {max(0.0, age_s):.0f} s ago"
 
 
-def is_anothers(run_url: str) -> bool:
-    """In an agent: whether the attempt that began last was not started by this process."""
+def is_anothers(run_url: str, job: str | None = None) -> bool:
+    """Whether the attempt that began last was not started by this process: an agent, or a `job`'s script."""
     owner = read_owner(run_url)
+    if job is not None:
+        return owner is not None and owner.get("job") != job
     ours = (socket.gethostname(), os.getpid())
     return owner is not None and (owner.get("host"), owner.get("agent")) != ours

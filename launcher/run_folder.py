@@ -109,8 +109,8 @@ def unclaim(run_url: str) -> None:
         local.rmdir()
 
 
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
+def _this_process(job: str | None = None) -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}" + (f", job {job}" if job else "")
 
 
 _FILES = (*SUBMITTED, *MIRRORED, LOCK, SECRET, OWNER, ALIVE)
@@ -207,11 +207,15 @@ def read_secret(run_url: str) -> bytes | None:
     return bytes.fromhex((local / SECRET).read_text())
 
 
-def lock_run(run_url: str, wait_s: float = 0.0, job: str | None = None) -> IO[str] | None:
+def lock_run(
+    run_url: str, wait_s: float = 0.0, job: str | None = None, replaced: str | None = None
+) -> IO[str] | None:
     """Lock a run for this process until the returned file is closed or the process ends.
 
     Raises UserError that names the holder if another process has the lock. None for remote folders, which
-    have no locks: there it looks whether the owner lives.
+    have no locks: there it looks whether the owner lives. A lock that is still held after `wait_s` by an
+    earlier start of the scheduler's `job`, or by the one that it has `replaced`, is taken over: that one's
+    node was cut off, and the fence keeps what is left of it from writing.
     """
     # flock, not the existence of a file: the kernel releases it when the process dies, however it dies, and
     # no stale lock has to be removed by hand. The text in the file is only for the message.
@@ -223,7 +227,7 @@ def lock_run(run_url: str, wait_s: float = 0.0, job: str | None = None) -> IO[st
             time.sleep(5.0)
         return None
     handle = os.open(local / LOCK, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    stream = open(handle, "a+")  # noqa: SIM115 - held for as long as the run
+    stream: IO[str] = open(handle, "a+")  # noqa: SIM115 - held for as long as the run
     while True:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,12 +241,25 @@ def lock_run(run_url: str, wait_s: float = 0.0, job: str | None = None) -> IO[st
                 stream.seek(0)
                 holder = stream.read().strip() or "an unknown process"
                 stream.close()
-                raise _is_trained(run_url, holder) from None
+                _, _, of_job = holder.partition(", job ")
+                if not of_job or of_job not in (job, replaced):
+                    raise _is_trained(run_url, holder) from None
+                stream = _lock_in_place_of(local / LOCK)
+                break
             time.sleep(0.1)
     stream.seek(0)
     stream.truncate()
-    stream.write(_this_process())
+    stream.write(_this_process(job))
     stream.flush()
+    return stream
+
+
+def _lock_in_place_of(path: Path) -> IO[str]:
+    """A locked file that has taken the place of one that somebody else has locked."""
+    new = path.with_name(f".{LOCK}.{uuid.uuid4().hex}")
+    stream = open(os.open(new, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600), "a+")  # noqa: SIM115
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    new.rename(path)
     return stream
 
 

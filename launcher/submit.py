@@ -1,5 +1,6 @@
 """From a checked recipe to a started run: plan, render, freeze, submit. Imports torch, for the plan."""
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from launcher.plan.plan_record import plan_record
 from launcher.plan.worlds import node_counts, planned_ranks
 from launcher.recipe.compile import dump_recipe, seal_recipe
 from launcher.recipe.schema import Recipe
+from launcher.run_jobs import record_job
 from launcher.spool import Spool
 
 PACKAGE = Path(__file__).parents[1]
@@ -83,6 +85,10 @@ def _make_job(recipe: Recipe, run_url: str, cluster: Cluster, env: Mapping[str, 
             *(("--submission", submission) if submission else ()),
         ),
         env=env,
+        supervisor=(
+            *("-m", "launcher.cli.supervisor", "--run-dir", run_url),
+            *(("--submission", submission) if submission else ()),
+        ),
         threads=threads if isinstance(threads, int) else cluster.threads(shape.nproc_per_node),
     )
 
@@ -145,12 +151,27 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
     try:
         job_id = prepared.cluster.submit(_local_script(script_url, prepared.script))
     except SubmitError as error:
-        raise UserError(
-            Problem("sbatch", str(error), f"fix that, then: launch resume {prepared.run_url}")
-        ) from None
+        # As if it had not been called: the same command, when that is fixed, finds the folder free.
+        files.remove(folder)
+        raise _refused(error) from None
+    record_job(prepared.run_url, "submitted", job_id, {"script": script_url})
     print(f"job: {job_id}\nlog: {prepared.run_url}/logs/slurm-{job_id}.log")
-    print(f"submit again to resume: sbatch {script_url}")
+    print(f"how it stands: launch status {shlex.quote(files.shortest(prepared.run_url))}")
+    print(f"submit again to resume: sbatch {shlex.quote(script_url)}")
     return 0
+
+
+def ask_scheduler(prepared: Prepared) -> Iterator[Problem]:
+    """Hints on how the scheduler takes the script; raises UserError where it would refuse it."""
+    try:
+        for line in prepared.cluster.check(prepared.script):
+            yield Problem("sbatch", line)
+    except SubmitError as error:
+        raise _refused(error) from None
+
+
+def _refused(error: SubmitError) -> UserError:
+    return UserError(Problem(error.key or "sbatch", str(error), error.remedy, key=error.key))
 
 
 def _local_script(script_url: str, text: str) -> Path:

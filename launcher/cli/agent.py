@@ -20,19 +20,28 @@ from launcher import files
 from launcher.checkpoint.catalog import list_steps
 from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines, problem_lines
-from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
+from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_lost, settle_run
 from launcher.ending import REACTIONS, StorageError
 from launcher.environment import ON_ONE_NODE, STORE_FILE
 from launcher.errors import StoreError, UserError
+from launcher.guard.agent_word import AgentWord, write_word
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
-from launcher.guard.elastic import NEW_STORES, Elastic, Meeting, MeetingError, count_memory_kills, log_to
+from launcher.guard.elastic import (
+    NEW_STORES,
+    Elastic,
+    Meeting,
+    MeetingError,
+    count_memory_kills,
+    log_to,
+)
 from launcher.guard.judge import Limits, Verdict, limits_of
 from launcher.guard.rank_end import RankEnd, read_ends
 from launcher.guard.ranks import NodeRanks, StopWaiting
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.guard.watchdog import Node, Watchdog, rank_variables
+from launcher.network import interface_of
 from launcher.plan.worlds import node_counts
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
@@ -81,11 +90,15 @@ def supervise(elastic: Elastic, folder: Path) -> int:
         os.environ |= {name: value for name, value in ON_ONE_NODE.items() if name not in os.environ}
     elif elastic.may_change:
         os.environ |= NEW_STORES
+    elif "GLOO_SOCKET_IFNAME" not in os.environ and (found := interface_of(elastic.address)):
+        os.environ["GLOO_SOCKET_IFNAME"] = found  # gloo would look up the node's name, which need not resolve
+    # A batch job's script reads what its agents say, and does the rest: prints, settles, starts again.
+    supervised = os.environ.get(LOGS)
     options = rank_arguments(elastic.rank_words)
     run_url, recipe = files.absolute(options.run_dir), read_recipe(recipe_url(options))
     guard = recipe.guard if recipe else GuardConfig()
     folder_of_run = files.local_path(run_url)
-    console = folder_of_run / CONSOLE if folder_of_run else None
+    console = folder_of_run / CONSOLE if folder_of_run and not supervised else None
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, console)
     limits = limits_of(guard)
     ranks = NodeRanks(folder)
@@ -94,6 +107,8 @@ def supervise(elastic: Elastic, folder: Path) -> int:
         signal.signal(number, ranks.receive)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
     ranks.start()
+    if supervised:
+        return run_supervised(elastic, ranks, run_url, recipe, limits, Path(supervised))
     say_where(elastic, run_url, options.submission)
     saved, retries = steps_saved(run_url, []), 0
     while True:
@@ -116,20 +131,38 @@ def supervise(elastic: Elastic, folder: Path) -> int:
             return reaction.code
 
 
+def run_supervised(
+    elastic: Elastic, ranks: NodeRanks, run_url: str, recipe: Recipe | None, limits: Limits, folder: Path
+) -> int:
+    """One attempt on a node of a batch job; leaves word of how it ended. Returns the exit code."""
+    ended = run_attempt(elastic, ranks, run_url, recipe, limits, folder)
+    with contextlib.suppress(OSError):  # a full disk: the exit code is left
+        write_word(folder, AgentWord(host=socket.gethostname(), cause=ended.cause, time=time.time()))
+    elastic.close()
+    reaction = REACTIONS[ended.cause.ending]
+    # A failure ends the other nodes at once; ranks that were asked to stop may still be saving there.
+    return reaction.code if reaction.status == "FAILED" else 0
+
+
 def run_attempt(
-    elastic: Elastic, ranks: NodeRanks, run_url: str, recipe: Recipe | None, limits: Limits
+    elastic: Elastic,
+    ranks: NodeRanks,
+    run_url: str,
+    recipe: Recipe | None,
+    limits: Limits,
+    supervised: Path | None = None,
 ) -> Ended:
-    """Meet the other nodes, and run this node's ranks once."""
+    """Meet the other nodes, and run this node's ranks once. A supervisor gives the folder of their words."""
     begun, memory_kills = time.time(), count_memory_kills()
     ranks.forget()
-    logs = files.join(run_url, "logs")
+    logs = str(supervised or files.join(run_url, "logs"))
     try:
         with ranks.waiting():
             meeting = elastic.meet(node_counts(recipe) if recipe and elastic.may_change else [elastic.most])
     except (StopWaiting, MeetingError) as error:
         cause = unmet_cause(error, ranks, run_url)
         return Ended(cause=cause, begun=begun, words=logs, has_main=elastic.one_node, met=False)
-    words = files.join(logs, meeting.name)
+    words = logs if supervised else files.join(logs, meeting.name)
     local = prepare_ranks(elastic, meeting, words, ranks.folder)
     verdicts: list[str] = []
 

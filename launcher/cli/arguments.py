@@ -1,6 +1,7 @@
 """What several verbs have in common: arguments, and the hints they print."""
 
 import argparse
+import json
 from collections.abc import Iterable, Sequence
 
 from launcher.errors import Problem
@@ -34,6 +35,20 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """--profile, which `with_profile` turns into an override."""
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="a site's facts about its cluster: cluster-profiles/NAME.yaml, or a path; see docs/slurm.md",
+    )
+
+
+def with_profile(overrides: Sequence[str], profile: str | None) -> list[str]:
+    """The overrides, and cluster.profile where --profile was given."""
+    return [*overrides, *([] if profile is None else [f"cluster.profile={json.dumps(profile)}"])]
+
+
 def node_range(text: str) -> Nodes:
     """Argument type of --nodes."""
     fewest, colon, most = text.partition(":")
@@ -57,3 +72,28 @@ def show_hints(hints: Iterable[Problem]) -> None:
     """Print each hint once, on stdout: hints are about what is starting, and are not errors."""
     for hint in dict.fromkeys(hints):
         print(f"hint: {hint}", flush=True)
+
+
+def parse_supervised(words: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    """Arguments of `python -m launcher.cli.supervisor`, and the command after `--`."""
+    parser = argparse.ArgumentParser(prog="python -m launcher.cli.supervisor")
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--submission", default="", help="folder of a resume inside the run's")
+    at = list(words).index("--")
+    return parser.parse_args(words[:at]), words[at + 1 :]
+
+
+def endpoint_of(words: Sequence[str]) -> tuple[str, int]:
+    """Host and port of --rdzv-endpoint among an agent's arguments."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rdzv-endpoint", required=True)
+    host, _, port = parser.parse_known_args(words)[0].rdzv_endpoint.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def parse_point(words: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `python -m launcher.cli.point`."""
+    parser = argparse.ArgumentParser(prog="python -m launcher.cli.point")
+    parser.add_argument("--points", required=True, help="file of a sweep's frozen points")
+    parser.add_argument("--index", type=int, required=True, help="line in it, from 0")
+    return parser.parse_args(words)

@@ -26,7 +26,12 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
-  launch status RUN    how a run ended or how far it is, where its checkpoints and metrics are
+  launch status [RUN]  how a run ended or how far it is, its job, where its time went; without RUN, all runs
+  launch ls            a line for each run
+  launch logs RUN      what it has printed; -f follows, --rank R and --attempt A choose
+  launch cancel RUN    end its training: it saves, and is not started again by itself
+  launch profile init  write a site's facts for the `cluster` section of recipes, by asking Slurm
+  launch doctor        what a run will find here and, with --cluster, on nodes; each finding with its remedy
   launch inspect CHECKPOINT|RUN [OTHER]
                        what a checkpoint holds, and how it differs from another
   launch verify RUN    read every checkpoint and compare all digests
@@ -50,6 +55,11 @@ VERBS = (
     "sweep",
     "generate",
     "status",
+    "ls",
+    "logs",
+    "cancel",
+    "profile",
+    "doctor",
     "inspect",
     "verify",
     "export",
@@ -80,6 +90,16 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.generate import generate_text as verb
         case "status":
             from launcher.cli.status import show_status as verb
+        case "ls":
+            from launcher.cli.status import list_runs as verb
+        case "logs":
+            from launcher.cli.logs import show_logs as verb
+        case "cancel":
+            from launcher.cli.cancel import cancel_run as verb
+        case "profile":
+            from launcher.cli.profile_init import write_profile as verb
+        case "doctor":
+            from launcher.cli.doctor import run_doctor as verb
         case "inspect":
             from launcher.cli.inspect import inspect_checkpoint as verb
         case "verify":

@@ -10,6 +10,10 @@ NODE_FOLDER = "LAUNCH_NODE_FOLDER"
 """Environment variable: a private folder of this node, where ranks say that they listen to signals."""
 ENDS = "LAUNCH_ENDS"
 """Environment variable: a folder inside the run's, where ranks leave how they ended."""
+LOGS = "LAUNCH_LOGS"
+"""Environment variable: the folder of an attempt's logs and words, where a supervisor waits for them."""
+REPLACED = "LAUNCH_REPLACED_JOB"
+"""Environment variable: the scheduler's job in whose place this one is."""
 
 
 def recipe_url(options: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from launcher import files
 from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines, problem_lines
-from launcher.cli.places import ENDS, NODE_FOLDER, rank_arguments, recipe_url
+from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, REPLACED, rank_arguments, recipe_url
 from launcher.cli.tracking import find_target
 from launcher.clock import Clock
 from launcher.ending import REACTIONS, EndingError
@@ -45,6 +45,8 @@ def main() -> int:
     options = rank_arguments(sys.argv[1:])
     run_url = files.absolute(options.run_dir)
     rank, words, node = int(os.environ.get("RANK", "0")), os.environ.get(ENDS), os.environ.get(NODE_FOLDER)
+    if logs := os.environ.get(LOGS):
+        _print_to(Path(logs) / f"rank-{rank}.log")
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, None)
     stop = StopRequests(now_on_second_sigint=node is None)
     stop.listen()
@@ -72,6 +74,15 @@ def main() -> int:
         if beacon is not None:
             beacon.enter("end")
     return 0
+
+
+def _print_to(path: Path) -> None:
+    """Send all output of this process to a file, also that of C++: NCCL's, and the last words of a crash."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.close(handle)
 
 
 def _leave_words(places: Sequence[str], end: RankEnd, error: BaseException) -> bool:
@@ -120,7 +131,8 @@ def run_rank(run_url: str, submission: str, recipe: str, stop: StopRequests, bea
 
 def take_run(run_url: str, job: str | None) -> IO[str] | None:
     """The run's lock; an attempt that was killed a moment ago may still hold it, or a lease."""
-    return lock_run(run_url, LOCK_WAIT_S + (LEASE_S if files.local_path(run_url) is None else 0.0), job)
+    wait_s = LOCK_WAIT_S + (LEASE_S if files.local_path(run_url) is None else 0.0)
+    return lock_run(run_url, wait_s, job, os.environ.get(REPLACED))
 
 
 def train_rank(

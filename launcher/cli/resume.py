@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.slurm_job import QueueError, ask_job
 from launcher import files
 from launcher.checkpoint.catalog import Saved, all_lost, find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.data.source_table import check_sources
-from launcher.errors import UserError
+from launcher.errors import Problem, UserError
 from launcher.optim.config import ScheduleConfig
 from launcher.optim.schedule import Schedule, describe_jump
 from launcher.recipe.compile import DamagedRecipeError, load_frozen, load_frozen_text
@@ -18,6 +19,7 @@ from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, RECIPE, lock_run, new_submission, open_mirror, require_run
+from launcher.run_jobs import last_job, read_jobs
 
 if TYPE_CHECKING:
     from launcher.submit import Prepared
@@ -42,11 +44,12 @@ def resume_run(arguments: Sequence[str]) -> int:
     if options.fresh:
         return _start_over(run_url, options)
     loaded = _load(run_url, options)
+    _require_not_queued(run_url)
     # Rank 0 takes the lock for the whole run; taking it here only reports early that another process has it.
     if (lock := lock_run(run_url, LOCK_WAIT_S)) is not None:
         lock.close()
     from launcher.cli.tracking import check_store, run_environment
-    from launcher.submit import first_folder, freeze_and_submit, prepare
+    from launcher.submit import ask_scheduler, first_folder, freeze_and_submit, prepare
 
     # Relative paths begin in the folder where the run was first started, as they do in its script.
     with contextlib.chdir(first_folder(run_url) or Path.cwd()):
@@ -55,6 +58,7 @@ def resume_run(arguments: Sequence[str]) -> int:
             check_store(loaded.recipe.track.mlflow)
             env, submission = run_environment(), new_submission()
             prepared = prepare(loaded.recipe, run_url, env=env, submission=submission)
+            show_hints(ask_scheduler(prepared))
         saved = _find(run_url, loaded.recipe.train.steps)
         if saved is None:
             print("no checkpoint yet: starting from step 0")
@@ -69,6 +73,16 @@ def resume_run(arguments: Sequence[str]) -> int:
                 print(jump)
         show_hints(find_hints(loaded))
     return freeze_and_submit(prepared, source=None)
+
+
+def _require_not_queued(run_url: str) -> None:
+    """Raise UserError where a job of the run waits in the queue, or runs."""
+    job = last_job(read_jobs(run_url))
+    with contextlib.suppress(QueueError):  # another cluster, or none: the lock is asked next
+        if job is not None and not (state := ask_job(job)).is_over and state.state != "COMPLETING":
+            message = f"job {job} is {state.state} for it already"
+            remedy = f"wait for it, or end it: launch cancel {files.shortest(run_url)}"
+            raise UserError(Problem(files.shortest(run_url), message, remedy))
 
 
 def _load(run_url: str, options: argparse.Namespace) -> LoadedRecipe:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from launcher import files
 from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
-from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
+from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
 from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -23,6 +23,7 @@ def run_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)
+    add_profile(parser)
     parser.add_argument("--run-dir", metavar="URL", help="folder of the run; default runs/NAME-TIME")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the script; start nothing")
     parser.add_argument(
@@ -61,13 +62,14 @@ def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
         show_hints(find_hints(loaded))
         require_passed(loaded.recipe, path)
         from launcher.cli.tracking import check_store, run_environment
-        from launcher.submit import check_space, freeze_and_submit, prepare
+        from launcher.submit import ask_scheduler, check_space, freeze_and_submit, prepare
 
         check_store(loaded.recipe.track.mlflow)
         run_url = _claim_first(places)
         try:
             prepared = prepare(loaded.recipe, run_url, env=run_environment())
             show_hints(check_space(prepared))
+            show_hints(ask_scheduler(prepared))
             if loaded.recipe.train.init_from is not None:
                 from launcher.checkpoint.fork import open_source
 
@@ -95,15 +97,15 @@ def plan_recipe(arguments: Sequence[str]) -> int:
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)
+    add_profile(parser)
     options = parse(parser, arguments)
     loaded = _load(options)
     return _show(loaded, files.absolute(f"runs/{loaded.recipe.name}"))
 
 
 def _load(options: argparse.Namespace) -> LoadedRecipe:
-    return load_recipe(
-        options.recipe, options.overrides, nodes=options.nodes, nproc_per_node=options.nproc_per_node
-    )
+    overrides = with_profile(options.overrides, options.profile)
+    return load_recipe(options.recipe, overrides, nodes=options.nodes, nproc_per_node=options.nproc_per_node)
 
 
 def _show(loaded: LoadedRecipe, run_url: str) -> int:

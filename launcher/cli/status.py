@@ -1,17 +1,21 @@
-"""`launch status RUN`."""
+"""`launch status [RUN]` and `launch ls`."""
 
 import argparse
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
 
+from cluster.slurm_job import QueueError, ask_job
 from launcher import files
 from launcher.checkpoint.catalog import list_steps, step_folder
 from launcher.cli.tracking import settle_lost
 from launcher.errors import UserError
 from launcher.recipe.compile import load_frozen
-from launcher.run_folder import JOURNAL, RECIPE, lock_holder, open_mirror, require_run
+from launcher.run_folder import JOURNAL, RECIPE, is_run, lock_holder, open_mirror, require_run
+from launcher.run_jobs import last_job, read_jobs
 from launcher.table import table_lines
 from launcher.track.journal import count_damaged, read_journal
 from launcher.track.ledger import Ledger, make_ledger
@@ -21,9 +25,14 @@ from launcher.track.settle import find_last
 
 def show_status(arguments: Sequence[str]) -> int:
     """Print how a run stands. An attempt whose processes are gone without a word is ended here."""
-    parser = argparse.ArgumentParser(prog="launch status", description="How a run ended, or how far it is.")
-    parser.add_argument("run", help="folder of the run")
-    run_url = files.absolute(parser.parse_args(arguments).run)
+    parser = argparse.ArgumentParser(
+        prog="launch status", description="How a run ended, or how far it is; without RUN, a table of all."
+    )
+    parser.add_argument("run", nargs="?", help="folder of the run; default: all runs in runs/")
+    run = parser.parse_args(arguments).run
+    if run is None:
+        return list_runs([])
+    run_url = files.absolute(run)
     require_run(run_url)
     holder = lock_holder(run_url)
     if holder is None:
@@ -34,26 +43,103 @@ def show_status(arguments: Sequence[str]) -> int:
     return 0
 
 
-def status_lines(run_url: str, holder: str | None) -> list[str]:
-    """A line for each thing there is to know."""
+def list_runs(arguments: Sequence[str]) -> int:
+    """Print a line for each run in a folder, newest last."""
+    parser = argparse.ArgumentParser(prog="launch ls", description="A line for each run in a folder.")
+    parser.add_argument("folder", nargs="?", default="runs", help="default: runs")
+    folder = files.absolute(parser.parse_args(arguments).folder)
+    rows = [
+        _row(files.join(folder, name))
+        for name in files.list_names(folder)
+        if is_run(files.join(folder, name))
+    ]
+    if not rows:
+        print(f"there are no runs in {files.shortest(folder)}")
+        return 0
+    print("\n".join(table_lines([["run", "state", "step", "loss", "checkpoint", "job"], *rows])))
+    return 0
+
+
+def _row(run_url: str) -> list[str]:
+    short = files.shortest(run_url)
+    try:
+        facts = _read_facts(run_url)
+    except (UserError, OSError) as error:
+        return [short, " ".join(str(error).split())[:60], "", "", "", ""]
+    holder, last = lock_holder(run_url), facts.steps[-1] if facts.steps else {}
+    state = _state(facts.records, holder).split(",")[0].split(" (attempt")[0]
+    saved = f"step {facts.saved[-1]}" if facts.saved else "none"
+    loss = f"{last['loss']:.4f}" if last else ""
+    return [short, state, f"{facts.step}/{facts.total}", loss, saved, last_job(read_jobs(run_url)) or ""]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What a run folder says."""
+
+    total: int
+    folder: Path
+    records: Sequence[dict[str, Any]]
+    steps: Sequence[dict[str, Any]]
+    saved: Sequence[int]
+
+    @property
+    def step(self) -> int:
+        logged = [self.steps[-1]["step"]] if self.steps else []
+        return max([*logged, *self.saved[-1:], 0])
+
+
+def _read_facts(run_url: str) -> _Facts:
     total = load_frozen(files.join(run_url, RECIPE)).recipe.train.steps
     folder = open_mirror(run_url, is_main=True).folder
     path = folder / JOURNAL
     records = read_journal(path) if path.exists() else []
-    steps = [record["step"] for record in records if record["event"] == "step"]
-    saved = list_steps(run_url)
-    newest = files.shortest(step_folder(run_url, saved[-1])) if saved else "none"
+    steps = [record for record in records if record["event"] == "step"]
+    return _Facts(total=total, folder=folder, records=records, steps=steps, saved=list_steps(run_url))
+
+
+def queue_text(run_url: str) -> str | None:
+    """What the scheduler says of the run's job; None for a run that has none."""
+    job = last_job(read_jobs(run_url))
+    if job is None:
+        return None
+    try:
+        found = ask_job(job)
+    except QueueError as error:
+        return f"{job}: Slurm gives no answer ({error})"
+    if found.state == "UNKNOWN":
+        return f"{job}: over, and forgotten by Slurm"
+    reason = f" ({found.reason})" if found.reason not in ("", "None") else ""
+    nodes = f" on {found.nodes}" if found.nodes not in ("", "(null)") else ""
+    begin = f", begins {found.begin}" if found.state == "PENDING" and found.begin != "Unknown" else ""
+    return f"{job}: {found.state}{reason}{nodes}{begin}"
+
+
+def status_lines(run_url: str, holder: str | None) -> list[str]:
+    """A line for each thing there is to know."""
+    facts = _read_facts(run_url)
+    records, saved = facts.records, facts.saved
     rows = [
         ["run", files.shortest(run_url)],
         ["state", _state(records, holder)],
-        ["step", f"{max([*steps[-1:], *saved[-1:], 0])} of {total}"],
-        ["checkpoint", newest],
+        *([["job", text]] if (text := queue_text(run_url)) is not None else []),
+        ["step", f"{facts.step} of {facts.total}"],
+        *([["loss", _loss_text(facts)]] if facts.steps else []),
+        ["checkpoint", files.shortest(step_folder(run_url, saved[-1])) if saved else "none"],
+        ["mlflow", describe_sent(facts.folder) or "nothing sent"],
     ]
-    rows.append(["mlflow", describe_sent(folder) or "nothing sent"])
-    if path.exists() and (damaged := count_damaged(path)):
+    if (path := facts.folder / JOURNAL).exists() and (damaged := count_damaged(path)):
         rows.append(["journal", f"{damaged} damaged line{'s' * (damaged > 1)} passed over"])
     lines = table_lines(rows)
     return lines + (ledger_lines(make_ledger(records)) if records else [])
+
+
+def _loss_text(facts: _Facts) -> str:
+    last = facts.steps[-1]
+    left_s = (facts.total - last["step"]) * float(last.get("step_time_s", 0.0))
+    speed = f", {last['tokens_per_s']:.3g} tokens/s" if "tokens_per_s" in last else ""
+    return f"{last['loss']:.4f}{speed}" + (f", {_clock_text(left_s)} to train" if left_s else "")
 
 
 def ledger_lines(ledger: Ledger) -> list[str]:

@@ -2,37 +2,31 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cli.arguments import parse, positive, show_hints
-from launcher.cli.tracking import find_target, mlflow_environment
+from cluster.config import ClusterConfig
+from cluster.kinds import on_submit_host
+from launcher.cli.arguments import add_profile, parse, positive, show_hints, with_profile
+from launcher.cli.sweep_array import array_lines, submit_array
+from launcher.cli.tracking import find_target, mlflow_environment, run_environment
 from launcher.data.source_table import check_sources
 from launcher.errors import Problem, UserError
+from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
-from launcher.sweep.grid import load_points, read_axes
+from launcher.sweep.grid import ONE_PROCESS, SweepPoint, load_points, read_axes
 from launcher.sweep.transfer import Transfer, find_transfers
+from launcher.track.mlflow import MlflowTarget
 
 
 def sweep_recipe(arguments: Sequence[str]) -> int:
     """Train a recipe at every point of a grid, here. Returns 0 if every point has a result, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="launch sweep",
-        description="Train a recipe at every point of a grid, one process per point. The same command again "
-        "trains only what is missing; other values with the same --out add to the table.",
-    )
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "axes", nargs="+", metavar="key=a,b,...", help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2"
-    )
-    parser.add_argument(
-        "--jobs", type=positive, metavar="N", help="points trained at once; default one per core"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the sweep; default runs/sweep-NAME"
-    )
-    options = parse(parser, arguments)
-    points = load_points(options.recipe, read_axes(options.axes))
+    options = parse(_parser(), arguments)
+    if options.cluster is None and not options.table and on_submit_host():
+        remedy = "--cluster slurm submits a job array; --cluster local trains on this host all the same"
+        raise UserError(Problem("launch sweep", "this is a host that jobs are submitted from", remedy))
+    points = load_points(options.recipe, read_axes([axis for axis in options.axes if not _is_cluster(axis)]))
     loaded = points[0].loaded
     recipe = loaded.recipe
     with loaded.locating():
@@ -50,13 +44,17 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     from launcher.sweep.sweep_text import sweep_text
 
     os.environ |= mlflow_environment()
+    parent = open_parent(target, recipe.name, out, options.axes, _say)
+    if options.cluster == "slurm" and not options.table:
+        return _submit(points, options, arguments, out, parent.children)
     # Points that are trained at once divide the cores, or their threads would compete for them.
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
-    parent = open_parent(target, recipe.name, out, options.axes, _say)
     run_sweep(
         recipe.name,
         points,
-        SweepOptions(out=out, jobs=jobs, threads=threads, mlflow=parent.children, say=_say),
+        SweepOptions(
+            out=out, jobs=jobs, threads=threads, mlflow=parent.children, say=_say, only_read=options.table
+        ),
     )
     results = read_results(out)
     transfers = find_transfers(results)
@@ -66,6 +64,82 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     parent.close(transfers, [out / RESULTS, out / PICTURE])
     # A diverged point is a result: too high a rate is part of what a sweep of rates finds.
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launch sweep",
+        description="Train a recipe at every point of a grid, one process per point. The same command again "
+        "trains only what is missing; other values with the same --out add to the table.",
+    )
+    parser.add_argument("recipe", help="recipe file")
+    parser.add_argument(
+        "axes", nargs="+", metavar="key=a,b,...", help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2"
+    )
+    parser.add_argument(
+        "--jobs", type=positive, metavar="N", help="points trained at once; default one per core"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the sweep; default runs/sweep-NAME"
+    )
+    parser.add_argument(
+        "--cluster",
+        choices=["local", "slurm"],
+        help="local: here; slurm: a job array, --jobs tasks at once; needed on a host of a Slurm cluster",
+    )
+    parser.add_argument("--table", action="store_true", help="only the table of what is done; trains nothing")
+    add_profile(parser)
+    return parser
+
+
+def _is_cluster(axis: str) -> bool:
+    return axis.startswith("cluster.")
+
+
+def _cluster_of_a_point(options: argparse.Namespace) -> ClusterConfig:
+    """What the array asks for: one process, and its share of what the recipe or profile says of a node."""
+    given = [axis for axis in options.axes if _is_cluster(axis)]
+    overrides = [*with_profile(given, options.profile), *ONE_PROCESS[1:]]
+    config = load_recipe(options.recipe, overrides, nodes=1, nproc_per_node=1).recipe.cluster
+    parts = config.gpus_per_node or 1
+    share = {
+        "gpus_per_node": None if config.gpus_per_node is None else 1,
+        "cpus_per_node": None if config.cpus_per_node is None else max(1, config.cpus_per_node // parts),
+        "memory": None if parts > 1 else config.memory,
+    }
+    return config.model_copy(update=share)
+
+
+def _submit(
+    points: Sequence[SweepPoint],
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    out: Path,
+    mlflow: MlflowTarget | None,
+) -> int:
+    """The points that are not done, as a job array."""
+    from launcher.sweep.results import is_finished
+    from launcher.sweep.run_sweep import require_same_recipes
+
+    require_same_recipes(points, out)
+    todo = [point for point in points if not is_finished(out / point.name)]
+    command = [word for word in arguments if word != "--table"]
+    if not todo:
+        _say(f"all {len(points)} points are done: {shlex.join(['launch', 'sweep', *command, '--table'])}")
+        return 0
+    at_once = min(options.jobs or 16, len(todo))
+    out.mkdir(parents=True, exist_ok=True)
+    job = submit_array(
+        f"sweep-{points[0].recipe.name}",
+        todo,
+        out,
+        _cluster_of_a_point(options),
+        run_environment(),
+        at_once=at_once,
+        parent_run_id=mlflow.parent_run_id if mlflow else None,
+    )
+    _say("\n".join(array_lines(job, len(todo), at_once, out, command)))
+    return 0
 
 
 def _say(text: str) -> None:

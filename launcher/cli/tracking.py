@@ -106,15 +106,17 @@ def _choose_target(asked: str | None, config: MLflowConfig, folder: Path, short:
     return target
 
 
-def settle_run(run_url: str, ending: Ending, reason: str, *, since: float, final: bool) -> None:
+def settle_run(
+    run_url: str, ending: Ending, reason: str, *, since: float, final: bool, job: str | None = None
+) -> None:
     """Make the last lines of journal and MLflow say how the attempt that began after `since` ended.
 
     Nothing where another process trains the run by now. `final`: no attempt follows here, so MLflow is told,
-    within a bounded time.
+    within a bounded time. `job`: the scheduler's, whose script this is.
     """
     # A full disk may be the very cause: then whoever looks next writes it.
     with contextlib.suppress(UserError, OSError, StorageError), _held(run_url, SETTLE_S) as mirror:
-        if is_anothers(run_url):  # it was taken over, on a file system without locks
+        if is_anothers(run_url, job):  # it was taken over, on a file system without locks
             return
         last = last_attempt(mirror.folder / JOURNAL)
         begun_here = last is not None and last.begun >= since

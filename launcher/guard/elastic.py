@@ -31,6 +31,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 from torch.distributed.run import config_from_args, parse_args
 
+from launcher.network import address_of
 from launcher.plan.worlds import most_that_fit
 from launcher.signed import ForgedError, sign, unsign
 
@@ -87,10 +88,13 @@ class Elastic:
         self.endpoint: str = self._arguments.rdzv_endpoint
         self.error = ""
         """Why the last attempt was cut off."""
+        self.address = ""
+        """Of this node, as the others reach it; empty for a single node."""
         self._handler: RendezvousHandler | None = None
         self._counts: Sequence[int] = [self.most]
-        if self.may_change:
-            self._arguments.local_addr = self._arguments.local_addr or _address_towards(self.endpoint)
+        if not self.one_node:
+            self._arguments.local_addr = self._arguments.local_addr or address_of(self.endpoint)
+            self.address = self._arguments.local_addr
 
     def meet(self, counts: Sequence[int]) -> Meeting:
         """Wait for one of these numbers of nodes, and to be one of them. Raises MeetingError."""
@@ -175,7 +179,8 @@ class Elastic:
         elif self.secret is None:
             raise MeetingError("RUN/secret is missing, with which nodes sign; launch resume RUN writes it")
         here = self.may_change and _is_here(self.endpoint)
-        if self.may_change and not here:
+        # Where it is said who is the host, the others wait for it here, not in torch.
+        if not here and (self.may_change or str(options.get("is_host", "1")) == "0"):
             _wait_for(self.endpoint)
         # On the node where they meet, the first agent opens the store and any other on it finds it open.
         for is_host in [True, False] if here else [False]:
@@ -287,21 +292,10 @@ def _wait_for(endpoint: str) -> None:
     host, _, port = endpoint.rpartition(":")
     while True:
         try:
-            with socket.create_connection((host, int(port)), timeout=5.0):
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0):
                 return
         except OSError:
             time.sleep(_POLL_S)
-
-
-def _address_towards(endpoint: str) -> str:
-    """This machine's address on the way to HOST:PORT; its own name may stand for a loopback address."""
-    host, _, port = endpoint.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))  # sends nothing
-        except OSError:
-            return socket.getfqdn()
-        return str(probe.getsockname()[0])
 
 
 def log_to(path: Path | None) -> None:

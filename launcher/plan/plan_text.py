@@ -79,6 +79,7 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         + (f", carried states {_size(memory.carried)}" if memory.carried else ""),
         f"checkpoint   {_size(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
         f"the newest {recipe.checkpoint.keep} kept" + _staging(recipe, memory),
+        *_warning(recipe),
         f"base shapes  {plan.parameters.base_shapes_hash}",
     ]
 
@@ -90,6 +91,17 @@ def _elastic(recipe: Recipe, counts: Sequence[int]) -> list[str]:
         return []
     alike = ", ".join(f"{count} x {cluster.nproc_per_node}" for count in counts)
     return [f"elastic      {alike}: of {cluster.min_nodes} to {cluster.nodes} nodes, any others stand by"]
+
+
+def _warning(recipe: Recipe) -> list[str]:
+    """What must fit before a batch job's end."""
+    shape = recipe.cluster
+    if shape.type == "local" or shape.nodes == 1 or shape.rendezvous is not None:
+        return []
+    fits = (
+        f"a step and a checkpoint must fit in the {shape.warning_s} s of Slurm's warning (cluster.warning_s)"
+    )
+    return [f"time limit   {fits}, else the steps since the last checkpoint are trained again"]
 
 
 def _staging(recipe: Recipe, memory: Memory) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.config import ClusterConfig
 from launcher.errors import Problem, UserError
 from launcher.recipe.loaded import LoadedRecipe, SourceText
 from launcher.recipe.overrides import Nodes, apply_flags, apply_overrides
+from launcher.recipe.profile import apply_profile
 from launcher.recipe.renamed import with_new_names
 from launcher.recipe.rules.rule_table import check_rules
 from launcher.recipe.schema import Recipe
@@ -125,6 +127,8 @@ def _compile(
         raise UserError(Problem(tree.place, message, f"its sections are {', '.join(Recipe.model_fields)}"))
     # Flags last: --nproc-per-node says what is started now, whatever was written before.
     tree, found = apply_overrides(tree, source.overrides)
+    problems += found
+    tree, found = apply_profile(tree, ClusterConfig.model_fields)
     problems += found
     tree = apply_flags(tree, nodes, nproc_per_node)
     problems += _non_finite(tree)

@@ -33,6 +33,8 @@ class SweepOptions:
     """Threads of each process."""
     mlflow: MlflowTarget | None
     say: Callable[[str], None]
+    only_read: bool = False
+    """Train nothing: only bring the table up to date."""
 
 
 def run_sweep(name: str, points: Sequence[SweepPoint], options: SweepOptions) -> list[PointResult]:
@@ -41,14 +43,15 @@ def run_sweep(name: str, points: Sequence[SweepPoint], options: SweepOptions) ->
     The folder accumulates: a later sweep with other values of the same recipe adds to its table and picture.
     """
     folders = {point.name: options.out / point.name for point in points}
-    _check_same_recipes(points, folders)
+    require_same_recipes(points, options.out)
     done = {point.name for point in points if is_finished(folders[point.name])}
     todo = [point for point in points if point.name not in done]
     results = {point.name: read_result(point, folders[point.name]) for point in points}
-    options.say(
-        f"{len(points)} points in {options.out}, {len(done)} of them done; {options.jobs} process(es)"
-    )
+    doing = "" if options.only_read else f"; {options.jobs} process(es)"
+    options.say(f"{len(points)} points in {options.out}, {len(done)} of them done{doing}")
     _write_results(name, list(results.values()), options.out)
+    if options.only_read:
+        return list(results.values())
     by_folder = {folders[point.name]: point for point in todo}
     tasks = [
         Task(run_dir=folder, recipe=dump_recipe(point.recipe), mlflow=options.mlflow)
@@ -68,10 +71,11 @@ def run_sweep(name: str, points: Sequence[SweepPoint], options: SweepOptions) ->
     return list(results.values())
 
 
-def _check_same_recipes(points: Sequence[SweepPoint], folders: dict[str, Path]) -> None:
+def require_same_recipes(points: Sequence[SweepPoint], out: Path) -> None:
+    """Raise UserError where a point was trained before, from another recipe."""
     problems = []
     for point in points:
-        path = folders[point.name] / run_folder.RECIPE
+        path = out / point.name / run_folder.RECIPE
         if path.exists() and path.read_text() != dump_recipe(point.recipe):
             message = "was trained from a recipe that differs from this one"
             problems.append(Problem(str(path), message, "choose another --out, or delete that folder"))

@@ -41,7 +41,7 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, threads: int) -> Iterator[tup
 def _try_point(task: Task, slot: int, *, threads: int) -> str:
     """Train a point. Returns the reason if it fails; the traceback is written to the point's folder."""
     try:
-        train_point(task, _open_world(slot, threads))
+        train_point(task, one_process(slot, threads))
     except UserError as error:
         return " | ".join(str(problem) for problem in error.problems)
     except Exception as error:  # no failure of one point may end the others
@@ -51,7 +51,7 @@ def _try_point(task: Task, slot: int, *, threads: int) -> str:
     return ""
 
 
-def _open_world(slot: int, threads: int) -> "World":
+def one_process(slot: int, threads: int) -> "World":
     """A single process, on the GPU of its slot if there are GPUs."""
     import torch
 
@@ -65,8 +65,11 @@ def _open_world(slot: int, threads: int) -> "World":
     return World(rank=0, local_rank=slot, size=1, local_size=1, device=device)
 
 
-def train_point(task: Task, world: "World") -> None:
-    """Write a point's run folder, unless it exists, and train it from its newest checkpoint."""
+def train_point(task: Task, world: "World", stop: StopRequests | None = None) -> None:
+    """Write a point's run folder, unless it exists, and train it from its newest checkpoint.
+
+    `stop`: by whom it may be asked to save and stop; None for nobody.
+    """
     from launcher.mup.bsh import dump_base_shapes
     from launcher.plan.plan import make_plan
     from launcher.plan.plan_record import plan_record
@@ -98,7 +101,7 @@ def train_point(task: Task, world: "World") -> None:
                 recipe,
                 run_url,
                 world,
-                stop=StopRequests(),
+                stop=stop or StopRequests(),
                 clock=Clock(),
                 mirror=mirror,
                 mlflow=task.mlflow,

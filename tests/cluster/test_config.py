@@ -35,6 +35,9 @@ def test_one_is_the_least_of_every_number(key: str) -> None:
         ("--output=x.log", "RUN/logs"),
         ("--open-mode=truncate", "append, always"),
         ("exclusive", "an option is one word"),
+        ("--mem 0", "one word such as --hint=nomultithread; write --mem=0"),
+        ("-p gpu", "an option is one word"),
+        ("--signal=USR1@60", "`cluster.warning_s`: the script saves at its own signal"),
         ("--exclusive\n--mem=0", "one line"),
         ("", "not empty"),
     ],
@@ -60,3 +63,18 @@ def test_the_place_where_nodes_meet_is_a_host_and_a_port(address: str) -> None:
     assert ClusterConfig(rendezvous="n1.x-y:29400").rendezvous == "n1.x-y:29400"
     with pytest.raises(ValidationError, match="write HOST:PORT"):
         ClusterConfig(rendezvous=address)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--nodes=4", "cluster.nodes"),
+        ("-n4", "one agent per node"),
+        ("--output=x", "RUN/logs"),
+        ("-K", "script"),
+    ],
+)
+def test_srun_options_set_elsewhere_are_refused(option: str, message: str) -> None:
+    assert ClusterConfig(srun_options=("--mpi=none", "-v")).srun_options == ("--mpi=none", "-v")
+    with pytest.raises(ValidationError, match=message):
+        ClusterConfig(srun_options=(option,))

@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +11,8 @@ from cluster.config import ClusterConfig
 from cluster.job import JobError
 from cluster.local import LocalCluster
 from cluster.slurm import SlurmCluster
-from tests.cluster.jobs import small_job, write_program
-from tests.cluster.test_slurm import FAKE_SCONTROL, FAKE_SRUN
+from tests.cluster.jobs import SHOW, run_script, small_job, write_program
 
-SHOW = f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ)]))\n"
 PARTS = [
     *("'", '"', "`touch ran`", "$(touch ran)", "${HOME}", "; touch ran;", "&& touch ran", "| touch ran"),
     *("\n", "\r", "\t", "\x1b[31m", "\\", "#", "!x", "~", "*", " ", "--", "%j", "é", "日本", "‮", "a", "Z9"),
@@ -30,15 +27,12 @@ def draw_name(random_: random.Random) -> str:
 
 @pytest.mark.parametrize("kind", ["local", "slurm"])
 def test_any_text_reaches_the_agent_or_is_refused(tmp_path: Path, kind: str) -> None:
-    bin_folder = tmp_path / "bin"
-    write_program(bin_folder / "scontrol", FAKE_SCONTROL)
-    write_program(bin_folder / "srun", FAKE_SRUN)
-    python = write_program(tmp_path / "python", SHOW)
+    python = write_program(tmp_path / "python", f"#!{sys.executable}\n{SHOW}")
     random_, passed, refused = random.Random(1), 0, 0
     for _ in range(300):
-        name, word, given, more = (draw_name(random_) for _ in range(4))
+        name, word, given, more, scratch = (draw_name(random_) for _ in range(5))
         try:
-            config = ClusterConfig(env={"GIVEN": given})
+            config = ClusterConfig(env={"GIVEN": given}, scratch=scratch)
             cluster = LocalCluster(config) if kind == "local" else SlurmCluster(config)
             script = cluster.render(
                 small_job(
@@ -53,18 +47,13 @@ def test_any_text_reaches_the_agent_or_is_refused(tmp_path: Path, kind: str) -> 
         except (JobError, ValueError):
             refused += 1
             continue
-        done = subprocess.run(
-            ["bash"],
-            input=script,
-            cwd=tmp_path,
-            env={"PATH": f"{bin_folder}:/usr/bin:/bin", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n[7-8]"},
-            capture_output=True,
-            text=True,
-        )
+        done = run_script(script, tmp_path)
         assert done.returncode == 0, (name, word, given, more, done.stderr)
-        arguments, environment = json.loads(done.stdout)
+        arguments, environment, _ = json.loads(done.stdout)
         assert arguments[-2:] == ["-m", word]
         assert (environment["GIVEN"], environment["MORE"]) == (given, more)
+        if kind == "slurm" or "${HOME}" not in scratch:
+            assert environment["TMPDIR"] == scratch.replace("${HOME}", "")
         options = [line for line in script.splitlines() if line.startswith("#SBATCH")]
         assert not any(line.startswith("#SBATCH --nodes=9") for line in options)
         passed += 1

@@ -1,24 +1,21 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cluster.config import ClusterConfig
+from cluster.config import ClusterConfig, ContainerConfig
 from cluster.job import SubmitError
 from cluster.slurm import SlurmCluster
-from tests.cluster.jobs import NASTY, assert_bash_reads, small_job, write_program
+from tests.cluster.jobs import NASTY, SHOW, assert_bash_reads, run_script, small_job, write_program
 from tests.golden.check import check_golden
 
-SHOW = "import json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))\n"
-FAKE_SCONTROL = '#!/bin/bash\n[ "$*" = "show hostnames n[7-8]" ] && printf "n7\\nn8\\n"\n'
-FAKE_SRUN = '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\nSLURM_NODEID=1 SLURMD_NODENAME=n8 exec "$@"\n'
+SUPERVISOR = ("-m", "launcher.cli.supervisor", "--run-dir", "/runs/quickstart")
 
 
 def test_the_usual_script() -> None:
     config = ClusterConfig(nodes=2, nproc_per_node=2)
-    script = SlurmCluster(config).render(small_job(nodes=2))
+    script = SlurmCluster(config).render(small_job(nodes=2, supervisor=SUPERVISOR))
     assert_bash_reads(script)
     check_golden("slurm.sh", script)
 
@@ -33,12 +30,22 @@ def test_everything_that_a_recipe_can_ask_for() -> None:
         qos="high",
         gpus_per_node=4,
         cpus_per_node=48,
-        sbatch_options=("--exclude=n[3-4]", "--mem=0", "--comment=two words"),
+        gpus_as="gres",
+        gpu_type="h100",
+        memory="0",
+        exclude="n[3-4]",
+        interface="ib0",
+        scratch="$SLURM_TMPDIR/launch",
+        container=ContainerConfig(runtime="pyxis", image="/images/a b.sqsh", mounts=("/data",)),
+        sbatch_options=("--hint=nomultithread", "--comment=two words"),
+        srun_options=("--mpi=none",),
         setup=("module load cuda/12.8",),
         env={"NCCL_DEBUG": "WARN"},
     )
     cluster = SlurmCluster(config)
-    script = cluster.render(small_job(nodes=8, nproc_per_node=4, threads=cluster.threads(4)))
+    script = cluster.render(
+        small_job(nodes=8, nproc_per_node=4, threads=cluster.threads(4), supervisor=SUPERVISOR)
+    )
     assert_bash_reads(script)
     check_golden("slurm-full.sh", script)
 
@@ -50,29 +57,48 @@ def test_a_run_folder_that_slurm_cannot_log_to_is_refused(run_dir: str) -> None:
 
 
 def test_every_word_reaches_the_agents_as_it_was_given(tmp_path: Path) -> None:
-    bin_folder = tmp_path / "bin"
-    write_program(bin_folder / "scontrol", FAKE_SCONTROL)
-    write_program(bin_folder / "srun", FAKE_SRUN)
     python = write_program(tmp_path / NASTY / "python", f"#!{sys.executable}\n{SHOW}")
     job = small_job(
         cwd=str(python.parent), python=str(python), command=("-m", NASTY, ""), env={"A": NASTY}, nodes=2
     )
-    done = subprocess.run(
-        ["bash"],
-        input=SlurmCluster(ClusterConfig()).render(job),
-        env={"PATH": f"{bin_folder}:/usr/bin:/bin", "SLURM_JOB_ID": "24001", "SLURM_JOB_NODELIST": "n[7-8]"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_script(SlurmCluster(ClusterConfig()).render(job), tmp_path)
+    assert done.returncode == 0, done.stderr
     arguments, env, cwd = json.loads(done.stdout)
     assert arguments == [
-        *("-m", "torch.distributed.run", "--local-addr=n8", "--rdzv-conf=is_host=0,read_timeout=600"),
-        *("--nnodes=2", "--nproc-per-node=2", "--max-restarts=0"),
-        *("--rdzv-backend=c10d", "--rdzv-endpoint=n7:20001", "--rdzv-id=24001.0"),
-        *("-m", NASTY, ""),
+        *("-m", "torch.distributed.run", "--rdzv-endpoint=10.0.0.7:20001", "--rdzv-id=24001.0.1"),
+        *("--rdzv-conf=is_host=0,read_timeout=600", "--nnodes=2", "--nproc-per-node=2", "--max-restarts=0"),
+        *("--rdzv-backend=c10d", "-m", NASTY, ""),
     ]
     assert (env["A"], cwd) == (NASTY, str(python.parent))
+
+
+def test_a_node_with_an_ipv6_address_is_written_in_brackets(tmp_path: Path) -> None:
+    python = write_program(tmp_path / "python", f"#!{sys.executable}\n{SHOW}")
+    job = small_job(cwd=str(tmp_path), python=str(python), nodes=2)
+    script = SlurmCluster(ClusterConfig()).render(job)
+    done = run_script("export SRUN_ADDRESS=fd00::7\n" + script, tmp_path)
+    assert "--rdzv-endpoint=[fd00::7]:20001" in json.loads(done.stdout)[0]
+
+
+def test_set_up_runs_on_every_node_and_a_failure_there_leaves_word(tmp_path: Path) -> None:
+    python = write_program(tmp_path / "python", f"#!{sys.executable}\n{SHOW}")
+    setup = ('test "$SLURMD_NODENAME" != n8',)  # true in the batch script, false in the task
+    job = small_job(cwd=str(tmp_path), python=str(python), nodes=2)
+    done = run_script(SlurmCluster(ClusterConfig(setup=setup)).render(job), tmp_path)
+    assert done.returncode == 1
+    text = (tmp_path / "setup-n8").read_text()
+    assert text == 'test "$SLURMD_NODENAME" != n8: ended with 1\n'
+
+
+def test_apptainer_starts_the_interpreter_in_the_image_with_its_folders(tmp_path: Path) -> None:
+    python = write_program(tmp_path / "python", f"#!{sys.executable}\n{SHOW}")
+    write_program(tmp_path / "bin" / "apptainer", "#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
+    container = ContainerConfig(runtime="apptainer", image="/a b.sif", mounts=("/data:/data",))
+    job = small_job(cwd=str(tmp_path), python=str(python), nodes=2)
+    script = SlurmCluster(ClusterConfig(container=container, gpus_per_node=2)).render(job)
+    words = run_script(script, tmp_path).stdout.splitlines()
+    binds = ["--bind=/runs/quickstart", f"--bind={tmp_path}", "--bind=/data:/data"]
+    assert words[:8] == ["exec", "--nv", *binds, f"--pwd={tmp_path}", "/a b.sif", str(python)]
 
 
 def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> Path:
@@ -145,3 +171,17 @@ def test_a_script_moved_to_another_folder_is_not_submitted(
     script.rename(moved)
     with pytest.raises(ValueError, match="not rendered for the run folder it is in"):
         SlurmCluster(ClusterConfig()).submit(moved)
+
+
+def test_an_array_gives_each_task_its_index_and_limits_how_many_run(tmp_path: Path) -> None:
+    python = write_program(tmp_path / "python", f"#!{sys.executable}\n{SHOW}")
+    job = small_job(
+        cwd=str(tmp_path), python=str(python), command=("-m", "x", "--points", NASTY), nproc_per_node=1
+    )
+    script = SlurmCluster(ClusterConfig(partition="gpu")).render_array(job, 12, 3)
+    assert_bash_reads(script)
+    assert "#SBATCH --array=0-11%3" in script
+    assert "#SBATCH --output=/runs/quickstart/logs/slurm-%A_%a.log" in script
+    assert "slurm-%j.log" not in script
+    done = run_script("export SLURM_ARRAY_TASK_ID=7\n" + script, tmp_path)
+    assert json.loads(done.stdout)[0] == ["-m", "x", "--points", NASTY, "--index", "7"]

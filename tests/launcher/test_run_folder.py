@@ -12,7 +12,7 @@ import pytest
 from launcher import files
 from launcher.cli.run import new_places
 from launcher.errors import UserError
-from launcher.run_folder import LOCK, claim, unclaim
+from launcher.run_folder import LOCK, claim, lock_holder, lock_run, unclaim
 from launcher.world import World
 from tests.launch import LAUNCH, assert_one_screen, launch
 from tests.ranks import run_ranks
@@ -166,3 +166,23 @@ def test_a_full_disk_is_one_line_when_a_run_is_resumed(
     monkeypatch.setattr(files, "write_bytes", write)
     done = launch("resume", "run", "train.steps=30", folder=tmp_path)
     assert_one_screen(done, os.strerror(number), "make room")
+
+
+def test_the_lock_of_a_job_that_this_one_replaces_is_taken_over(tmp_path: Path) -> None:
+    run_url = str(tmp_path)
+    cut_off = lock_run(run_url, job="7")
+    assert cut_off is not None
+    for job, replaced in [(None, None), ("8", None), ("8", "6")]:
+        with pytest.raises(UserError, match="is being trained by process .*, job 7"):
+            lock_run(run_url, job=job, replaced=replaced)
+    # Another start of the same job, and then a job in its place.
+    second = lock_run(run_url, job="7")
+    third = lock_run(run_url, job="8", replaced="7")
+    assert second is not None
+    assert third is not None
+    assert str(lock_holder(run_url)).endswith(", job 8")
+    second.close()
+    cut_off.close()
+    assert lock_holder(run_url) is not None, "those that were replaced release what nobody asks for"
+    third.close()
+    assert lock_holder(run_url) is None

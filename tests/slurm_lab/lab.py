@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-NUM_NODES = 2
+NUM_NODES = 4
 BOOT_TIMEOUT_S = 60
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip")
@@ -81,6 +81,34 @@ class SlurmLab:
                 self.run(["scancel", job_id])
                 raise AssertionError(f"job {job_id} was not over after {timeout_s} s:\n{text}")
             time.sleep(0.2)
+
+    def show(self, job_id: str) -> dict[str, str]:
+        """What the controller says of a job; empty for one that it has forgotten."""
+        done = self.run(["scontrol", "show", "job", job_id], check=False)
+        return dict(re.findall(r"(\w+)=(\S*)", done.stdout))
+
+    def crash(self, node: str) -> None:
+        """A power failure of a node."""
+        self.run(["bash", "-c", f"kill -9 $(cat {self.folder}/{node}.power)"])
+
+    def cut(self, node: str) -> None:
+        """Pull a node's network cable."""
+        self.run(["ip", "link", "set", f"port{node.removeprefix('n')}", "down"])
+
+    def repair(self, node: str) -> None:
+        """Plug the cable in, or boot the node; it is idle when this returns."""
+        if self._state(node) == "idle":
+            return
+        # Off and on: what a node that was cut off still runs would keep it busy for a minute.
+        again = f"kill -9 $(cat {node}.power); bash {HERE}/node.sh {self.folder} {node}"
+        self.run(["bash", "-c", again], cwd=self.folder)
+        deadline = time.monotonic() + 90
+        while self._state(node) != "idle":
+            assert time.monotonic() < deadline, f"{node} is {self._state(node)}"
+            time.sleep(0.5)
+
+    def _state(self, node: str) -> str:
+        return self.run(["sinfo", "-hN", "-p", "main", "-n", node, "-o", "%T"]).stdout.strip()
 
     def wait_for_files(self, *paths: Path, timeout_s: float = 120) -> None:
         """Wait until a job has written these files."""
@@ -157,7 +185,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def slurm_lab() -> Iterator[SlurmLab]:
-    """A cluster of two nodes with 16 CPUs and 2 GPUs each (made up). Skips where there cannot be one."""
+    """A cluster of four nodes with 16 CPUs and 2 GPUs each (made up). Skips where there cannot be one."""
     reason = why_no_lab()
     if reason is not None:
         pytest.skip(f"no Slurm here: {reason}")
@@ -168,7 +196,16 @@ def slurm_lab() -> Iterator[SlurmLab]:
     with open(folder / "boot.log", "wb") as log:
         process = subprocess.Popen(
             # Should this process be killed, the kernel ends the lab.
-            ["setpriv", "--pdeathsig=KILL", *UNSHARE, "bash", HERE / "boot.sh", folder, str(NUM_NODES)],
+            [
+                "setpriv",
+                "--pdeathsig=KILL",
+                *UNSHARE,
+                "bash",
+                HERE / "boot.sh",
+                folder,
+                str(NUM_NODES),
+                HERE / "node.sh",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -57,7 +57,7 @@ def test_who_has_waited_for_the_owner_of_a_remote_run_continues_the_journal_that
         files.write_bytes(files.join(run_url, path.name), path.read_bytes())
     files.write_text(files.join(run_url, JOURNAL), "before\n")
 
-    def wait(url: str, _wait_s: float, _job: str | None) -> None:
+    def wait(url: str, *_rest: object) -> None:
         files.write_text(files.join(url, JOURNAL), "before\nof the owner\n")
 
     def train(_recipe: Recipe, mirror: LocalMirror, *_rest: object) -> None:

@@ -1,0 +1,77 @@
+"""`launch cancel RUN`."""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.slurm_job import QueueError, ask_job, cancel_job
+from launcher import files
+from launcher.errors import Problem, UserError
+from launcher.fence import read_owner
+from launcher.run_folder import JOURNAL, lock_holder, open_mirror, require_run
+from launcher.run_jobs import last_job, read_jobs, record_job
+from launcher.track.settle import last_attempt
+
+_WAIT_S = 60.0
+
+
+def cancel_run(arguments: Sequence[str]) -> int:
+    """End a run's training, in the queue or on this machine: it saves, and is not started again by itself."""
+    parser = argparse.ArgumentParser(
+        prog="launch cancel",
+        description="End a run's training: it saves, where there is time for it, and is not started again by "
+        "itself. `launch resume RUN` continues it.",
+    )
+    parser.add_argument("run", help="folder of the run")
+    run_url = files.absolute(parser.parse_args(arguments).run)
+    require_run(run_url)
+    short, job = files.shortest(run_url), last_job(read_jobs(run_url))
+    try:
+        if job is not None and not ask_job(job).is_over:
+            # First the word, then the deed: the job may be about to be queued again.
+            record_job(run_url, "cancelled", job, {})
+            cancel_job(job)
+            print(f"job {job} is cancelled: it saves if Slurm leaves it the time, and is not queued again")
+            return 0
+    except QueueError as error:
+        raise UserError(
+            Problem(f"job {job}", str(error), f"when Slurm answers: launch cancel {short}")
+        ) from None
+    holder = lock_holder(run_url)
+    if holder is None:
+        print(f"nobody trains {short}")
+        return 0
+    agent = find_agent(run_url)
+    if agent is None:
+        raise UserError(Problem(short, f"is being trained by {holder}", "call it on that machine"))
+    os.kill(agent, signal.SIGTERM)
+    print(f"asked {holder} to save and stop", flush=True)
+    deadline = time.monotonic() + _WAIT_S
+    while lock_holder(run_url) is not None or find_agent(run_url) == agent:
+        if time.monotonic() > deadline:
+            print(f"it has not ended yet: launch status {short}")
+            return 0
+        time.sleep(0.2)
+    last = last_attempt(open_mirror(run_url, is_main=True).folder / JOURNAL)
+    if last is not None and last.end is not None:
+        print(f"{last.end['class']}: {last.end.get('reason', '')}")
+    return 0
+
+
+def find_agent(run_url: str) -> int | None:
+    """The process on this machine that started the ranks of a run; None if they are elsewhere."""
+    owner = read_owner(run_url)
+    if owner is None or owner.get("host") != socket.gethostname():
+        return None
+    # A number of a process that is gone may be another's by now.
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(owner["agent"])
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"launcher.cli.agent" in words and run_url.encode() in words:
+            return pid
+    return None

@@ -1,0 +1,344 @@
+"""What a batch job's script becomes: `python -m launcher.cli.supervisor --run-dir RUN -- srun ...`.
+
+It starts an agent on each node, passes on the warning of the time limit, finds the one cause of an end, and
+does what follows: nothing, another attempt in this job, this job queued again, or another job in its place.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import final
+
+from cluster.job import SubmitError
+from cluster.notify import notify
+from cluster.slurm_job import JobState, OwnJob, QueueError, Step, ask_job, kill_wait_s
+from launcher import files
+from launcher.checkpoint.catalog import find_newest
+from launcher.cli.arguments import parse_supervised
+from launcher.cli.echo import Echo
+from launcher.cli.main import print_lines, print_problems, problem_lines
+from launcher.cli.places import LOGS, REPLACED
+from launcher.cli.tracking import settle_run
+from launcher.ending import REACTIONS
+from launcher.errors import Problem, UserError
+from launcher.guard.agent_word import AgentWord, first_of, read_agent_words
+from launcher.guard.cause import Cause
+from launcher.guard.requeue import STOPPED, Move, Scheduler, name_stop, next_move
+from launcher.guard.stop import STOP_SIGNALS
+from launcher.recipe.compile import load_frozen
+from launcher.run_folder import CONSOLE, RECIPE, SCRIPT, require_run
+from launcher.run_jobs import fruitless_jobs, read_jobs, record_job, replaced_job, was_cancelled
+
+_POLL_S = 0.2
+_ASK_AGAIN_S = 10.0
+_BACK_OFF_S = 2.0
+"""Before a second attempt in the job; four times as long before each further one."""
+
+
+@final
+@dataclass(slots=True)
+class Asked:
+    """Signals that this process was sent, by a handler that only notes them."""
+
+    numbers: list[int] = field(default_factory=list)
+    passed_on: bool = False
+
+    def receive(self, number: int, _frame: object) -> None:
+        """A signal handler."""
+        self.numbers.append(number)
+
+    @property
+    def ending(self) -> bool:
+        """Whether Slurm has begun to end the job: it sends SIGTERM to this process then, and only then."""
+        return signal.SIGTERM in self.numbers
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What is supervised."""
+
+    url: str
+    folder: Path
+    submission: str
+    words: Sequence[str]
+    """The srun, without where it logs to."""
+    job: OwnJob
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One attempt."""
+
+    cause: Cause
+    begun: float
+    logs: Path
+    lost: Sequence[str]
+    """Nodes that gave no answer, and whose tasks could not be ended."""
+
+
+def main() -> int:
+    """Train until the run is over, or another job continues it. Returns the exit code of the job."""
+    options, words = parse_supervised(sys.argv[1:])
+    run_url = files.absolute(options.run_dir)
+    try:
+        require_run(run_url)
+        run = Run(
+            url=run_url,
+            folder=Path(run_url),
+            submission=options.submission,
+            words=words,
+            job=OwnJob(os.environ),
+        )
+        require_no_other_job(run)
+    except UserError as error:
+        print_problems(error)
+        return 2
+    asked = Asked()
+    for number in STOP_SIGNALS:
+        signal.signal(number, asked.receive)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Echo(run.folder / CONSOLE):
+        return supervise(run, asked)
+
+
+def require_no_other_job(run: Run) -> None:
+    """Raise UserError where another job trains the run, or is about to."""
+    records = read_jobs(run.url)
+    replaced = replaced_job(records, run.job.id)
+    ended = {record["job"] for record in records if record["event"] == "end"}
+    for job in dict.fromkeys(record["job"] for record in reversed(records)):
+        if job in (run.job.id, replaced):
+            continue
+        with contextlib.suppress(QueueError):  # the lock is asked next
+            state = ask_job(job)
+            if state.state == "COMPLETING" and job in ended:
+                continue
+            if not state.is_over and state.state != "PENDING":
+                message = f"is being trained by job {job} on {state.nodes or 'its nodes'}"
+                remedy = f"wait for it, or end it: scancel {job}"
+                raise UserError(Problem(files.shortest(run.url), message, remedy))
+        return
+
+
+def supervise(run: Run, asked: Asked) -> int:
+    """Attempt after attempt."""
+    job, saved, tries, number = run.job, newest_step(run.url), 0, 0
+    records = read_jobs(run.url)
+    replaced = replaced_job(records, job.id)
+    if was_cancelled(records, job.id):  # in the moment in which Slurm was queueing it again
+        print_lines([f"launch: stopped by user: launch cancel {files.shortest(run.url)}"])
+        return REACTIONS["stopped by user"].code
+    record_job(run.url, "begin", job.id, {"restart": job.restarts, "host": socket.gethostname()})
+    while True:
+        number += 1
+        ended = run_once(run, asked, number, replaced)
+        scheduler = ask(run, asked)
+        cause, before = name_stop(ended.cause, scheduler), saved
+        if was_cancelled(read_jobs(run.url), job.id) and cause.ending in STOPPED:
+            cause = replace(cause, ending="stopped by user")
+        saved = newest_step(run.url)
+        tries = 1 if saved > before else tries + 1
+        fruitless = fruitless_jobs(read_jobs(run.url), saved)
+        move = next_move(cause, scheduler, tries=tries, fruitless=fruitless, lost=ended.lost)
+        print_lines(cause_lines(run, ended, cause, move))
+        # Written before anything is asked of Slurm, which may end this process at once.
+        settle_run(run.url, cause.ending, cause.message, since=ended.begun, final=move == "final", job=job.id)
+        tell(run, cause, again=move not in ("final", "done"))
+        if move == "again":
+            wait(_BACK_OFF_S * 4 ** (tries - 1), asked)
+            if not asked.numbers:
+                continue
+            move = "leave"
+        return finish(run, ended, cause, move, saved)
+
+
+def run_once(run: Run, asked: Asked, number: int, replaced: str | None) -> Ended:
+    """One srun, until all nodes have left word, or the rest of them is known to be unreachable."""
+    logs = run.folder / "logs" / f"job-{run.job.name}.{number}"
+    logs.mkdir(parents=True, exist_ok=True)
+    variables = {
+        LOGS: str(logs),
+        "LAUNCH_PORT": str(free_port(int(run.job.id), run.job.restarts + number)),
+        "LAUNCH_MEETING": f"{run.job.name}.{number}",
+        **({} if replaced is None else {REPLACED: replaced}),
+    }
+    begun = time.time()
+    step = Step(run.words, logs, variables)
+    limit_s, num_hosts = kill_wait_s() + 20.0, len(run.job.hosts())
+    while (code := step.code()) is None:
+        # When Slurm ends a job, the tasks have their own signal; a second one might meet a rank at its exit.
+        if asked.numbers and not asked.passed_on and not asked.ending:
+            asked.passed_on = True
+            step.ask_to_stop()
+        first = first_of(words := read_agent_words(logs))
+        if asked.ending and len(words) == num_hosts:
+            break  # srun takes its time then, and there may be little
+        failed = first is not None and first.ending not in (*STOPPED, "done")
+        if failed and time.time() > words[0].time + limit_s:
+            step.kill()
+            break
+        time.sleep(_POLL_S)
+    if asked.ending:
+        wait_for_words(logs, num_hosts, limit_s)
+    words = read_agent_words(logs)
+    heard = {word.host.partition(".")[0] for word in words}
+    lost = [host for host in run.job.hosts() if host.partition(".")[0] not in heard] if code is None else []
+    return Ended(cause=find_first(words, logs, code, lost), begun=begun, logs=logs, lost=lost)
+
+
+def wait_for_words(logs: Path, num_hosts: int, limit_s: float) -> None:
+    """Where Slurm ends the job, srun ends before its tasks, which are still saving."""
+    deadline = time.monotonic() + limit_s
+    while len(read_agent_words(logs)) < num_hosts and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def find_first(words: Sequence[AgentWord], logs: Path, code: int | None, lost: Sequence[str]) -> Cause:
+    """The one cause of an attempt's end."""
+    failed = sorted(logs.glob("setup-*"))
+    if failed:
+        host = failed[0].name.removeprefix("setup-")
+        return Cause(
+            ending="user error", message=f"{host}: failed before training: {failed[0].read_text().strip()}"
+        )
+    cause = first_of(words)
+    if lost:
+        named = ", ".join(lost)
+        message = f"no answer from {named}: switched off, or cut off from the others"
+        return Cause(ending="node lost", message=message, where=cause.where if cause else "")
+    if cause is not None and not (cause.ending == "done" and code):
+        return cause
+    lines = (logs / "srun.log").read_text(errors="replace").strip().splitlines()
+    reason = next((line for line in lines if "error" in line), f"srun ended with {code}")
+    return Cause(ending="node lost", message=reason.removeprefix("srun: error: "))
+
+
+def ask(run: Run, asked: Asked) -> Scheduler:
+    """What Slurm says of this job. It may be away for a while: not to be asked is not to be gone."""
+    while True:
+        try:
+            state = run.job.ask()
+        except QueueError as error:
+            print_lines([f"launch: Slurm gives no answer: {error}; asking again in {_ASK_AGAIN_S:.0f} s"])
+            time.sleep(_ASK_AGAIN_S)
+            continue
+        return as_scheduler(state, run.job, asked)
+
+
+def as_scheduler(state: JobState, job: OwnJob, asked: Asked) -> Scheduler:
+    """The part of a job's state that decides."""
+    return Scheduler(
+        running=state.state in ("RUNNING", "SUSPENDED") and state.restarts == job.restarts,
+        requeued=state.restarts != job.restarts,
+        ending=state.ending or state.state,
+        warned=signal.SIGUSR1 in asked.numbers,
+        seconds_left=state.seconds_left,
+    )
+
+
+def finish(run: Run, ended: Ended, cause: Cause, move: Move, saved: int) -> int:
+    """Do what follows; returns the exit code of this job."""
+    fields: dict[str, object] = {
+        "restart": run.job.restarts,
+        "ending": cause.ending,
+        "reason": cause.message,
+        "saved": saved,
+        "move": move,
+    }
+    if move == "queue again":
+        record_job(run.url, "end", run.job.id, fields)
+        try:
+            run.job.requeue()
+        except QueueError as error:
+            print_lines([f"launch: Slurm does not queue this job again ({error}); submitting another one"])
+            move = "elsewhere"
+        else:
+            wait(kill_wait_s() + 60.0, Asked())  # Slurm ends this process
+            return REACTIONS[cause.ending].code
+    if move == "elsewhere":
+        try:
+            with contextlib.suppress(QueueError):
+                run.job.keep_from_requeue()
+            script = run.folder / run.submission / SCRIPT
+            other = run.job.resubmit(script, wait_for_this=not ended.lost, exclude=ended.lost)
+        except SubmitError as error:
+            print_lines(problem_lines(f"sbatch: {error}"))
+            print_lines([f"  to continue: launch resume {files.shortest(run.url)}"])
+        else:
+            fields["next"] = other
+            print_lines([f"launch: job {other} continues it"])
+    record_job(run.url, "end", run.job.id, {**fields, "move": move})
+    return REACTIONS[cause.ending].code
+
+
+def newest_step(run_url: str) -> int:
+    """Step of the newest complete checkpoint; 0 without one."""
+    saved, _ = find_newest(run_url, verify=False)
+    return saved.step if saved else 0
+
+
+def cause_lines(run: Run, ended: Ended, cause: Cause, move: Move) -> list[str]:
+    """At most ten lines on why an attempt ended, and what follows."""
+    short = files.shortest(run.url)
+    if cause.ending == "done":
+        return []
+    if cause.ending in ("user error", "config"):
+        return [*problem_lines(cause.message), f"  to continue, when that is fixed: launch resume {short}"]
+    lines = [f"launch: {cause.ending}: {line}" for line in cause.message.splitlines()[:1]]
+    lines += [f"  {line[:200]}" for line in cause.message.splitlines()[1:4]]
+    if cause.where:
+        lines.append(f"  {cause.where}")
+    if REACTIONS[cause.ending].status == "FAILED":
+        lines.append(f"  logs: {files.shortest(str(ended.logs))}")
+    follows = {
+        "again": "starting again in this job, from the newest checkpoint",
+        "queue again": "asking Slurm to queue this job again",
+        "elsewhere": "submitting another job" + (f" without {', '.join(ended.lost)}" * bool(ended.lost)),
+        "leave": "Slurm has queued this job again" if cause.ending == "preempted" else "",
+    }
+    line = follows.get(move, "")
+    return [*lines, f"  {line}" if line else f"  to continue: launch resume {short}"]
+
+
+def tell(run: Run, cause: Cause, *, again: bool) -> None:
+    """Call guard.notify for a final ending, or a stall."""
+    if cause.ending == "done" or (again and cause.ending != "hang"):
+        return
+    with contextlib.suppress(UserError, OSError):
+        target = load_frozen(files.join(run.url, RECIPE)).recipe.guard.notify
+        if target is None:
+            return
+        record = {"run": run.url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
+        if (problem := notify(target, {**record, "again": str(again).lower()})) is not None:
+            print_lines([f"launch: guard.notify: {problem}"])
+
+
+def free_port(job: int, number: int) -> int:
+    """A port of this node for its agents' meeting, below those that Linux hands out itself."""
+    # Jobs may share a node: each begins to look at another place, and each attempt of one too.
+    for offset in range(1000):
+        port = 20000 + (job * 17 + number + offset) % 12000
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind(("", port))
+            return port
+    raise UserError(Problem("rendezvous", "no port from 20000 to 31999 is free on this node"))
+
+
+def wait(seconds: float, asked: Asked) -> None:
+    """Until then, or a signal."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not asked.numbers:
+        time.sleep(_POLL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
