@@ -45,13 +45,18 @@ class JobState:
         return self.state in OVER or self.state == "UNKNOWN"
 
 
-def ask_job(job_id: str) -> JobState:
-    """The state of a job. Raises QueueError where Slurm does not answer."""
+def ask_job(job_id: str, of_run: str = "") -> JobState:
+    """The state of a job. Raises QueueError where Slurm does not answer.
+
+    A job that does not run a script of `of_run`, a run's folder, is UNKNOWN: numbers are given out again.
+    """
     done = _run(["scontrol", "--oneliner", "show", "job", job_id])
     if done.returncode != 0:
         if "Invalid job id" in done.stderr:
             return JobState(state="UNKNOWN")
         raise QueueError(_line(done))
+    if of_run and f"Command={of_run.rstrip('/')}/" not in done.stdout:
+        return JobState(state="UNKNOWN")
     # Values may hold spaces, but not those that are asked for here, which come before such.
     fields = dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", done.stdout))
     state = fields.get("JobState", "UNKNOWN")

@@ -32,7 +32,7 @@ def cancel_run(arguments: Sequence[str]) -> int:
     require_run(run_url)
     short, job = files.shortest(run_url), last_job(read_jobs(run_url))
     try:
-        if job is not None and not ask_job(job).is_over:
+        if job is not None and not ask_job(job, run_url).is_over:
             # First the word, then the deed: the job may be about to be queued again.
             record_job(run_url, "cancelled", job, {})
             cancel_job(job)

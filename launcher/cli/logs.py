@@ -36,6 +36,8 @@ def show_logs(arguments: Sequence[str]) -> int:
         path = find_rank_log(run_url, options.rank, options.attempt)
         return follow(path, run_url) if options.follow else _print(path.read_text(errors="replace"))
     path = open_mirror(run_url, is_main=True).folder / CONSOLE
+    while options.follow and not path.exists() and is_trained(run_url):
+        time.sleep(_POLL_S)
     if not path.exists():
         raise UserError(
             Problem(files.shortest(run_url), "has printed nothing yet", f"launch status {options.run}")
@@ -104,7 +106,7 @@ def is_trained(run_url: str) -> bool:
         return True
     job = last_job(read_jobs(run_url))
     try:
-        return job is not None and not ask_job(job).is_over
+        return job is not None and not ask_job(job, run_url).is_over
     except QueueError:
         return True
 

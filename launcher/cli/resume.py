@@ -79,7 +79,7 @@ def _require_not_queued(run_url: str) -> None:
     """Raise UserError where a job of the run waits in the queue, or runs."""
     job = last_job(read_jobs(run_url))
     with contextlib.suppress(QueueError):  # another cluster, or none: the lock is asked next
-        if job is not None and not (state := ask_job(job)).is_over and state.state != "COMPLETING":
+        if job is not None and not (state := ask_job(job, run_url)).is_over and state.state != "COMPLETING":
             message = f"job {job} is {state.state} for it already"
             remedy = f"wait for it, or end it: launch cancel {files.shortest(run_url)}"
             raise UserError(Problem(files.shortest(run_url), message, remedy))

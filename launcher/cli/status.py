@@ -105,7 +105,7 @@ def queue_text(run_url: str) -> str | None:
     if job is None:
         return None
     try:
-        found = ask_job(job)
+        found = ask_job(job, run_url)
     except QueueError as error:
         return f"{job}: Slurm gives no answer ({error})"
     if found.state == "UNKNOWN":

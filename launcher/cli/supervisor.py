@@ -118,7 +118,7 @@ def require_no_other_job(run: Run) -> None:
         if job in (run.job.id, replaced):
             continue
         with contextlib.suppress(QueueError):  # the lock is asked next
-            state = ask_job(job)
+            state = ask_job(job, run.url)
             if state.state == "COMPLETING" and job in ended:
                 continue
             if not state.is_over and state.state != "PENDING":

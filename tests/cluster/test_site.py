@@ -17,7 +17,8 @@ case "$*" in
   echo 'PartitionName=cpu Default=YES GraceTime=0 PreemptMode=OFF'
   echo 'PartitionName=gpu Default=NO GraceTime=60 PreemptMode=REQUEUE' ;;
 "--oneliner show job 7")
-  echo "JobId=7 JobName=a b Restarts=2 JobState=COMPLETING Reason=None EndTime=Unknown NodeList=n[1-2]" ;;
+  echo "JobId=7 JobName=a b Restarts=2 JobState=COMPLETING Reason=None EndTime=Unknown NodeList=n[1-2]" \
+    "Command=/runs/a b/job.sh WorkDir=/" ;;
 "--oneliner show job 8") echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
 *) echo "error: Unable to contact slurm controller (connect failure)" >&2; exit 1 ;;
 esac
@@ -71,6 +72,11 @@ def test_a_job_that_is_ending_shows_what_it_will_be() -> None:
         "n[1-2]",
     )
     assert (state.reason, state.seconds_left, state.is_over) == ("None", None, False)
+
+
+def test_a_job_of_another_run_is_not_taken_for_this_one_s() -> None:
+    assert ask_job("7", "/runs/a b").state == "COMPLETING"
+    assert ask_job("7", "/runs/a").state == "UNKNOWN"
 
 
 def test_a_forgotten_job_is_over_and_a_silent_controller_is_an_error() -> None:
