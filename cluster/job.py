@@ -86,12 +86,12 @@ class Cluster(ABC):
     def render(self, job: Job) -> str:
         """The exact script that runs the job, shell-quoted. Pure; JobError for a job it cannot run."""
 
-    @abstractmethod
     def check(self, script: str) -> list[str]:
         """Have the machine look at a script before anything is written; returns what to know about it.
 
         Raises SubmitError for what it would refuse.
         """
+        return []
 
     @abstractmethod
     def submit(self, script: Path) -> str:

@@ -62,10 +62,6 @@ class LocalCluster(Cluster):
             f" --rdzv-id={job_id} --rdzv-conf={timing},read_timeout=600"
         )
 
-    def check(self, script: str) -> list[str]:
-        """Nothing: bash takes any script."""
-        return []
-
     def submit(self, script: Path) -> NoReturn:
         """Become the script: it replaces this process, and its exit status is the run's."""
         sys.stdout.flush()
