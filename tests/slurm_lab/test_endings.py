@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from launcher.track.journal import step_records
 from tests.slurm_lab.lab import SlurmLab
-from tests.slurm_lab.runs import STEPS, LabRun, environment, submit
+from tests.slurm_lab.runs import STEPS, LabRun, environment, reference, submit
+from tests.small_run import losses
 
 pytestmark = pytest.mark.slurm
 
@@ -70,6 +72,20 @@ def test_a_requeue_by_hand_finishes(slurm_lab: SlurmLab, tmp_path: Path) -> None
         "one run over both attempts"
     )
     assert run.ends() == ["preempted", "done"]
+
+
+@pytest.mark.slow
+def test_four_nodes_are_preempted_and_finish(slurm_lab: SlurmLab, tmp_path: Path) -> None:
+    words = ("--nodes", "4", "train.micro_batch_size=2", "cluster.partition=grace")
+    run = submit(slurm_lab, tmp_path, *words)
+    run.wait_for_step(60)
+    preempt(slurm_lab)
+    assert run.wait_until_over() == "COMPLETED", run.log()
+    assert run.ends() == ["preempted", "done"]
+    trained = step_records(run.folder / "journal.jsonl")
+    # Four ranks sum in another order than the two of the reference.
+    assert losses(trained)[:100] == pytest.approx(reference()[:100], rel=1e-4)
+    assert len(trained) == STEPS
 
 
 @pytest.mark.slow
