@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher.errors import Problem
 from launcher.recipe.counts import as_count
+from launcher.recipe.habits import known_choice, known_key, value_remedy
 from launcher.recipe.renamed import new_name
 from launcher.recipe.schema_walk import Schema, Shape, allowed, any_of
 from launcher.recipe.suggest import close_matches, did_you_mean
@@ -105,6 +106,8 @@ class Explainer:
             if len(near) == 1 and given is not None:
                 return None, f"did you mean {near[0]!r}, which is given at {given.key_place}?"
             return (*section, near[0]) if len(near) == 1 else None, did_you_mean(map(repr, near))
+        if (known := known_key(dotted(section), key)) is not None:
+            return self._free_place(tree, [tuple(known[0].split("."))]), known[1]
         if owners := self._owners(tree, section, key):
             return None, f"{key!r} belongs to {any_of(owners)}"
         everywhere = [other for other in self.shape.key_paths() if other != path]
@@ -183,8 +186,15 @@ class Explainer:
             return "give it a value, or remove the line if it has a default"
         if (most := _most(self.shape, schema)) is not None and isinstance(value, int) and value > most:
             return f"the largest possible is {most}"
+        if isinstance(value, str) and not {"string", "object"} & kinds:
+            number, whole = bool({"integer", "number"} & kinds), "number" not in kinds
+            null = any(option.get("type") == "null" for option in schema.get("anyOf", ()))
+            said = value_remedy(value, number=number, whole=whole, null=null, place=node.place)
+            if said:
+                return said
         if choices and isinstance(value, str):
-            return did_you_mean(close_matches(value, map(str, choices)))
+            meant = known_choice(value, list(map(str, choices)))
+            return did_you_mean([meant] if meant else close_matches(value, map(str, choices)))
         if "string" in kinds and isinstance(value, (bool, int, float)):
             return f'write "{text}" in quotes'
         if "boolean" in kinds and text.lower() in _YES_NO:
@@ -194,7 +204,9 @@ class Explainer:
         if "number" in kinds and (count := as_count(text)) is not None and isinstance(value, str):
             return f"write {float(count):g}"
         if {"integer", "number"} & kinds and isinstance(value, str) and _is_number(value):
-            return f"write {value.replace(',', '')} without {'commas' if ',' in value else 'quotes'}"
+            return f"write {value} without quotes"
+        if "array" in kinds and isinstance(value, str) and "," in value:
+            return f"write [{', '.join(part.strip() for part in value.split(','))}]"
         if "array" in kinds and "items" in self.shape.deref(schema) and not isinstance(value, (list, dict)):
             simple = re.fullmatch(r"[\w./ -]+", text)
             return f"write [{text if simple else json.dumps(value)}]"
@@ -230,7 +242,7 @@ def _shown(node: Node) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        return isfinite(float(text.replace(",", "")))
+        return isfinite(float(text))
     except ValueError:
         return False
 
