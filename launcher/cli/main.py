@@ -18,6 +18,10 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch RECIPE        start a new run
   launch resume RUN    continue a run from its newest good checkpoint
   launch plan RECIPE   print every derived number, the parameter groups and the exact command; start nothing
+  launch validate RECIPE...
+                       check recipes, many at once: every key, value and rule; reads no data
+  launch recipes       a line for each recipe
+  launch diff A [B]    the values in which two recipes or runs differ, or a run and its source
   launch explain RECIPE
                        print every parameter's role, width, init, rate and decay, and the rules for them
   launch shapes RECIPE -o FILE
@@ -49,6 +53,9 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 VERBS = (
     "resume",
     "plan",
+    "validate",
+    "recipes",
+    "diff",
     "explain",
     "shapes",
     "check",
@@ -78,6 +85,12 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.resume import resume_run as verb
         case "plan":
             from launcher.cli.run import plan_recipe as verb
+        case "validate":
+            from launcher.cli.recipes import validate_recipes as verb
+        case "recipes":
+            from launcher.cli.recipes import list_recipes as verb
+        case "diff":
+            from launcher.cli.recipes import diff_recipes as verb
         case "explain":
             from launcher.cli.explain import explain_recipe as verb
         case "shapes":

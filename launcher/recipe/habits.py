@@ -146,7 +146,7 @@ def _without_comma(text: str, *, whole: bool) -> str:
         return f"write {thousands} without commas"
     if groups:
         return f"write {thousands} without commas, or {decimal} with a decimal point"
-    return f"write {decimal} with a decimal point" if _is_comma(text) else ""
+    return f"write {decimal} with a decimal point" if _is_comma(text) and not whole else ""
 
 
 def _is_float(text: str) -> bool:
