@@ -10,7 +10,7 @@ from cluster.slurm_job import QueueError, ask_job
 from launcher import files
 from launcher.checkpoint.catalog import Saved, all_lost, find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
-from launcher.data.source_table import check_sources
+from launcher.cli.data_check import check_data
 from launcher.errors import Problem, UserError
 from launcher.optim.config import ScheduleConfig
 from launcher.optim.schedule import Schedule, describe_jump
@@ -54,7 +54,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     # Relative paths begin in the folder where the run was first started, as they do in its script.
     with contextlib.chdir(first_folder(run_url) or Path.cwd()):
         with loaded.locating():
-            check_sources(loaded.recipe.data)
+            check_data(loaded.recipe)
             check_store(loaded.recipe.track.mlflow)
             env, submission = run_environment(), new_submission()
             prepared = prepare(loaded.recipe, run_url, env=env, submission=submission)

@@ -10,7 +10,7 @@ from launcher import files
 from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
-from launcher.data.source_table import check_sources
+from launcher.cli.data_check import check_data
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
@@ -58,7 +58,7 @@ def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
     """Check what can be checked, then start in the first free place; `path` is where the recipe was read."""
     # Whatever can be refused is refused before the folder is written or a job is queued.
     with loaded.locating():
-        check_sources(loaded.recipe.data)
+        check_data(loaded.recipe)
         show_hints(find_hints(loaded))
         require_passed(loaded.recipe, path)
         from launcher.cli.tracking import check_store, run_environment

@@ -39,6 +39,15 @@ def require_files(wanted: Mapping[str, str]) -> None:
         raise UserError(*problems)
 
 
+def require_apart(train: str, validation: str | None) -> None:
+    """Raise UserError where a split to validate on is what is trained on, by another name."""
+    places = [files.local_path(url) for url in (train, validation or "")]
+    there = [place for place in places if place is not None and place.exists()] if validation else []
+    if len(there) == 2 and there[0].samefile(there[1]):
+        message = f"{validation} leads to what is trained on, {train}"
+        raise UserError(Problem.at("data.source.validation", message, "use other data, or leave it out"))
+
+
 def find_stdlib() -> list[SourceFile]:
     """Files of the standard library, sorted by name. Raises UserError where there are none."""
     root = Path(sysconfig.get_path("stdlib"))

@@ -1,8 +1,12 @@
 """Open a recipe's source as a training and a validation split that the model can read."""
 
-from launcher.data.config import DataConfig, SourceSection, TextSection
+from pathlib import Path
+
+from launcher import files
+from launcher.data.config import DataConfig, LabelledSource, SourceSection, TextSection, TokensSource
 from launcher.data.dataset import Reader, Splits
 from launcher.data.source_table import SOURCES
+from launcher.data.sources import require_apart
 from launcher.errors import Problem, UserError, about
 
 
@@ -16,6 +20,29 @@ def open_splits(config: DataConfig, vocab_size: int | None, max_chars: int | Non
     source = config.source
     vocab_size = _check_inputs(source, vocab_size, max_chars)
     return SOURCES[source.type].open(config, source, Reader(vocab_size=vocab_size, max_chars=max_chars))
+
+
+_SMALL_BYTES = 256 << 20
+
+
+def check_data(config: DataConfig, vocab_size: int | None, max_chars: int | None = None) -> None:
+    """Raise what the ranks would, before a job is queued: where looking costs little.
+
+    Files of tokens are probed at 64 places; labelled files are read whole up to 256 MiB. Text is read by the
+    ranks alone, and so is what is remote.
+    """
+    source = config.source
+    if not isinstance(source, TokensSource | LabelledSource):
+        return
+    require_apart(source.train, source.validation)
+    places = [files.local_path(url) for url in source.required_files()]
+    small = isinstance(source, TokensSource) or sum(_bytes(place) for place in places) <= _SMALL_BYTES
+    if small and all(place is not None for place in places):
+        open_splits(config, vocab_size, max_chars)
+
+
+def _bytes(place: Path | None) -> int:
+    return place.stat().st_size if place is not None and place.exists() else 0
 
 
 _READS = {
