@@ -17,7 +17,7 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
 
   launch RECIPE        start a new run
   launch resume RUN    continue a run from its newest good checkpoint
-  launch plan RECIPE   print every derived number, the parameter groups and the exact command; start nothing
+  launch plan RECIPE   print every derived number and the parameter groups (--full: the script, too)
   launch validate RECIPE...
                        check recipes, many at once: every key, value and rule; reads no data
   launch recipes       a line for each recipe

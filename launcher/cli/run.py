@@ -11,6 +11,7 @@ from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
 from launcher.cli.data_check import check_data
+from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
@@ -98,9 +99,12 @@ def plan_recipe(arguments: Sequence[str]) -> int:
     add_overrides(parser)
     add_shape(parser)
     add_profile(parser)
+    parser.add_argument("--full", action="store_true", help="all values, defaults too, and the script")
+    parser.add_argument("--json", action="store_true", help="the plan as in a run folder's plan.json")
     options = parse(parser, arguments)
     loaded = _load(options)
-    return _show(loaded, files.absolute(f"runs/{loaded.recipe.name}"))
+    run_url = files.absolute(f"runs/{loaded.recipe.name}")
+    return _show(loaded, run_url, full=options.full, as_json=options.json)
 
 
 def _load(options: argparse.Namespace) -> LoadedRecipe:
@@ -108,16 +112,23 @@ def _load(options: argparse.Namespace) -> LoadedRecipe:
     return load_recipe(options.recipe, overrides, nodes=options.nodes, nproc_per_node=options.nproc_per_node)
 
 
-def _show(loaded: LoadedRecipe, run_url: str) -> int:
+def _show(loaded: LoadedRecipe, run_url: str, *, full: bool = True, as_json: bool = False) -> int:
     from launcher.cli.tracking import run_environment
+    from launcher.plan.plan_record import plan_record
     from launcher.plan.plan_text import plan_text
     from launcher.submit import prepare
 
     with loaded.locating():
         prepared = prepare(loaded.recipe, run_url, env=run_environment(), only_show=True)
-    print(plan_text(prepared.recipe, prepared.plan))
+    if as_json:
+        print(dump_json(plan_record(prepared.plan), indent=1))
+        return 0
+    print(plan_text(prepared.recipe, prepared.plan, full=full))
     show_hints(find_hints(loaded))
-    print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))
+    if full:
+        print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))
+    else:
+        print("all values, defaults too, and the script: --full")
     return 0
 
 

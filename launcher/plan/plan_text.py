@@ -9,15 +9,17 @@ from launcher.recipe.schema import Recipe
 from launcher.table import table_lines
 
 
-def plan_text(recipe: Recipe, plan: Plan) -> str:
-    """Resolved values, counts, batch arithmetic, memory and parameter groups, in that order."""
-    return "\n".join(
-        [*_heading(recipe), *_numbers(recipe, plan), "", *_groups(plan), "", *_widths(plan, recipe), ""]
-    )
+def plan_text(recipe: Recipe, plan: Plan, *, full: bool = True) -> str:
+    """Resolved values, counts, batch arithmetic, memory and parameter groups, in that order.
+
+    Without `full`, only the values that differ from the defaults.
+    """
+    lines = [*_heading(recipe, full=full), *_numbers(recipe, plan), "", *_groups(plan), ""]
+    return "\n".join([*lines, *_widths(plan, recipe), ""])
 
 
-def _heading(recipe: Recipe) -> list[str]:
-    data = recipe.model_dump(mode="json")
+def _heading(recipe: Recipe, *, full: bool) -> list[str]:
+    data = recipe.model_dump(mode="json", exclude_defaults=not full)
     lines = [f"recipe {recipe.name}, seed {recipe.seed}"]
     for section in (
         "model",
@@ -32,9 +34,9 @@ def _heading(recipe: Recipe) -> list[str]:
         "cluster",
     ):
         values = ", ".join(
-            f"{key}={_short(value)}" for key, value in data[section].items() if value is not None
+            f"{key}={_short(value)}" for key, value in data.get(section, {}).items() if value is not None
         )
-        lines += _wrap(f"{section:<10} ", values)
+        lines += _wrap(f"{section:<10} ", values) if values else []
     return [*lines, ""]
 
 

@@ -30,3 +30,14 @@ def test_carried_states_are_told_where_there_are_any() -> None:
     assert "carried" not in line("memory ")
     # eight sequences of two layers of 16 channels of 8 numbers of 4 bytes
     assert "carried states 8.00 KiB" in line("memory ", "train.truncated_bptt=true")
+
+
+def test_only_what_differs_from_the_defaults_is_shown_unless_all_is_asked_for() -> None:
+    recipe = small_recipe("optim.grad_clip=1.0", "parallel.precision=fp32", "checkpoint.keep=7")
+    plan = make_plan(recipe, planned_ranks(recipe))
+    short, full = plan_text(recipe, plan, full=False), plan_text(recipe, plan)
+    for value in ("grad_clip=1.0", "precision=fp32"):
+        assert value in full
+        assert value not in short
+    assert "keep=7" in short
+    assert len(short.splitlines()) < len(full.splitlines())
