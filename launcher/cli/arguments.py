@@ -14,7 +14,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="values that replace the recipe's, such as optim.lr=3e-4",
+        help="values that replace the recipe's, such as optim.lr=3e-4; ~optim.betas drops a key",
     )
 
 

@@ -1,11 +1,12 @@
-"""Overrides, `section.key=value`: the same types and the same errors as in the file."""
+"""Overrides, `section.key=value` and `~section.key`: the same types and the same errors as in the file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from types import NoneType
 
 from launcher.errors import Problem, UserError
-from launcher.recipe.tree import Key, Node, child, dotted, put
+from launcher.recipe.suggest import close_matches, did_you_mean
+from launcher.recipe.tree import Key, Node, child, dotted, find, nearest, put, without
 from launcher.yaml_text import parse_argument
 
 Nodes = int | tuple[int, int]
@@ -19,11 +20,29 @@ def apply_overrides(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[Pr
     problems: list[Problem] = []
     for override in overrides:
         try:
+            if override.startswith("~"):
+                tree = _drop(tree, override)
+                continue
             path, node = _read_override(override)
             tree = put(tree, _typed_path(tree, path, override), node)
         except UserError as error:
             problems += error.problems
     return tree, problems
+
+
+def _drop(tree: Node, override: str) -> Node:
+    """The tree without the key that `~section.key` names. Raises UserError where it is not written."""
+    path = override[1:].split(".")
+    found = find(tree, path)
+    if found is None:
+        section = nearest(tree, path)
+        keys = list(section.value) if isinstance(section.value, dict) else []
+        hint = did_you_mean(close_matches(path[-1], keys)) or "only what the recipe gives can be dropped"
+        raise UserError(Problem(f"override {override!r}", f"the recipe does not give {dotted(path)}", hint))
+    if not isinstance(nearest(tree, path[:-1]).value, dict):
+        message = "is an item of a list; give the whole list"
+        raise UserError(Problem(f"override {override!r}", message))
+    return without(tree, tuple(path))
 
 
 def apply_flags(tree: Node, nodes: Nodes | None, nproc_per_node: int | None) -> Node:

@@ -109,7 +109,7 @@ class Explainer:
         if (known := known_key(dotted(section), key)) is not None:
             return self._free_place(tree, [tuple(known[0].split("."))]), known[1]
         if owners := self._owners(tree, section, key):
-            return None, f"{key!r} belongs to {any_of(owners)}"
+            return None, f"{key!r} belongs to {any_of(owners)}; ~{dotted(path)} as an override drops it"
         everywhere = [other for other in self.shape.key_paths() if other != path]
         exact = [other for other in everywhere if other[-1] == key]
         depth = min(map(len, exact), default=0)
