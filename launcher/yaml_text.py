@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from launcher.errors import Problem, UserError
+from launcher.recipe.line_habits import culprit
 from launcher.recipe.tree import Node, plain
 
 MAX_DEPTH = 40
@@ -82,7 +83,7 @@ def parse_tree(text: str, name: str, *, most: int | None = None) -> tuple[Node, 
     except yaml.reader.ReaderError as error:
         raise UserError(_character_problem(text, name, error.position)) from None
     except yaml.MarkedYAMLError as error:
-        raise UserError(_syntax_problem(name, error)) from None
+        raise UserError(_syntax_problem(name, error, text)) from None
     if node is None:
         raise UserError(Problem(f"{name}:1:1", "is empty", "write `key: value` lines"))
     return node, reader.problems
@@ -246,10 +247,15 @@ def _text(event: Any) -> str:
     return event.value if event.style is None else ""
 
 
-def _syntax_problem(name: str, error: yaml.MarkedYAMLError) -> Problem:
+def _syntax_problem(name: str, error: yaml.MarkedYAMLError, text: str) -> Problem:
     """Our message for a parser's error, at the place where the mistake starts."""
     said = error.problem or "broken syntax"
     mark = error.problem_mark or error.context_mark
+    # "Here no key can begin": the line before is what is wrong.
+    before = culprit(text.splitlines(), mark.line) if mark is not None and "mapping values" in said else None
+    if before is not None:
+        line, column, message, remedy = before
+        return Problem(f"{name}:{line + 1}:{column + 1}", message, remedy)
     place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
     for pattern, message, remedy in _SYNTAX:
         found = re.search(pattern, said)

@@ -134,6 +134,7 @@ def _compile(
     problems += _non_finite(tree)
     recipe, tree, found = _validate(tree)
     problems += found
+    problems += _empty(tree) if recipe is not None else ()
     if recipe is None or problems:
         raise UserError(*_one_screen(problems))
     # Rules compare values of several sections, so they need a recipe whose values are all right by
@@ -201,6 +202,17 @@ def _non_finite(node: Node, path: tuple[Key, ...] = ()) -> Iterator[Problem]:
             yield from _non_finite(item, (*path, index))
     elif isinstance(node.value, float) and not isfinite(node.value):
         yield Problem(node.place, f"{dotted(path)} is {node.text}", "write a finite number")
+
+
+def _empty(node: Node, path: tuple[Key, ...] = ()) -> Iterator[Problem]:
+    """A key with nothing after it, where null would be taken: it may have been meant to have a value."""
+    # `grad_clip:` would turn clipping off without a word.
+    if isinstance(node.value, dict):
+        for key, inner in node.value.items():
+            yield from _empty(inner, (*path, key))
+    elif node.value is None and not node.text:
+        remedy = "write null for none, or remove the line for the default"
+        yield Problem(node.key_place, f"{dotted(path)} is empty", remedy)
 
 
 def _one_screen(problems: Sequence[Problem]) -> list[Problem]:

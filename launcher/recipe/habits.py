@@ -108,6 +108,8 @@ def value_remedy(text: str, *, number: bool, whole: bool, null: bool, place: str
         return ""
     if (plain := _plain(text)) is not None:
         return plain
+    if re.fullmatch(r"[^;,]+[;,]", text) and _is_float(text[:-1]):
+        return f"write {text[:-1]}, without the {text[-1]!r}"
     if re.fullmatch(r"[+-]?\d+(\.\d+)?\s*%", text):
         return f"write {float(text.rstrip('% ')) / 100:g}"
     if said := _without_comma(text, whole=whole):
@@ -155,3 +157,12 @@ def _is_float(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def list_remedy(text: str) -> str:
+    """How a text is written that was meant as a list."""
+    inner = re.sub(r"^\((.*)\)$", r"\1", text.strip())
+    if text.lstrip().startswith("-"):
+        items = [item.strip() for item in re.split(r"(?:^|\s)-\s*", text) if item.strip()]
+        return f"write [{', '.join(items)}], or a space after each dash"
+    return f"write [{', '.join(item.strip() for item in inner.split(','))}]"

@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.errors import Problem
 from launcher.recipe.counts import as_count
-from launcher.recipe.habits import known_choice, known_key, value_remedy
+from launcher.recipe.habits import known_choice, known_key, list_remedy, value_remedy
 from launcher.recipe.renamed import new_name
 from launcher.recipe.schema_walk import Schema, Shape, allowed, any_of
 from launcher.recipe.suggest import close_matches, did_you_mean
@@ -18,6 +18,8 @@ from launcher.recipe.tree import Key, Node, dotted, find, nearest, put, split_ke
 KeyPath = tuple[Key, ...]
 _YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _SHOWN_LETTERS = 60
+_FEW = 4
+"""Missing sections that are named one by one."""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,10 @@ class Explainer:
         names = [dotted((*path, key)) for key in keys]
         verb = "is" if len(names) == 1 else "are"
         found = nearest(tree, path)
-        return Problem(found.key_place, f"{_and(names)} {verb} missing", f"add {', '.join(wanted)}")
+        remedy = f"add {', '.join(wanted)}"
+        if not path and len(names) > _FEW:
+            remedy = "start from one that is there: `launch recipes` lists them"
+        return Problem(found.key_place, f"{_and(names)} {verb} missing", remedy)
 
     def _wanted(self, section: Schema, key: str) -> str:
         tags = self.shape.variants(section)
@@ -205,8 +210,8 @@ class Explainer:
             return f"write {float(count):g}"
         if {"integer", "number"} & kinds and isinstance(value, str) and _is_number(value):
             return f"write {value} without quotes"
-        if "array" in kinds and isinstance(value, str) and "," in value:
-            return f"write [{', '.join(part.strip() for part in value.split(','))}]"
+        if "array" in kinds and isinstance(value, str) and re.search(r"^-|,|^\(", value):
+            return list_remedy(value)
         if "array" in kinds and "items" in self.shape.deref(schema) and not isinstance(value, (list, dict)):
             simple = re.fullmatch(r"[\w./ -]+", text)
             return f"write [{text if simple else json.dumps(value)}]"

@@ -71,7 +71,7 @@ REFUSED = [
     ("a: {true: b}", "f:1:5", "key true is not text"),
     ("? [a]\n: b", "f:1:3", "as a key"),
     ("a:\n\tb: 1", "f:2:1", "indent with spaces"),
-    ("a:1\nb: 2", "f:2:2", "space after each colon"),
+    ("a:1\nb: 2", "f:1:1", "no space after the colon"),
     ("a: b: c", "f:1:5", "one key a line"),
     ("a: 1\n  b: 2", "f:2:4", "indented like its neighbours"),
     ("a:\n  b: 1\n c: 2", "f:3:2", "indentation that fits no section"),
