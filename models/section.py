@@ -10,6 +10,7 @@ MANY = 1 << 53
 """Largest number of steps or samples: floats and readers of JSON are exact up to here."""
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 Size = Annotated[int, Field(ge=2, le=MOST)]
 Steps = Annotated[int, Field(ge=1, le=MANY)]
 """A number of steps or samples."""

@@ -62,10 +62,11 @@ def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
         check_data(loaded.recipe)
         show_hints(find_hints(loaded))
         require_passed(loaded.recipe, path)
-        from launcher.cli.tracking import check_store, run_environment
+        from launcher.cli.tracking import check_store, run_environment, store_hints
         from launcher.submit import ask_scheduler, check_space, freeze_and_submit, prepare
 
         check_store(loaded.recipe.track.mlflow)
+        show_hints(store_hints(loaded.recipe.track.mlflow))
         run_url = _claim_first(places)
         try:
             prepared = prepare(loaded.recipe, run_url, env=run_environment())

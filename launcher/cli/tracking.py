@@ -43,6 +43,14 @@ def check_store(config: MLflowConfig) -> None:
         find_target(config)
 
 
+def store_hints(config: MLflowConfig) -> Iterator[Problem]:
+    """What of the environment does not count."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if config.enabled and name is not None and name != config.experiment:
+        message = f"is {name!r}, and does not count: the recipe's experiment is {config.experiment!r}"
+        yield Problem("MLFLOW_EXPERIMENT_NAME", message, "give it as track.mlflow.experiment=...")
+
+
 def mlflow_environment() -> dict[str, str]:
     """Our MLflow settings, except those that the user has set."""
     return {name: value for name, value in MLFLOW_ENVIRONMENT.items() if name not in os.environ}

@@ -14,7 +14,7 @@ from launcher.optim.config import OptimConfig, ScheduleConfig
 from launcher.parallel.config import ParallelConfig
 from launcher.track.config import TrackConfig
 from models.config import ModelConfig
-from models.section import Count, Section, Steps, StepsOrZero
+from models.section import Count, CountOrZero, Section, Steps
 
 
 class TrainConfig(Section):
@@ -31,7 +31,7 @@ class TrainConfig(Section):
     Gradients stop at the start of a window. Validation windows are read in the same way."""
     validate_every: Steps | None = None
     """Steps between evaluations on validation data; null evaluates only at the end."""
-    validation_sequences: StepsOrZero = 64
+    validation_sequences: CountOrZero = 64
     """Validation windows per evaluation, over all ranks; 0 never evaluates."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """A checkpoint, or a run for its newest good one, whose weights a new run starts with."""

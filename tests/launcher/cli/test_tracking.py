@@ -11,6 +11,8 @@ from mlflow.entities import Run
 
 from launcher import files
 from launcher.cli.main import main
+from launcher.cli.tracking import store_hints
+from launcher.track.config import MLflowConfig
 from launcher.track.journal import step_records
 from launcher.track.mlflow import create_database
 from tests.launch import assert_one_screen, launch, launch_rank
@@ -150,3 +152,12 @@ def test_a_run_that_is_being_trained_is_left_alone(
         assert main(["replay", "off"]) == 2
     assert "is being trained by" in capsys.readouterr().err
     assert not (folder / "off/mlflow.json").exists()
+
+
+def test_an_experiment_in_the_environment_is_named_as_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    (hint,) = store_hints(MLflowConfig())
+    assert "does not count" in str(hint)
+    assert "track.mlflow.experiment" in str(hint)
+    assert not list(store_hints(MLflowConfig(experiment="mine")))
+    assert not list(store_hints(MLflowConfig(enabled=False)))
