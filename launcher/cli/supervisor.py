@@ -10,10 +10,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 from cluster.job import SubmitError
 from cluster.notify import notify
@@ -35,6 +35,7 @@ from launcher.recipe.compile import load_frozen
 from launcher.run_folder import CONSOLE, RECIPE, SCRIPT, require_run
 from launcher.run_jobs import fruitless_jobs, read_jobs, record_job, replaced_job, was_cancelled
 
+Answer = TypeVar("Answer")
 _POLL_S = 0.2
 _ASK_AGAIN_S = 10.0
 _BACK_OFF_S = 2.0
@@ -70,6 +71,8 @@ class Run:
     words: Sequence[str]
     """The srun, without where it logs to."""
     job: OwnJob
+    hosts: Sequence[str]
+    """Names of its nodes."""
 
 
 @final
@@ -90,12 +93,14 @@ def main() -> int:
     run_url = files.absolute(options.run_dir)
     try:
         require_run(run_url)
+        job = OwnJob(os.environ)
         run = Run(
             url=run_url,
             folder=Path(run_url),
             submission=options.submission,
             words=words,
-            job=OwnJob(os.environ),
+            job=job,
+            hosts=until_answered(job.hosts),
         )
         require_no_other_job(run)
     except UserError as error:
@@ -140,7 +145,7 @@ def supervise(run: Run, asked: Asked) -> int:
     while True:
         number += 1
         ended = run_once(run, asked, number, replaced)
-        scheduler = ask(run, asked)
+        scheduler = as_scheduler(until_answered(job.ask), job, asked)
         cause, before = name_stop(ended.cause, scheduler), saved
         if was_cancelled(read_jobs(run.url), job.id) and cause.ending in STOPPED:
             cause = replace(cause, ending="stopped by user")
@@ -148,6 +153,8 @@ def supervise(run: Run, asked: Asked) -> int:
         tries = 1 if saved > before else tries + 1
         fruitless = fruitless_jobs(read_jobs(run.url), saved)
         move = next_move(cause, scheduler, tries=tries, fruitless=fruitless, lost=ended.lost)
+        # Warned of its limit, the job has no time for another attempt.
+        move = "queue again" if move == "again" and asked.numbers else move
         print_lines(cause_lines(run, ended, cause, move))
         # Written before anything is asked of Slurm, which may end this process at once.
         settle_run(run.url, cause.ending, cause.message, since=ended.begun, final=move == "final", job=job.id)
@@ -156,7 +163,7 @@ def supervise(run: Run, asked: Asked) -> int:
             wait(_BACK_OFF_S * 4 ** (tries - 1), asked)
             if not asked.numbers:
                 continue
-            move = "leave"
+            move = "leave" if asked.ending else "queue again"
         return finish(run, ended, cause, move, saved)
 
 
@@ -172,7 +179,7 @@ def run_once(run: Run, asked: Asked, number: int, replaced: str | None) -> Ended
     }
     begun = time.time()
     step = Step(run.words, logs, variables)
-    limit_s, num_hosts = kill_wait_s() + 20.0, len(run.job.hosts())
+    limit_s, num_hosts = kill_wait_s() + 20.0, len(run.hosts)
     while (code := step.code()) is None:
         # When Slurm ends a job, the tasks have their own signal; a second one might meet a rank at its exit.
         if asked.numbers and not asked.passed_on and not asked.ending:
@@ -190,7 +197,7 @@ def run_once(run: Run, asked: Asked, number: int, replaced: str | None) -> Ended
         wait_for_words(logs, num_hosts, limit_s)
     words = read_agent_words(logs)
     heard = {word.host.partition(".")[0] for word in words}
-    lost = [host for host in run.job.hosts() if host.partition(".")[0] not in heard] if code is None else []
+    lost = [host for host in run.hosts if host.partition(".")[0] not in heard] if code is None else []
     return Ended(cause=find_first(words, logs, code, lost), begun=begun, logs=logs, lost=lost)
 
 
@@ -221,16 +228,14 @@ def find_first(words: Sequence[AgentWord], logs: Path, code: int | None, lost: S
     return Cause(ending="node lost", message=reason.removeprefix("srun: error: "))
 
 
-def ask(run: Run, asked: Asked) -> Scheduler:
-    """What Slurm says of this job. It may be away for a while: not to be asked is not to be gone."""
+def until_answered(question: Callable[[], Answer]) -> Answer:
+    """What Slurm says. It may be away for a while: not to be asked is not to be gone."""
     while True:
         try:
-            state = run.job.ask()
+            return question()
         except QueueError as error:
             print_lines([f"launch: Slurm gives no answer: {error}; asking again in {_ASK_AGAIN_S:.0f} s"])
             time.sleep(_ASK_AGAIN_S)
-            continue
-        return as_scheduler(state, run.job, asked)
 
 
 def as_scheduler(state: JobState, job: OwnJob, asked: Asked) -> Scheduler:

@@ -25,12 +25,16 @@ class AgentWord:
 def write_word(folder: Path, word: AgentWord) -> None:
     """Leave it in the attempt's folder."""
     record = {"host": word.host, "time": word.time, **asdict(word.cause)}
-    files.write_text(str(folder / f"agent-{word.host}.json"), dump_json(record) + "\n")
+    files.write_text(str(folder / _FOLDER / f"{word.host}.json"), dump_json(record) + "\n")
+
+
+_FOLDER = "agents"
+"""Of its own: it is looked into while thousands of ranks write their files beside it."""
 
 
 def read_agent_words(folder: Path) -> list[AgentWord]:
     """Those of all nodes that left one, earliest first. A file that is not one is passed over."""
-    found = (_parse(path) for path in folder.glob("agent-*.json"))
+    found = (_parse(path) for path in (folder / _FOLDER).glob("[!.]*.json"))
     return sorted((word for word in found if word is not None), key=lambda word: word.time)
 
 

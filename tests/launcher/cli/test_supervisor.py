@@ -187,3 +187,30 @@ def test_only_sigterm_says_that_slurm_ends_the_job() -> None:
     assert (now.running, now.requeued, now.warned) == (True, False, True)
     later = as_scheduler(JobState(state="RUNNING", restarts=2), job, asked)
     assert (later.running, later.requeued) == (False, True), "a later start of the job is another one"
+
+
+def test_a_job_that_was_warned_of_its_limit_starts_no_further_attempt(site: Path) -> None:
+    says = "echo 'srun: error: Unable to create step' >&2"
+    failing = f"#!/bin/bash\ntrap '' USR1\nkill -USR1 $PPID\nsleep 1\n{says}\nexit 1\n"
+    write_program(site / "bin" / "srun", failing)
+    run = submit(site)
+    job = start_script(run)
+    text, _ = job.communicate(timeout=60)
+    assert "launch: node lost: Unable to create step" in text
+    assert "asking Slurm to queue this job again" in text, text
+    assert "requeue 7" in (site / "calls").read_text()
+    assert not (run / "logs/job-7.0.2").exists()
+
+
+def test_an_attempt_that_may_help_is_made_in_the_job_a_few_times(site: Path) -> None:
+    write_program(site / "bin" / "srun", "#!/bin/bash\necho 'srun: error: x' >&2\nexit 1\n")
+    run = submit(site)
+    script = run / "job.sh"
+    patched = "-c 'import launcher.cli.supervisor as s, sys; s._BACK_OFF_S = 0.0; sys.exit(s.main())'"
+    script.write_text(script.read_text().replace("-m launcher.cli.supervisor", patched))
+    text, _ = start_script(run).communicate(timeout=60)
+    assert text.count("starting again in this job") == 3, text
+    assert text.count("asking Slurm to queue this job again") == 1
+    assert sorted(path.name for path in (run / "logs").glob("job-*")) == [
+        f"job-7.0.{n}" for n in (1, 2, 3, 4)
+    ]

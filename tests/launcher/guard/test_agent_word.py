@@ -17,8 +17,8 @@ def test_words_are_read_as_they_were_written_earliest_first(tmp_path: Path) -> N
     words = [word("n2", "bug", 2.0), word("n1", "node lost", 1.0)]
     for one in words:
         write_word(tmp_path, one)
-    (tmp_path / "agent-n3.json").write_text("{torn")
-    (tmp_path / "agent-n4.json").write_text('{"host": "n4", "time": 1, "ending": "x", "message": ""}')
+    (tmp_path / "agents/n3.json").write_text("{torn")
+    (tmp_path / "agents/n4.json").write_text('{"host": "n4", "time": 1, "ending": "x", "message": ""}')
     assert read_agent_words(tmp_path) == words[::-1]
 
 
