@@ -104,15 +104,12 @@ class OwnJob:
         return ask_job(self.id)
 
     def hosts(self) -> list[str]:
-        """Names of its nodes, in Slurm's order."""
-        done = _run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]])
-        return done.stdout.split()
+        """Names of its nodes, in Slurm's order. Raises QueueError."""
+        return ask_slurm(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]).split()
 
     def requeue(self) -> None:
         """Queue this job again; Slurm then ends this process. Raises QueueError where that is refused."""
-        done = _run(["scontrol", "requeue", self.id])
-        if done.returncode != 0:
-            raise QueueError(_line(done))
+        ask_slurm(["scontrol", "requeue", self.id])
 
     def keep_from_requeue(self) -> None:
         """Do not let Slurm queue it again by itself: another job takes its place."""
@@ -173,9 +170,7 @@ def kill_wait_s() -> float:
 
 def cancel_job(job_id: str) -> None:
     """Cancel a job; one that is over stays as it is. Raises QueueError."""
-    done = _run(["scancel", job_id])
-    if done.returncode != 0:
-        raise QueueError(_line(done))
+    ask_slurm(["scancel", job_id])
 
 
 def ask_slurm(words: Sequence[str]) -> str:

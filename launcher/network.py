@@ -6,6 +6,8 @@ import socket
 import struct
 from pathlib import Path
 
+from launcher.errors import Problem, UserError
+
 
 def address_of(endpoint: str) -> str:
     """This machine's address on the way to HOST:PORT; its own name may stand for a loopback address."""
@@ -21,6 +23,18 @@ def address_towards(host: str, port: int) -> str:
                 probe.connect(address)  # sends nothing
                 return str(probe.getsockname()[0])
     return socket.getfqdn()
+
+
+def free_port(job: int, number: int) -> int:
+    """A port of this node for its agents' meeting, below those that Linux hands out itself."""
+    # Jobs may share a node: each begins to look at another place, and each attempt of one too.
+    for offset in range(1000):
+        port = 20000 + (job * 17 + number + offset) % 12000
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind(("", port))
+            return port
+    raise UserError(Problem("rendezvous", "no port from 20000 to 31999 is free on this node"))
 
 
 def interfaces() -> dict[str, list[str]]:

@@ -28,14 +28,7 @@ from launcher.errors import StoreError, UserError
 from launcher.guard.agent_word import AgentWord, write_word
 from launcher.guard.cause import Cause, Seen, find_cause
 from launcher.guard.config import GuardConfig
-from launcher.guard.elastic import (
-    NEW_STORES,
-    Elastic,
-    Meeting,
-    MeetingError,
-    count_memory_kills,
-    log_to,
-)
+from launcher.guard.elastic import NEW_STORES, Elastic, Meeting, MeetingError, count_memory_kills, log_to
 from launcher.guard.judge import Limits, Verdict, limits_of
 from launcher.guard.rank_end import RankEnd, read_ends
 from launcher.guard.ranks import NodeRanks, StopWaiting

@@ -11,8 +11,9 @@ from launcher import files
 from launcher.cli.arguments import parse_supervised
 from launcher.cli.node_probe import HOSTS, SECOND_PORT
 from launcher.cli.places import LOGS
-from launcher.cli.supervisor import Asked, free_port
+from launcher.cli.supervisor import Asked
 from launcher.json_text import dump_json
+from launcher.network import free_port
 
 _LIMIT_S = 120.0
 

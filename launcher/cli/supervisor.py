@@ -31,6 +31,7 @@ from launcher.guard.agent_word import AgentWord, first_of, read_agent_words
 from launcher.guard.cause import Cause
 from launcher.guard.requeue import STOPPED, Move, Scheduler, name_stop, next_move
 from launcher.guard.stop import STOP_SIGNALS
+from launcher.network import free_port
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import CONSOLE, RECIPE, SCRIPT, require_run
 from launcher.run_jobs import fruitless_jobs, read_jobs, record_job, replaced_job, was_cancelled
@@ -147,11 +148,12 @@ def supervise(run: Run, asked: Asked) -> int:
         ended = run_once(run, asked, number, replaced)
         scheduler = as_scheduler(until_answered(job.ask), job, asked)
         cause, before = name_stop(ended.cause, scheduler), saved
-        if was_cancelled(read_jobs(run.url), job.id) and cause.ending in STOPPED:
+        records = read_jobs(run.url)
+        if was_cancelled(records, job.id) and cause.ending in STOPPED:
             cause = replace(cause, ending="stopped by user")
         saved = newest_step(run.url)
         tries = 1 if saved > before else tries + 1
-        fruitless = fruitless_jobs(read_jobs(run.url), saved)
+        fruitless = fruitless_jobs(records, saved)
         move = next_move(cause, scheduler, tries=tries, fruitless=fruitless, lost=ended.lost)
         # Warned of its limit, the job has no time for another attempt.
         move = "queue again" if move == "again" and asked.numbers else move
@@ -324,18 +326,6 @@ def tell(run: Run, cause: Cause, *, again: bool) -> None:
         record = {"run": run.url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
         if (problem := notify(target, {**record, "again": str(again).lower()})) is not None:
             print_lines([f"launch: guard.notify: {problem}"])
-
-
-def free_port(job: int, number: int) -> int:
-    """A port of this node for its agents' meeting, below those that Linux hands out itself."""
-    # Jobs may share a node: each begins to look at another place, and each attempt of one too.
-    for offset in range(1000):
-        port = 20000 + (job * 17 + number + offset) % 12000
-        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-        with contextlib.suppress(OSError), socket.socket(family) as probe:
-            probe.bind(("", port))
-            return port
-    raise UserError(Problem("rendezvous", "no port from 20000 to 31999 is free on this node"))
 
 
 def wait(seconds: float, asked: Asked) -> None:

@@ -80,7 +80,7 @@ _CHOICES: Mapping[str, str] = {
     "deepspeed": "zero",
 }
 _MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{NON-BREAKING HYPHEN}\N{HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}"
-_BLANK = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{IDEOGRAPHIC SPACE}"
+BLANK = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{IDEOGRAPHIC SPACE}"
 
 
 def known_key(section: str, key: str) -> tuple[str, str] | None:
@@ -122,10 +122,10 @@ def value_remedy(text: str, *, number: bool, whole: bool, null: bool, place: str
 
 def _plain(text: str) -> str | None:
     """A number whose minus or blank only looks like one, as it should be written, and the letter's name."""
-    strange = [letter for letter in text if letter in _MINUS + _BLANK]
+    strange = [letter for letter in text if letter in _MINUS + BLANK]
     if not strange:
         return None
-    table = {ord(letter): "-" for letter in _MINUS} | {ord(letter): None for letter in _BLANK}
+    table = {ord(letter): "-" for letter in _MINUS} | {ord(letter): None for letter in BLANK}
     meant = text.translate(table)
     if not _is_float(meant):
         return None

@@ -3,8 +3,9 @@
 import re
 import unicodedata
 
+from launcher.recipe.habits import BLANK
+
 _KEY = r"[A-Za-z_][\w.]*"
-_BLANK = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{IDEOGRAPHIC SPACE}"
 
 
 def culprit(lines: list[str], at: int) -> tuple[int, int, str, str] | None:
@@ -28,7 +29,7 @@ def _last(lines: list[str], at: int) -> int | None:
 
 def _strange(line: str) -> tuple[int, str, str] | None:
     for column, letter in enumerate(line):
-        if letter in _BLANK:
+        if letter in BLANK:
             name = unicodedata.name(letter).lower()
             return column, f"a {name} (U+{ord(letter):04X}), which YAML takes for text", "write a plain space"
     return None

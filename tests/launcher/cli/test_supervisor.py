@@ -11,9 +11,10 @@ import pytest
 
 from launcher.cli.echo import Echo
 from launcher.cli.main import print_lines
-from launcher.cli.supervisor import Asked, as_scheduler, find_first, free_port
+from launcher.cli.supervisor import Asked, as_scheduler, find_first
 from launcher.guard.agent_word import AgentWord
 from launcher.guard.cause import Cause
+from launcher.network import free_port
 from launcher.run_jobs import read_jobs
 from launcher.track.journal import read_journal
 from tests.cluster.jobs import write_program
