@@ -57,7 +57,10 @@ class LabRun:
 
     def log(self) -> str:
         """All jobs' logs, then the attempts' files: for a failing test."""
-        paths = [*sorted(self.folder.glob("logs/slurm-*.log")), *sorted(self.folder.glob("logs/job-*/*"))]
+        paths = [
+            *sorted(self.folder.glob("logs/slurm-*.log")),
+            *sorted(self.folder.glob("logs/job-*/**/*.*")),
+        ]
         return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in paths)
 
     def wait(self, what: Callable[[], bool], timeout_s: float = 120.0) -> None:

@@ -209,6 +209,22 @@ def test_data_that_a_node_lacks_is_one_screen_and_never_retried(slurm_lab: Slurm
 
 
 @pytest.mark.slow
+def test_a_rank_that_raises_is_one_screen_with_its_class_and_never_retried(
+    slurm_lab: SlurmLab, tmp_path: Path
+) -> None:
+    diverges = ("optim.lr=1e30", "guard.max_skips=1", "guard.max_rollbacks=0", "schedule.warmup_steps=0")
+    run = submit(slurm_lab, tmp_path, *diverges)
+    assert run.wait_until_over() == "FAILED"
+    assert slurm_lab.show(run.job)["ExitCode"] == "11:0", run.log()
+    text = (run.folder / f"logs/slurm-{run.first_job}.log").read_text()
+    assert "Traceback" not in text
+    told = [line for line in text.splitlines() if not line.startswith("step")]
+    assert len(told) <= 20, text
+    assert len([line for line in told if line.startswith("launch: non-finite: ")]) == 1, text
+    assert run.ends() == ["non-finite"]
+
+
+@pytest.mark.slow
 def test_a_set_up_that_fails_on_one_node_is_one_line(slurm_lab: SlurmLab, tmp_path: Path) -> None:
     fails = 'cluster.setup=["test $(hostname) != n2"]'
     run = submit(slurm_lab, tmp_path, fails)
