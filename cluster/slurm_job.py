@@ -17,6 +17,16 @@ _ASK_TIMEOUT_S = 60
 OVER = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE")
 
 
+_ENDED = re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+ DUE TO ([A-Z ]+[A-Z])")
+_STATES = {
+    "PREEMPTION": "PREEMPTED",
+    "TIME LIMIT": "TIMEOUT",
+    "NODE FAILURE": "NODE_FAIL",
+    "JOB REQUEUE": "PENDING",
+}
+"""Of slurmstepd's reasons (src/slurmd/slurmstepd/req.c). While a job is COMPLETING nothing else says them."""
+
+
 class QueueError(RuntimeError):
     """Slurm gave no answer, or refused; the message is its own. It does not mean that a job is gone."""
 
@@ -130,7 +140,7 @@ class Step:
     """One srun: a task on each node."""
 
     def __init__(self, words: Sequence[str], logs: Path, variables: Mapping[str, str]) -> None:
-        output = str(logs).replace("%", "%%")
+        self._logs, output = logs, str(logs).replace("%", "%%")
         command = [words[0], f"--output={output}/node-%N.log", "--open-mode=append", *words[1:]]
         with open(logs / "srun.log", "ab") as log:
             # A session of its own: what is sent to the script's process group would have srun kill its tasks.
@@ -151,6 +161,13 @@ class Step:
         """Send all tasks SIGUSR1, which srun passes on."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGUSR1)
+
+    def ended_as(self) -> str:
+        """What Slurm has written to the tasks' output of why it ends them, as a state; empty if nothing."""
+        for path in sorted(self._logs.glob("node-*.log")):
+            if found := _ENDED.findall(path.read_text(errors="replace")):
+                return _STATES.get(found[-1], "")
+        return ""
 
     def kill(self) -> None:
         """End srun, and with it the tasks that can be reached."""

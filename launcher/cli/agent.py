@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from cluster.notify import notify
 from launcher import files
 from launcher.checkpoint.catalog import list_steps
+from launcher.cli.ended import cause_lines, read_recipe, tell
 from launcher.cli.lasting import LastingOutput
-from launcher.cli.main import print_lines, problem_lines
+from launcher.cli.main import print_lines
 from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_lost, settle_run
 from launcher.ending import REACTIONS, StorageError
@@ -36,7 +36,6 @@ from launcher.guard.stop import STOP_SIGNALS
 from launcher.guard.watchdog import Node, Watchdog, rank_variables
 from launcher.network import interface_of
 from launcher.plan.worlds import node_counts
-from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import CONSOLE, JOURNAL, SCRIPT, open_mirror, read_secret
 from launcher.spool import Spool
@@ -112,7 +111,7 @@ def supervise(elastic: Elastic, folder: Path) -> int:
         may = elastic.one_node or elastic.may_change
         again = reaction.retry and ended.met and may and retries <= RETRIES and not ranks.signals
         if ended.has_main or cause.where or elastic.may_change:
-            print_lines(cause_lines(ended, run_url, again=again))
+            print_lines(told_lines(ended, run_url, again=again))
         if ended.has_main:
             settle_attempt(run_url, ended, final=not again)
             tell(cause, run_url, guard.notify, again=again)
@@ -277,40 +276,13 @@ def say_where(elastic: Elastic, run_url: str, submission: str) -> None:
     print_lines([f"launch: {count} nodes meet at {elastic.endpoint}; on each: bash {shlex.quote(script)}"])
 
 
-def read_recipe(url: str) -> Recipe | None:
-    """The recipe of the run; None where it cannot be read: the ranks will say so."""
-    try:
-        return load_frozen(url).recipe
-    except (UserError, StoreError):
-        return None
-
-
-def tell(cause: Cause, run_url: str, target: str | None, *, again: bool) -> None:
-    """Call guard.notify for a final ending, or a stall."""
-    if target is None or (again and cause.ending != "hang"):
-        return
-    record = {"run": run_url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
-    problem = notify(target, {**record, "again": str(again).lower()})
-    if problem is not None:
-        print_lines([f"launch: guard.notify: {problem}"])
-
-
-def cause_lines(ended: Ended, run_url: str, *, again: bool) -> list[str]:
-    """At most ten lines on why an attempt ended, and what to do."""
-    cause, short = ended.cause, files.shortest(run_url)
-    if cause.ending == "done":
-        return []
-    if cause.ending in ("user error", "config"):
-        return problem_lines(cause.message)
-    lines = [f"launch: {cause.ending}: {line}" for line in cause.message.splitlines()[:1]]
-    lines += [f"  {line[:200]}" for line in cause.message.splitlines()[1:4]]
-    if cause.where:
-        lines.append(f"  {cause.where}")
-    if cause.where or cause.ending == "hang":
-        lines.append(f"  tracebacks: {files.shortest(ended.words)}")
-    if again:
-        return [*lines, "  starting again from the newest checkpoint"]
-    return [*lines, f"  to continue: launch resume {short}"]
+def told_lines(ended: Ended, run_url: str, *, again: bool) -> list[str]:
+    """What is printed of an attempt's end."""
+    cause = ended.cause
+    has_more = cause.where or cause.ending == "hang"
+    logs = f"tracebacks: {files.shortest(ended.words)}" if has_more else ""
+    follows = "starting again from the newest checkpoint" if again else ""
+    return cause_lines(cause, run_url, logs=logs, follows=follows)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.slurm_job import QueueError, ask_job, cancel_job
+from cluster.slurm_job import QueueError, cancel_job
 from launcher import files
+from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.fence import read_owner
 from launcher.run_folder import JOURNAL, lock_holder, open_mirror, require_run
-from launcher.run_jobs import last_job, read_jobs, record_job
+from launcher.run_jobs import record_job
 from launcher.track.settle import last_attempt
 
 _WAIT_S = 60.0
@@ -30,18 +31,17 @@ def cancel_run(arguments: Sequence[str]) -> int:
     parser.add_argument("run", help="folder of the run")
     run_url = files.absolute(parser.parse_args(arguments).run)
     require_run(run_url)
-    short, job = files.shortest(run_url), last_job(read_jobs(run_url))
+    short = files.shortest(run_url)
     try:
-        if job is not None and not ask_job(job, run_url).is_over:
+        queued = ask_queue(run_url)
+        if queued is not None and not queued.state.is_over:
             # First the word, then the deed: the job may be about to be queued again.
-            record_job(run_url, "cancelled", job, {})
-            cancel_job(job)
-            print(f"job {job} is cancelled: it saves if Slurm leaves it the time, and is not queued again")
+            record_job(run_url, "cancelled", queued.job, {})
+            cancel_job(queued.job)
+            print(f"job {queued.job} is cancelled: it saves if there is time, and is not queued again")
             return 0
     except QueueError as error:
-        raise UserError(
-            Problem(f"job {job}", str(error), f"when Slurm answers: launch cancel {short}")
-        ) from None
+        raise UserError(Problem(short, str(error), f"when Slurm answers: launch cancel {short}")) from None
     holder = lock_holder(run_url)
     if holder is None:
         print(f"nobody trains {short}")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.slurm_job import QueueError, ask_job
+from cluster.slurm_job import QueueError
 from launcher import files
+from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.run_folder import CONSOLE, lock_holder, open_mirror, require_run
-from launcher.run_jobs import last_job, read_jobs
 
 _POLL_S = 0.5
 _LOOK_S = 5.0
@@ -104,9 +104,9 @@ def is_trained(run_url: str) -> bool:
     """Whether somebody trains a run now, or its job waits in the queue."""
     if lock_holder(run_url) is not None:
         return True
-    job = last_job(read_jobs(run_url))
     try:
-        return job is not None and not ask_job(job, run_url).is_over
+        queued = ask_queue(run_url)
+        return queued is not None and not queued.state.is_over
     except QueueError:
         return True
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.slurm_job import QueueError, ask_job
+from cluster.slurm_job import QueueError
 from launcher import files
 from launcher.checkpoint.catalog import Saved, all_lost, find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.cli.data_check import check_data
+from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.optim.config import ScheduleConfig
 from launcher.optim.schedule import Schedule, describe_jump
@@ -19,7 +20,6 @@ from launcher.recipe.hints import find_hints
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, RECIPE, lock_run, new_submission, open_mirror, require_run
-from launcher.run_jobs import last_job, read_jobs
 
 if TYPE_CHECKING:
     from launcher.submit import Prepared
@@ -77,10 +77,10 @@ def resume_run(arguments: Sequence[str]) -> int:
 
 def _require_not_queued(run_url: str) -> None:
     """Raise UserError where a job of the run waits in the queue, or runs."""
-    job = last_job(read_jobs(run_url))
     with contextlib.suppress(QueueError):  # another cluster, or none: the lock is asked next
-        if job is not None and not (state := ask_job(job, run_url)).is_over and state.state != "COMPLETING":
-            message = f"job {job} is {state.state} for it already"
+        queued = ask_queue(run_url)
+        if queued is not None and not queued.state.is_over and queued.state.state != "COMPLETING":
+            message = f"job {queued.job} is {queued.state.state} for it already"
             remedy = f"wait for it, or end it: launch cancel {files.shortest(run_url)}"
             raise UserError(Problem(files.shortest(run_url), message, remedy))
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from cluster.slurm_job import QueueError, ask_job
+from cluster.slurm_job import QueueError
 from launcher import files
 from launcher.checkpoint.catalog import list_steps, step_folder
+from launcher.cli.queued import ask_queue
 from launcher.cli.tracking import settle_lost
 from launcher.errors import UserError
 from launcher.recipe.compile import load_frozen
@@ -101,13 +102,13 @@ def _read_facts(run_url: str) -> _Facts:
 
 def queue_text(run_url: str) -> str | None:
     """What the scheduler says of the run's job; None for a run that has none."""
-    job = last_job(read_jobs(run_url))
-    if job is None:
-        return None
     try:
-        found = ask_job(job, run_url)
+        queued = ask_queue(run_url)
     except QueueError as error:
-        return f"{job}: Slurm gives no answer ({error})"
+        return f"{last_job(read_jobs(run_url))}: Slurm gives no answer ({error})"
+    if queued is None:
+        return None
+    job, found = queued.job, queued.state
     if found.state == "UNKNOWN":
         return f"{job}: over, and forgotten by Slurm"
     reason = f" ({found.reason})" if found.reason not in ("", "None") else ""

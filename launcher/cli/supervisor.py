@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar, final
 
 from cluster.job import SubmitError
-from cluster.notify import notify
 from cluster.slurm_job import JobState, OwnJob, QueueError, Step, ask_job, kill_wait_s
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import parse_supervised
 from launcher.cli.echo import Echo
+from launcher.cli.ended import cause_lines, read_recipe, tell
 from launcher.cli.main import print_lines, print_problems, problem_lines
 from launcher.cli.places import LOGS, REPLACED
 from launcher.cli.tracking import settle_run
@@ -32,7 +32,6 @@ from launcher.guard.cause import Cause
 from launcher.guard.requeue import STOPPED, Move, Scheduler, name_stop, next_move
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.network import free_port
-from launcher.recipe.compile import load_frozen
 from launcher.run_folder import CONSOLE, RECIPE, SCRIPT, require_run
 from launcher.run_jobs import fruitless_jobs, read_jobs, record_job, replaced_job, was_cancelled
 
@@ -74,6 +73,12 @@ class Run:
     job: OwnJob
     hosts: Sequence[str]
     """Names of its nodes."""
+    kill_wait_s: float
+    """Between SIGTERM and SIGKILL to tasks."""
+    warning_s: float
+    """How long before its limit the job is warned."""
+    notify: str | None
+    """Whom to tell: guard.notify."""
 
 
 @final
@@ -86,6 +91,8 @@ class Ended:
     logs: Path
     lost: Sequence[str]
     """Nodes that gave no answer, and whose tasks could not be ended."""
+    state: str
+    """What Slurm has said to its tasks that the job will be; empty if nothing."""
 
 
 def main() -> int:
@@ -94,7 +101,7 @@ def main() -> int:
     run_url = files.absolute(options.run_dir)
     try:
         require_run(run_url)
-        job = OwnJob(os.environ)
+        job, recipe = OwnJob(os.environ), read_recipe(files.join(run_url, RECIPE))
         run = Run(
             url=run_url,
             folder=Path(run_url),
@@ -102,6 +109,9 @@ def main() -> int:
             words=words,
             job=job,
             hosts=until_answered(job.hosts),
+            kill_wait_s=kill_wait_s(),
+            warning_s=float(recipe.cluster.warning_s) if recipe else 0.0,
+            notify=recipe.guard.notify if recipe else None,
         )
         require_no_other_job(run)
     except UserError as error:
@@ -146,7 +156,9 @@ def supervise(run: Run, asked: Asked) -> int:
     while True:
         number += 1
         ended = run_once(run, asked, number, replaced)
-        scheduler = as_scheduler(until_answered(job.ask), job, asked)
+        state = until_answered(job.ask)
+        state = replace(state, ending=state.ending or ended.state)
+        scheduler = as_scheduler(state, asked, restarts=job.restarts, warning_s=run.warning_s)
         cause, before = name_stop(ended.cause, scheduler), saved
         records = read_jobs(run.url)
         if was_cancelled(records, job.id) and cause.ending in STOPPED:
@@ -157,10 +169,10 @@ def supervise(run: Run, asked: Asked) -> int:
         move = next_move(cause, scheduler, tries=tries, fruitless=fruitless, lost=ended.lost)
         # Warned of its limit, the job has no time for another attempt.
         move = "queue again" if move == "again" and asked.numbers else move
-        print_lines(cause_lines(run, ended, cause, move))
+        print_lines(told_lines(run, ended, cause, move))
         # Written before anything is asked of Slurm, which may end this process at once.
         settle_run(run.url, cause.ending, cause.message, since=ended.begun, final=move == "final", job=job.id)
-        tell(run, cause, again=move not in ("final", "done"))
+        tell(cause, run.url, run.notify, again=move not in ("final", "done"))
         if move == "again":
             wait(_BACK_OFF_S * 4 ** (tries - 1), asked)
             if not asked.numbers:
@@ -181,7 +193,7 @@ def run_once(run: Run, asked: Asked, number: int, replaced: str | None) -> Ended
     }
     begun = time.time()
     step = Step(run.words, logs, variables)
-    limit_s, num_hosts = kill_wait_s() + 20.0, len(run.hosts)
+    limit_s, num_hosts = run.kill_wait_s + 20.0, len(run.hosts)
     while (code := step.code()) is None:
         # When Slurm ends a job, the tasks have their own signal; a second one might meet a rank at its exit.
         if asked.numbers and not asked.passed_on and not asked.ending:
@@ -200,7 +212,9 @@ def run_once(run: Run, asked: Asked, number: int, replaced: str | None) -> Ended
     words = read_agent_words(logs)
     heard = {word.host.partition(".")[0] for word in words}
     lost = [host for host in run.hosts if host.partition(".")[0] not in heard] if code is None else []
-    return Ended(cause=find_first(words, logs, code, lost), begun=begun, logs=logs, lost=lost)
+    return Ended(
+        cause=find_first(words, logs, code, lost), begun=begun, logs=logs, lost=lost, state=step.ended_as()
+    )
 
 
 def wait_for_words(logs: Path, num_hosts: int, limit_s: float) -> None:
@@ -240,14 +254,15 @@ def until_answered(question: Callable[[], Answer]) -> Answer:
             time.sleep(_ASK_AGAIN_S)
 
 
-def as_scheduler(state: JobState, job: OwnJob, asked: Asked) -> Scheduler:
+def as_scheduler(state: JobState, asked: Asked, *, restarts: int, warning_s: float) -> Scheduler:
     """The part of a job's state that decides."""
     return Scheduler(
-        running=state.state in ("RUNNING", "SUSPENDED") and state.restarts == job.restarts,
-        requeued=state.restarts != job.restarts,
+        running=state.state in ("RUNNING", "SUSPENDED") and state.restarts == restarts,
+        requeued=state.restarts != restarts,
         ending=state.ending or state.state,
         warned=signal.SIGUSR1 in asked.numbers,
         seconds_left=state.seconds_left,
+        warning_s=warning_s,
     )
 
 
@@ -268,7 +283,7 @@ def finish(run: Run, ended: Ended, cause: Cause, move: Move, saved: int) -> int:
             print_lines([f"launch: Slurm does not queue this job again ({error}); submitting another one"])
             move = "elsewhere"
         else:
-            wait(kill_wait_s() + 60.0, Asked())  # Slurm ends this process
+            wait(run.kill_wait_s + 60.0, Asked())  # Slurm ends this process
             return REACTIONS[cause.ending].code
     if move == "elsewhere":
         try:
@@ -292,40 +307,17 @@ def newest_step(run_url: str) -> int:
     return saved.step if saved else 0
 
 
-def cause_lines(run: Run, ended: Ended, cause: Cause, move: Move) -> list[str]:
-    """At most ten lines on why an attempt ended, and what follows."""
-    short = files.shortest(run.url)
-    if cause.ending == "done":
-        return []
-    if cause.ending in ("user error", "config"):
-        return [*problem_lines(cause.message), f"  to continue, when that is fixed: launch resume {short}"]
-    lines = [f"launch: {cause.ending}: {line}" for line in cause.message.splitlines()[:1]]
-    lines += [f"  {line[:200]}" for line in cause.message.splitlines()[1:4]]
-    if cause.where:
-        lines.append(f"  {cause.where}")
-    if REACTIONS[cause.ending].status == "FAILED":
-        lines.append(f"  logs: {files.shortest(str(ended.logs))}")
-    follows = {
+def told_lines(run: Run, ended: Ended, cause: Cause, move: Move) -> list[str]:
+    """What is printed of an attempt's end."""
+    follows: dict[Move, str] = {
         "again": "starting again in this job, from the newest checkpoint",
         "queue again": "asking Slurm to queue this job again",
         "elsewhere": "submitting another job" + (f" without {', '.join(ended.lost)}" * bool(ended.lost)),
         "leave": "Slurm has queued this job again" if cause.ending == "preempted" else "",
     }
-    line = follows.get(move, "")
-    return [*lines, f"  {line}" if line else f"  to continue: launch resume {short}"]
-
-
-def tell(run: Run, cause: Cause, *, again: bool) -> None:
-    """Call guard.notify for a final ending, or a stall."""
-    if cause.ending == "done" or (again and cause.ending != "hang"):
-        return
-    with contextlib.suppress(UserError, OSError):
-        target = load_frozen(files.join(run.url, RECIPE)).recipe.guard.notify
-        if target is None:
-            return
-        record = {"run": run.url, "ending": cause.ending, "reason": cause.message, "where": cause.where}
-        if (problem := notify(target, {**record, "again": str(again).lower()})) is not None:
-            print_lines([f"launch: guard.notify: {problem}"])
+    failed = REACTIONS[cause.ending].status == "FAILED"
+    logs = f"logs: {files.shortest(str(ended.logs))}" if failed else ""
+    return cause_lines(cause, run.url, logs=logs, follows=follows.get(move, ""))
 
 
 def wait(seconds: float, asked: Asked) -> None:

@@ -36,6 +36,8 @@ class Scheduler:
     """Whether it has warned of the time limit."""
     seconds_left: float | None = None
     """Until the time limit."""
+    warning_s: float = 0.0
+    """How long before it the job is warned; Slurm may be up to `_EARLY_S` early."""
 
 
 def name_stop(cause: Cause, scheduler: Scheduler) -> Cause:
@@ -44,7 +46,8 @@ def name_stop(cause: Cause, scheduler: Scheduler) -> Cause:
         return cause
     message = cause.message
     if scheduler.running:
-        late = scheduler.warned and (scheduler.seconds_left is None or scheduler.seconds_left < _NEAR_S)
+        left = scheduler.seconds_left
+        late = scheduler.warned and left is not None and left < scheduler.warning_s + _EARLY_S
         ending: Ending = "time limit" if late or cause.ending == "time limit" else "preempted"
     elif scheduler.requeued or scheduler.ending in ("PREEMPTED", "PENDING", "REQUEUED"):
         ending = "preempted"
@@ -55,8 +58,8 @@ def name_stop(cause: Cause, scheduler: Scheduler) -> Cause:
     return Cause(ending=ending, message=message, where=cause.where)
 
 
-_NEAR_S = 65535.0
-"""The earliest warning that Slurm can be asked for."""
+_EARLY_S = 60.0
+"""`man sbatch`, --signal: "may be sent up to 60 seconds earlier than specified"."""
 
 
 def next_move(cause: Cause, scheduler: Scheduler, *, tries: int, fruitless: int, lost: Sequence[str]) -> Move:

@@ -3,6 +3,7 @@
 Every node has its own host name, network and processes; files are shared, as on a cluster with NFS.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -86,6 +87,25 @@ class SlurmLab:
         """What the controller says of a job; empty for one that it has forgotten."""
         done = self.run(["scontrol", "show", "job", job_id], check=False)
         return dict(re.findall(r"(\w+)=(\S*)", done.stdout))
+
+    @contextlib.contextmanager
+    def configured(self, *changes: tuple[str, str]) -> Iterator[None]:
+        """With texts of slurm.conf replaced."""
+        before = text = (self.folder / "slurm.conf").read_text()
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        try:
+            self._configure(text)
+            yield
+        finally:
+            self._configure(before)
+
+    def _configure(self, text: str) -> None:
+        # Anew, as a controller that is only told to reconfigure keeps its way of preemption.
+        restart = "kill $(cat slurmctld.pid); while pgrep slurmctld; do sleep 0.1; done; slurmctld"
+        (self.folder / "slurm.conf").write_text(text)
+        self.run(["bash", "-c", f"{restart} && scontrol reconfigure"], cwd=self.folder)
 
     def crash(self, node: str) -> None:
         """A power failure of a node."""

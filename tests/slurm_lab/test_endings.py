@@ -40,6 +40,7 @@ def preempt(lab: SlurmLab) -> str:
         "grace",
         pytest.param("nograce", marks=pytest.mark.slow),
         pytest.param("cancel", marks=pytest.mark.slow),
+        pytest.param("kill", marks=pytest.mark.slow),
     ],
 )
 def test_a_preempted_run_finishes(slurm_lab: SlurmLab, tmp_path: Path, partition: str) -> None:
@@ -48,7 +49,7 @@ def test_a_preempted_run_finishes(slurm_lab: SlurmLab, tmp_path: Path, partition
     preempt(slurm_lab)
     assert run.wait_until_over() == "COMPLETED", run.log()
     run.require_finished()
-    if partition != "nograce":
+    if partition in ("grace", "cancel"):
         assert run.ends() == ["preempted", "done"]
         assert run.starts()[1] > 60, "saved in the grace, and not only every 40 steps"
         (*_, ledger) = [record for record in run.journal() if record["event"] == "ledger"]
@@ -96,6 +97,21 @@ def test_a_suspended_run_is_not_taken_for_a_hang(slurm_lab: SlurmLab, tmp_path: 
     time.sleep(12)  # guard.stall_s is 8
     slurm_lab.run(["scontrol", "resume", run.job])
     assert run.wait_until_over() == "COMPLETED", run.log()
+    run.require_finished()
+    assert run.ends() == ["done"]
+
+
+@pytest.mark.slow
+def test_a_run_that_preemption_suspends_continues(slurm_lab: SlurmLab, tmp_path: Path) -> None:
+    # Sites choose it for the whole cluster, and partitions then have no grace.
+    with slurm_lab.configured(("PreemptMode=REQUEUE\nSched", "PreemptMode=SUSPEND,GANG\nSched")):
+        run = submit(slurm_lab, tmp_path, "cluster.partition=suspend")
+        run.wait_for_step(60)
+        words = ["sbatch", "--parsable", "-p", "prod", "-N", "4", "-n", "64", "-o", "/dev/null"]
+        other = slurm_lab.run([*words, "--wrap", "sleep 12"]).stdout.strip()  # guard.stall_s is 8
+        run.wait(lambda: slurm_lab.show(run.job)["JobState"] == "SUSPENDED", 30)
+        assert slurm_lab.show(other)["JobState"] == "RUNNING"
+        assert run.wait_until_over() == "COMPLETED", run.log()
     run.require_finished()
     assert run.ends() == ["done"]
 
@@ -160,18 +176,11 @@ def test_a_killed_rank_is_started_again_in_the_job(slurm_lab: SlurmLab, tmp_path
 def test_where_slurm_notices_late_the_others_do_not_wait_for_it(
     slurm_lab: SlurmLab, tmp_path: Path, node: str
 ) -> None:
-    conf = slurm_lab.folder / "slurm.conf"
-    before = conf.read_text()
-    conf.write_text(before.replace("SlurmdTimeout=10", "SlurmdTimeout=120"))
-    slurm_lab.run(["scontrol", "reconfigure"])
-    try:
+    with slurm_lab.configured(("SlurmdTimeout=10", "SlurmdTimeout=120")):
         run = submit(slurm_lab, tmp_path)
         run.wait_for_step(60)
         slurm_lab.crash(node)
         assert run.wait_until_over(400) == "COMPLETED", run.log()
-    finally:
-        conf.write_text(before)
-        slurm_lab.run(["scontrol", "reconfigure"])
     run.require_finished()
     if node == "n2":  # the supervisor is on n1
         assert run.job != run.first_job
@@ -294,7 +303,7 @@ def test_what_slurm_refuses_leaves_nothing_and_names_the_key(slurm_lab: SlurmLab
     text = str(refused.value)
     assert "ended with 2" in text
     assert "cluster.partition=mian" in text
-    assert "did you mean 'main'? partitions are cancel, grace, main, nograce, prod" in text
+    assert "did you mean 'main'? partitions are cancel, grace, kill, main, nograce, prod, suspend" in text
     assert not (tmp_path / "run").exists()
     with pytest.raises(AssertionError, match="sinfo -o .* lists them"):
         submit(slurm_lab, tmp_path, "--nodes", "8", "train.micro_batch_size=1")

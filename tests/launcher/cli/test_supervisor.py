@@ -184,9 +184,9 @@ def test_only_sigterm_says_that_slurm_ends_the_job() -> None:
     assert (job.name, asked.ending) == ("7.1", False)
     asked.receive(signal.SIGTERM, None)
     assert asked.ending
-    now = as_scheduler(JobState(state="RUNNING", restarts=1), job, asked)
+    now = as_scheduler(JobState(state="RUNNING", restarts=1), asked, restarts=job.restarts, warning_s=120.0)
     assert (now.running, now.requeued, now.warned) == (True, False, True)
-    later = as_scheduler(JobState(state="RUNNING", restarts=2), job, asked)
+    later = as_scheduler(JobState(state="RUNNING", restarts=2), asked, restarts=job.restarts, warning_s=120.0)
     assert (later.running, later.requeued) == (False, True), "a later start of the job is another one"
 
 

@@ -18,8 +18,10 @@ def cause(ending: Ending) -> Cause:
     ("scheduler", "ending"),
     [
         (RUNNING, "preempted"),  # a grace period: nothing else signals the nodes of a job that runs on
-        (Scheduler(running=True, warned=True, seconds_left=90.0), "time limit"),
-        (Scheduler(running=True, warned=True), "time limit"),
+        (Scheduler(running=True, warned=True, seconds_left=170.0, warning_s=120.0), "time limit"),
+        # PreemptParameters=send_user_signal: the same signal, long before the limit
+        (Scheduler(running=True, warned=True, seconds_left=3600.0, warning_s=120.0), "preempted"),
+        (Scheduler(running=True, warned=True, warning_s=120.0), "preempted"),
         (ENDS_IT, "stopped by user"),
         (Scheduler(running=False, ending="TIMEOUT"), "time limit"),
         (Scheduler(running=False, ending="PREEMPTED"), "preempted"),
