@@ -47,7 +47,7 @@ def name_stop(cause: Cause, scheduler: Scheduler) -> Cause:
     message = cause.message
     if scheduler.running:
         left = scheduler.seconds_left
-        late = scheduler.warned and left is not None and left < scheduler.warning_s + _EARLY_S
+        late = scheduler.warned and (left is None or left < scheduler.warning_s + _EARLY_S)
         ending: Ending = "time limit" if late or cause.ending == "time limit" else "preempted"
     elif scheduler.requeued or scheduler.ending in ("PREEMPTED", "PENDING", "REQUEUED"):
         ending = "preempted"

@@ -21,7 +21,7 @@ def cause(ending: Ending) -> Cause:
         (Scheduler(running=True, warned=True, seconds_left=170.0, warning_s=120.0), "time limit"),
         # PreemptParameters=send_user_signal: the same signal, long before the limit
         (Scheduler(running=True, warned=True, seconds_left=3600.0, warning_s=120.0), "preempted"),
-        (Scheduler(running=True, warned=True, warning_s=120.0), "preempted"),
+        (Scheduler(running=True, warned=True, warning_s=120.0), "time limit"),
         (ENDS_IT, "stopped by user"),
         (Scheduler(running=False, ending="TIMEOUT"), "time limit"),
         (Scheduler(running=False, ending="PREEMPTED"), "preempted"),
