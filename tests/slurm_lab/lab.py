@@ -102,7 +102,7 @@ class SlurmLab:
             self._configure(before)
 
     def _configure(self, text: str) -> None:
-        # Anew, as a controller that is only told to reconfigure keeps its way of preemption.
+        # Started again, as a controller that is only told to reconfigure keeps its way of preemption.
         restart = "kill $(cat slurmctld.pid); while pgrep slurmctld; do sleep 0.1; done; slurmctld"
         (self.folder / "slurm.conf").write_text(text)
         self.run(["bash", "-c", f"{restart} && scontrol reconfigure"], cwd=self.folder)
