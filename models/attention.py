@@ -11,6 +11,7 @@ from torch import nn
 
 from models.config import AttentionConfig
 from models.facts import ParamFacts
+from models.footprint import REAL, Footprint, Pass
 from models.layers import Linear, linear_facts
 from models.mixer import Mixer, State
 
@@ -111,3 +112,15 @@ def attention_flops(d_model: int, seq_len: int, *, causal: bool) -> float:
     """
     seen = (seq_len + 1) / 2 if causal else seq_len
     return 8.0 * d_model**2 + 4.0 * seen * d_model
+
+
+def attention_footprint(config: AttentionConfig, d_model: int, step: Pass) -> Footprint:
+    """The input (rounded anew for each of q, k, v), q, k, v, the sums before and after they are turned."""
+    num_heads = count_heads(config, d_model)
+    width = step.product * step.positions * d_model
+    angles = 4.0 * step.product * step.length * (d_model // num_heads // 2) if config.rotary else 0.0
+    norms = REAL * step.positions * num_heads
+    tensors = (8 if step.half else 6) - (not config.rotary)
+    saved = tensors * width + angles + norms + step.rounded(4.0 * d_model**2)
+    # Of the sums and of q, k, v, one turned and one not.
+    return Footprint(saved=saved, working=REAL * step.positions * d_model + 4 * width)

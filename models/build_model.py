@@ -1,14 +1,20 @@
 """The door to this room: a config in; a module, its parameter facts and its cost out."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
 import torch
 from torch import nn
 
-from models.classifier import Classifier, classifier_facts, classifier_flops
+from models.classifier import Classifier, classifier_facts, classifier_flops, classifier_head_footprint
 from models.config import ClassifierConfig, LMConfig
+from models.encoders import encoder_saved
 from models.facts import Multipliers, ParamFacts
+from models.footprint import REAL, Footprint, Pass
 from models.layers import BatchNorm
-from models.lm import LM, lm_facts, lm_flops
-from models.residual import layers_carry_flops
+from models.lm import LM, lm_facts, lm_flops, lm_head_footprint
+from models.residual import layer_footprints, layers_carry_flops
 
 
 def build_model(config: LMConfig | ClassifierConfig, multipliers: Multipliers | None = None) -> nn.Module:
@@ -45,3 +51,32 @@ def recurrent_state_size(config: LMConfig | ClassifierConfig) -> int:
     if not isinstance(model, LM):
         return 0
     return sum(part.numel() for state in model.initial_states(1, torch.device("meta")) for part in state)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFootprint:
+    """Bytes of a micro batch's forward and backward pass."""
+
+    encoder: float
+    """What it keeps, its output aside: that is the first layer's input."""
+    layers: Sequence[Footprint]
+    head: Footprint
+    """With the loss."""
+    stream: float
+    """The input of one layer."""
+
+
+def model_footprint(config: LMConfig | ClassifierConfig, step: Pass) -> ModelFootprint:
+    """By counting tensors; no model is built."""
+    head = (
+        lm_head_footprint(config, step)
+        if isinstance(config, LMConfig)
+        else classifier_head_footprint(config, step)
+    )
+    return ModelFootprint(
+        encoder=encoder_saved(config, step),
+        layers=layer_footprints(config, step),
+        head=head,
+        stream=REAL * float(step.positions * config.d_model),
+    )

@@ -9,6 +9,7 @@ from torch import nn
 from models.config import ClassifierConfig
 from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
+from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, normal_fan_in
 from models.layers import BIAS, Dropout, Linear, linear_facts
 from models.residual import (
@@ -17,6 +18,7 @@ from models.residual import (
     build_mix,
     layers_facts,
     layers_flops,
+    norm_saved,
     normalise,
     run_layers,
 )
@@ -103,3 +105,9 @@ def classifier_flops(config: ClassifierConfig, seq_len: int) -> float:
     compare = 4 * config.d_model**2 if config.num_sequences == 2 else 0
     head = 2.0 * (compare + config.d_model * config.num_classes)
     return encoder_flops(config) + layers_flops(config, seq_len) + head / (config.num_sequences * seq_len)
+
+
+def classifier_head_footprint(config: ClassifierConfig, step: Pass) -> Footprint:
+    """Last norm and pooling; logits are few."""
+    width = REAL * float(step.positions * config.d_model)
+    return Footprint(saved=norm_saved(config.norm if config.prenorm else "none", step, width), working=width)

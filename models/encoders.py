@@ -11,6 +11,7 @@ from torch import nn
 
 from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder, LMConfig
 from models.facts import ParamFacts, Role
+from models.footprint import REAL, Pass
 from models.inits import normal
 from models.layers import BIAS, Embedding, Linear, linear_facts
 
@@ -103,3 +104,14 @@ def _filter_facts(encoder: CharCNNEncoder) -> dict[str, ParamFacts]:
             (f"filters.{index}.bias", BIAS),
         )
     }
+
+
+def encoder_saved(config: LMConfig | ClassifierConfig, step: Pass) -> float:
+    """Bytes kept for the backward pass: ids; of characters, what every filter finds and where."""
+    encoder = config.encoder
+    if isinstance(encoder, LinearEncoder):
+        return float(step.product * step.positions * encoder.num_features)
+    if isinstance(encoder, CharCNNEncoder):
+        found = len(encoder.widths) * config.d_model * (encoder.max_chars * (REAL + 1) + 8 + step.product)
+        return float(step.positions * (found + 2 * REAL * encoder.max_chars * encoder.d_char))
+    return 8.0 * step.positions

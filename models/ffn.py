@@ -7,6 +7,7 @@ from torch import nn
 
 from models.config import FFNConfig
 from models.facts import ParamFacts
+from models.footprint import REAL, Footprint, Pass
 from models.layers import Dropout, Linear, linear_facts
 from models.mixer import Mixer, State
 
@@ -39,3 +40,13 @@ def ffn_facts() -> dict[str, ParamFacts]:
 def ffn_flops(config: FFNConfig, d_model: int) -> float:
     """Forward FLOPs per token: two per weight (arXiv 2001.08361, table 1)."""
     return 4.0 * config.expand * d_model**2
+
+
+def ffn_footprint(config: FFNConfig, d_model: int, step: Pass, *, dropout: bool) -> Footprint:
+    """The input, and what goes into gelu and comes out; backward, the gradient of the latter."""
+    width, wide = (
+        step.product * step.positions * d_model,
+        step.product * step.positions * config.expand * d_model,
+    )
+    saved = width + (3 if dropout else 2) * wide + step.rounded(2.0 * config.expand * d_model**2)
+    return Footprint(saved=saved, working=REAL * step.positions * d_model + step.half * width + wide)

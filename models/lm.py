@@ -8,6 +8,7 @@ from torch import nn
 from models.config import LMConfig
 from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
+from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, normal_fan_in
 from models.layers import Dropout, Embedding, Linear
 from models.mixer import State
@@ -17,6 +18,7 @@ from models.residual import (
     build_mix,
     layers_facts,
     layers_flops,
+    norm_saved,
     residuals,
     run_layers,
 )
@@ -94,3 +96,14 @@ def lm_flops(config: LMConfig, seq_len: int) -> float:
     """Forward FLOPs per token: encoder, layers, and two per weight of the readout."""
     readout = 2.0 * config.d_model * config.vocab_size
     return encoder_flops(config) + layers_flops(config, seq_len) + readout
+
+
+def lm_head_footprint(config: LMConfig, step: Pass) -> Footprint:
+    """Last norm, readout and loss: probabilities are kept, and there are two gradients of their size."""
+    width, logits = (
+        REAL * float(step.positions * config.d_model),
+        REAL * float(step.positions * config.vocab_size),
+    )
+    saved = norm_saved(config.norm if config.prenorm else "none", step, width)
+    weights = step.rounded(config.d_model * config.vocab_size)
+    return Footprint(saved=saved + step.product / REAL * width + weights + logits, working=2 * logits)

@@ -14,6 +14,7 @@ from torch import nn
 
 from models.config import MomentumConfig
 from models.facts import ParamFacts
+from models.footprint import REAL, Footprint, Pass
 from models.layers import Linear, linear_facts
 from models.mixer import Mixer, State
 from models.precision import no_autocast
@@ -114,3 +115,14 @@ def momentum_flops(config: MomentumConfig, d_model: int, seq_len: int) -> float:
     Each of the two sums costs 2 H K to add to and 2 H K to read, and a position compares with a chunk, 4 H T.
     """
     return 8.0 * d_model**2 + 8.0 * d_model * config.d_head + 4.0 * d_model * min(CHUNK, seq_len)
+
+
+def momentum_footprint(config: MomentumConfig, d_model: int, step: Pass) -> Footprint:
+    """Tensors of all channels, weights within chunks, and sums (K, K) for each chunk."""
+    chunk = min(CHUNK, step.length)
+    n, num_heads, chunks = step.positions, d_model // config.d_head, step.sequences * -(-step.length // chunk)
+    width = REAL * n * d_model
+    inside = REAL * n * chunk * num_heads
+    sums = REAL * chunks * d_model * config.d_head
+    saved = 11 * width + step.product * n * d_model + 2 * inside + 5 * sums
+    return Footprint(saved=saved + step.rounded(d_model**2), working=4 * width)

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.config import BackboneSection, LayerName, branch_factor
 from models.facts import Multipliers, ParamFacts, Role, prefixed
+from models.footprint import REAL, Footprint, Pass
 from models.inits import constant
 from models.layer_table import LAYERS
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
@@ -151,3 +152,18 @@ def layers_carry_flops(config: BackboneSection, seq_len: int) -> float:
 def layers_flops(config: BackboneSection, seq_len: int) -> float:
     """Forward FLOPs per position of all layers, by each kind's own formula."""
     return sum(LAYERS[kind].flops(config, seq_len) for kind in layer_kinds(config))
+
+
+def layer_footprints(config: BackboneSection, step: Pass) -> list[Footprint]:
+    """Of every layer, its norm and its sum included."""
+    width = REAL * float(step.positions * config.d_model)
+    masks = step.product / REAL * width if config.dropout > 0 and not config.dropout_tied else 0.0
+    kinds = {kind: LAYERS[kind].footprint(config, step) for kind in dict.fromkeys(config.pattern)}
+    # u-muP's factors, other than 1, are numbers: neither they nor a sum keep anything
+    return [kinds[kind].plus(norm_saved(config.norm, step, width) + masks) for kind in layer_kinds(config)]
+
+
+def norm_saved(kind: str, step: Pass, width: float) -> float:
+    """Bytes that a norm keeps: input, and a number or two a position; batch norm, its moments' inputs too."""
+    per_position = {"layer": 8.0, "rms": 4.0, "batch": 0.0, "none": 0.0}[kind] * step.positions
+    return {"layer": 1.0, "rms": 2.0, "batch": 3.0, "none": 0.0}[kind] * width + per_position

@@ -6,27 +6,13 @@ from launcher.errors import Problem, UserError
 from launcher.optim.groups import state_size
 from launcher.optim.optimizer_table import StateSize
 from launcher.plan.batch import BatchShape, shape_batch
+from launcher.plan.memory import Memory, Peak, find_peak, sharding_of, units_of
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.plan.worlds import node_counts, planned_ranks
 from launcher.recipe.schema import Recipe
-from models.build_model import flops_per_token, recurrent_state_size
+from models.build_model import flops_per_token, model_footprint, recurrent_state_size
 from models.config import sequences_per_sample
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Bytes per rank, without activations."""
-
-    parameters: float
-    gradients: float
-    optimizer: float
-    carried: float = 0.0
-    """States that continue in the next step (train.truncated_bptt)."""
-
-    @property
-    def total(self) -> float:
-        """Sum of the above."""
-        return self.parameters + self.gradients + self.optimizer + self.carried
+from models.footprint import Pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +25,9 @@ class Plan:
     shard_size: int
     """Number of ranks over which one copy of the parameters is sharded."""
     memory: Memory
+    """What lasts from step to step."""
+    peak: Peak
+    """The worst moment of a step."""
     flops_per_token: float
     """Forward and backward; each layer's docstring has its formula."""
     checkpoint_bytes: float
@@ -73,24 +62,41 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
     # channels x 16 numbers = 4096 a sequence, hence 128 KiB over all ranks for a batch of 8.
     carries = train.truncated_bptt
     carried = 4.0 * train.global_batch_size * recurrent_state_size(recipe.model) if carries else 0.0
-    memory = measure_memory(recipe, weights, state, world_size)
+    memory = replace(measure_memory(recipe, weights, state, world_size), carried=carried / world_size)
+    batch = shape_batch(
+        train.global_batch_size,
+        train.micro_batch_size,
+        world_size,
+        recipe.data.seq_len,
+        sequences_per_sample(recipe.model),
+    )
     return Plan(
-        batch=shape_batch(
-            train.global_batch_size,
-            train.micro_batch_size,
-            world_size,
-            recipe.data.seq_len,
-            sequences_per_sample(recipe.model),
-        ),
+        batch=batch,
         parameters=parameters,
         steps=train.steps,
         shard_size=shard_size,
-        memory=replace(memory, carried=carried / world_size),
+        memory=memory,
+        peak=estimate_peak(recipe, batch, parameters, memory, shard_size),
         flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
         # Whatever the sharding: 4 bytes a parameter and 8 for Adam's two moments. 462,336 parameters: 5.29
         # MiB.
         checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
     )
+
+
+def estimate_peak(
+    recipe: Recipe, batch: BatchShape, parameters: Parameters, memory: Memory, shard_size: int
+) -> Peak:
+    """The worst moment of a step, beside what lasts."""
+    sharding = sharding_of(recipe, shard_size, batch.world_size, batch.num_micro)
+    step = Pass(
+        sequences=batch.micro_batch_size * batch.num_sequences,
+        length=batch.seq_len,
+        half=recipe.parallel.precision == "bf16",
+        gathered=shard_size > 1 and sharding.unit_share < 1,
+    )
+    units = units_of(parameters.shapes, recipe.model.num_layers)
+    return find_peak(memory, model_footprint(recipe.model, step), units, sharding, recipe)
 
 
 def _check_world(recipe: Recipe, world_size: int) -> None:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from launcher.plan.plan import Memory, Plan
+from launcher.plan.memory import Memory
+from launcher.plan.plan import Plan
 from launcher.plan.worlds import node_counts
 from launcher.recipe.schema import Recipe
 from launcher.table import table_lines

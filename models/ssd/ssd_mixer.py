@@ -16,6 +16,7 @@ from torch import nn
 
 from models.config import SSDConfig
 from models.facts import ParamFacts, Role, prefixed
+from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, log_of_uniform, softplus_log_uniform, uniform
 from models.layers import GAIN, MATRIX, Dropout, Linear, RMSNorm
 from models.mixer import Mixer, State
@@ -156,3 +157,22 @@ def ssd_flops(config: SSDConfig, d_model: int, seq_len: int) -> float:
     convolutions = 2.0 * config.d_conv * (d_inner + 2 * d_keys)
     matrices = 2.0 * d_model * (3 * d_inner + 2 * d_keys + num_heads)
     return inside + states + convolutions + matrices
+
+
+def ssd_footprint(config: SSDConfig, d_model: int, step: Pass, *, dropout: bool) -> Footprint:
+    """Twelve tensors of all inner channels, decays and weights within chunks, and a state for each chunk."""
+    d_inner, chunk = config.expand * d_model, min(CHUNK, step.length)
+    num_heads = d_inner // config.d_head
+    d_keys = num_heads // config.heads_per_group * config.d_state
+    n, chunks = step.positions, step.sequences * -(-step.length // chunk)
+    inner = REAL * n * d_inner
+    keys = REAL * n * 2 * d_keys
+    inside = REAL * n * chunk * (2 * num_heads + num_heads // config.heads_per_group)
+    states = REAL * d_inner * config.d_state * (2 * chunks + step.sequences)
+    inputs = step.product * n * d_model * (4 if step.half else 1)
+    matrices = d_model * (3 * d_inner + 2 * d_keys + num_heads)
+    return Footprint(
+        saved=12 * inner + inner * step.product / REAL + dropout * inner + 3 * keys + inside + states + inputs
+        + 7 * REAL * n * num_heads + step.rounded(matrices),
+        working=REAL * n * d_model + 3 * inner,
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import final
 import torch
 
 from models.ssm.series import series, totals
-from models.ssm.system import Recurrence, System, add_skip, mode_blocks, one_step, powers
+from models.ssm.system import Recurrence, System, add_skip, mode_blocks, one_step, powers, two_levels
 
 
 @final
@@ -66,3 +66,14 @@ def diagonal_carry_flops(num_states: int, channels: int) -> float:
     window, 2 N, which has no backward.
     """
     return 6.0 * num_states * channels + 2.0 * num_states
+
+
+def diagonal_footprint(num_modes: int, d_model: int, kernels: int, tensors: int) -> float:
+    """Bytes that discretising keeps: `tensors` of (H, M), and four for each kernel, all float64."""
+    return 8.0 * d_model * (num_modes * (tensors + 4 * kernels) + 2)
+
+
+def diagonal_kernel_flops(num_modes: int, kernels: int, length: int) -> float:
+    """Forward FLOPs of a channel's kernels: two tables of powers, multiplied (models/ssm/series.py)."""
+    inner, outer = two_levels(length)
+    return 4.0 * kernels * num_modes * inner * outer

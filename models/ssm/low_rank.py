@@ -206,3 +206,26 @@ def low_rank_carry_flops(num_states: int, rank: int, channels: int, length: int)
     columns = 4 / 3 * rank * num_states * inner**2
     dense = 2.0 * num_states**2 * (outer - 1)
     return diagonal_carry_flops(num_states, channels) + (3 * columns + dense) / length
+
+
+def low_rank_footprint(num_states: int, rank: int, d_model: int, kernels: int, length: int) -> float:
+    """Bytes that a kernel keeps, by the letters of this module; the last of doubling is the largest."""
+    inner, outer = block_sizes(num_states, length)
+    num_levels, num_dense = inner.bit_length() - 1, max(1, (outer - 1).bit_length())
+    factors = 2.0 * num_states * rank * (2 * inner - 1)  # U and V of every width
+    between = (rank**2 + rank) * (inner**2 - 1) / 3  # V U, and V times columns
+    columns = num_states * (2.0 * inner - 1)
+    turns = num_states / 2 * (6 * (num_levels + 1) + num_levels)
+    dense = num_dense * float(num_states**2)
+    rows = kernels * num_states * (2.0 ** (num_dense + 1) - 1) if outer > 1 else kernels * num_states
+    return 4.0 * d_model * (factors + between + columns + turns + dense + rows)
+
+
+def low_rank_kernel_flops(num_states: int, rank: int, kernels: int, length: int) -> float:
+    """Forward FLOPs of a channel's kernels: doubling from 1 to S, dense powers, and rows times columns."""
+    (inner, outer), N = block_sizes(num_states, length), float(num_states)
+    num_dense = max(1, (outer - 1).bit_length())
+    doubling = (inner**2 - 1) / 3 * 4 * rank * (rank + 1) * N
+    dense = 2 * N**2 * inner * rank + 2 * N**3 * (num_dense - 1)
+    rows = (2**num_dense - 1) * 2 * kernels * N**2 if outer > 1 else 0.0
+    return doubling + dense + rows + 2 * outer * kernels * N * inner

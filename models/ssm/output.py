@@ -31,6 +31,9 @@ def linear_channels_first(
     x_BXL: torch.Tensor, weight_ZX: torch.Tensor, bias_Z: torch.Tensor | None
 ) -> torch.Tensor:
     """W x + b: (B, X, L) -> (B, L, Z), by products that read x transposed; a linear would copy."""
+    if x_BXL.device.type != "meta" and torch.is_autocast_enabled(x_BXL.device.type):
+        # rounded here: autocast would round, and keep, the copies of all sequences
+        weight_ZX = weight_ZX.to(torch.get_autocast_dtype(x_BXL.device.type))
     weight_BXZ = weight_ZX.t().expand(x_BXL.shape[0], -1, -1)
     if bias_Z is None:
         return torch.bmm(x_BXL.transpose(1, 2), weight_BXZ)

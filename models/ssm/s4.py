@@ -12,7 +12,7 @@ from models import hippo
 from models.facts import Init, ParamFacts
 from models.inits import copies
 from models.ssm.config import S4Config
-from models.ssm.low_rank import LowRankSystem
+from models.ssm.low_rank import LowRankSystem, low_rank_footprint
 from models.ssm.space import StateSpace
 from models.ssm.ssm_tensors import (
     bilinear,
@@ -103,3 +103,10 @@ def _with_second_row(first: Init) -> Init:
         return torch.cat((first(one_row, generator), second), dim=1)
 
     return fill
+
+
+def s4_footprint(config: S4Config, d_model: int, length: int) -> float:
+    """Bytes that discretising and the kernel keep: small float64 tensors, and those of doubling."""
+    kernels = config.channels * (1 + config.bidirectional)
+    small = 8.0 * d_model * config.d_state * (11.5 + 6 * config.rank)
+    return small + low_rank_footprint(config.d_state, config.rank, d_model, kernels, length)

@@ -6,7 +6,9 @@ from typing import final
 import torch
 from torch import nn
 
+from models.convolution import fft_length
 from models.facts import ParamFacts, prefixed
+from models.footprint import REAL, Footprint, Pass
 from models.layers import Dropout, Linear, linear_facts
 from models.mixer import Mixer, State, Step
 from models.ssm.config import SSMSection
@@ -83,12 +85,37 @@ def mixer_flops(config: SSMSection, d_model: int, seq_len: int) -> float:
     """Forward FLOPs per token: real FFTs of length 2L a channel, their products, and the matrices.
 
     One transform in and one out per output, 2.5 n log2 n each (the convention of fftw.org/speed), 6 for a
-    complex product; two per weight of a matrix. Kernels are shared by a batch and not counted.
+    complex product. Kernels are shared by a batch and not counted: see LayerKind.kernel_flops.
     """
     size = 2 * seq_len
     transform = 2.5 * size * math.log2(size) / seq_len
     convolution = (1 + config.channels) * transform + config.channels * 6
-    d_inner = config.channels * d_model
+    return d_model * convolution + mixer_matrix_flops(config, d_model)
+
+
+def mixer_matrix_flops(config: SSMSection, d_model: int) -> float:
+    """The part of the matrices: two per weight."""
     d_output = 2 * d_model if config.final_act == "glu" else d_model
-    matrices = 2 * d_inner * (d_output + (d_model if config.gate else 0))
-    return d_model * convolution + matrices
+    return 2.0 * config.channels * d_model * (d_output + (d_model if config.gate else 0))
+
+
+def mixer_footprint(
+    config: SSMSection, d_model: int, step: Pass, system: float, *, dropout: bool
+) -> Footprint:
+    """Input, kernels, convolved, activated, and the output map; `system` is what discretising keeps."""
+    width, inner = REAL * step.positions * d_model, REAL * step.positions * config.channels * d_model
+    half = step.product / REAL
+    taps = fft_length(2 * step.length) if config.bidirectional else step.length
+    saved = width + inner + REAL * config.channels * taps * d_model + system
+    glu = config.final_act == "glu"
+    wide = half * width * {"glu": 2, "gelu": 1, "id": 0}[config.final_act]
+    if not (glu and not config.gate and not dropout and not step.half):
+        saved += half * inner + dropout * inner  # gelu(y), and the mask
+    if config.gate:
+        saved += 2 * half * inner + inner + step.half * half * width
+    outputs = (2 if glu else 1) * d_model
+    weights = config.channels * d_model * (outputs + (d_model if config.gate else 0))
+    # The convolution's: incoming gradient, those of its output and input, both signals with channels first.
+    return Footprint(
+        saved=saved + wide + step.rounded(weights), working=max(3 * width + 2 * inner - wide, width + inner)
+    )

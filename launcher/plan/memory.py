@@ -1,0 +1,175 @@
+"""Memory of a rank, by what takes it, at the worst moment of a step. Arithmetic only: no model is run."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from launcher.recipe.schema import Recipe
+from models.build_model import ModelFootprint
+
+FUSED = ("adam", "adamw")
+"""Optimizers that update in place; others need room for two tensors as large as their largest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes per rank of what lasts from step to step, gradients included."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    carried: float = 0.0
+    """States that continue in the next step (train.truncated_bptt)."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the above."""
+        return self.parameters + self.gradients + self.optimizer + self.carried
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Bytes per rank at one moment of a step, beside parameters and the optimizer's state."""
+
+    name: str
+    gradients: float
+    activations: float = 0.0
+    """What autograd keeps."""
+    working: float = 0.0
+    """What the operation that runs needs besides."""
+    gathered: float = 0.0
+    """Whole parameters of sharded units."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the above."""
+        return self.gradients + self.activations + self.working + self.gathered
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The worst moment of a step, and what lasts beside it."""
+
+    lasting: float
+    """Parameters, the optimizer's state, and carried states."""
+    moment: Moment
+
+    @property
+    def total(self) -> float:
+        """Bytes per rank."""
+        return self.lasting + self.moment.total
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """Bytes of whole parameters in float32: of each residual layer, and of the rest; and their largest."""
+
+    layers: tuple[float, ...]
+    rest: float
+    largest: float
+
+    @property
+    def whole(self) -> float:
+        """All of them."""
+        return sum(self.layers) + self.rest
+
+
+def units_of(shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> Units:
+    """Sort parameters into units, by their names."""
+    layers, rest = [0.0] * num_layers, 0.0
+    for name, shape in shapes.items():
+        part, _, inside = name.partition(".")
+        if part == "layers":
+            layers[int(inside.partition(".")[0])] += 4.0 * math.prod(shape)
+        else:
+            rest += 4.0 * math.prod(shape)
+    return Units(layers=tuple(layers), rest=rest, largest=max(4.0 * math.prod(s) for s in shapes.values()))
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How a rank holds parameters and gradients."""
+
+    size: int
+    """Ranks that share one copy of the parameters."""
+    gradient_size: int
+    """Ranks that share one copy of the gradients, once they are reduced."""
+    buckets: bool
+    """Whether gradients have room of their own all the time (DDP)."""
+    waits: bool
+    """Whether gradients stay whole until the last micro batch: more than one, and reduced only then."""
+    unit_share: float
+    """Bytes of a gathered unit for each of its bytes in float32: half where matrices travel in bfloat16."""
+
+
+def sharding_of(recipe: Recipe, shard_size: int, world_size: int, num_micro: int) -> Sharding:
+    """As mesh.shard_model, DDP and ZeRO do it."""
+    config = recipe.parallel
+    deep = config.engine == "deepspeed"
+    stage = (config.zero_stage or 0) if deep else 0
+    half = config.precision == "bf16" and not config.compile and not deep
+    return Sharding(
+        size=shard_size,
+        gradient_size=world_size if stage >= 2 else shard_size,
+        buckets=(not deep and config.strategy == "ddp" and world_size > 1) or (deep and stage < 2),
+        waits=num_micro > 1 and stage < 2,
+        unit_share=0.5 if half else 1.0,
+    )
+
+
+def find_peak(
+    memory: Memory, model: ModelFootprint, units: Units, sharding: Sharding, recipe: Recipe
+) -> Peak:
+    """The worst moment of a step."""
+    lasting = memory.parameters + memory.optimizer + memory.carried
+    # Selective recomputation keeps products and transforms, which is most: counted as if it kept everything.
+    recomputes = recipe.parallel.activation_checkpointing == "full"
+    moments = [*_moments(model, units, sharding, recomputes=recomputes), _update(memory, units, recipe)]
+    return Peak(lasting=lasting, moment=max(moments, key=lambda moment: moment.total))
+
+
+def _moments(
+    model: ModelFootprint, units: Units, sharding: Sharding, *, recomputes: bool
+) -> Iterator[Moment]:
+    """From the loss back to the first layer."""
+    kept = [model.stream if recomputes else layer.saved for layer in model.layers]
+    saved = model.encoder + sum(kept)
+    held = units.whole if sharding.waits or sharding.buckets else 0.0
+    sharded = sharding.size > 1
+    root = sharding.unit_share * units.rest if sharded else 0.0
+    done = 0.0  # of gradients, each rank's part
+    yield Moment(
+        name="loss",
+        gradients=held,
+        activations=saved + model.head.saved,
+        working=model.head.working,
+        gathered=root,
+    )
+    done += units.rest / sharding.gradient_size
+    for index in reversed(range(len(kept))):
+        unit = units.layers[index]
+        neighbours = unit + (units.layers[index - 1] if index else 0.0)
+        layer = model.layers[index]
+        # A sharded unit's gradient is whole until it is reduced, from a copy.
+        whole = 2 * unit if sharding.gradient_size > 1 else unit
+        again = layer.saved if recomputes else 0.0
+        yield Moment(
+            name=f"backward of layer {index}",
+            gradients=max(held, done + whole) if not sharding.waits else held + unit,
+            activations=saved + again,
+            working=layer.working,
+            gathered=root + sharding.unit_share * neighbours if sharded else 0.0,
+        )
+        done += unit / sharding.gradient_size
+        saved -= kept[index]
+
+
+def _update(memory: Memory, units: Units, recipe: Recipe) -> Moment:
+    """The optimizer's step, in a step that is logged: a copy of the weights says by how much they moved."""
+    room = 0.0 if recipe.optim.type in FUSED else 2 * units.largest
+    return Moment(name="update", gradients=memory.gradients, working=memory.parameters + room)
