@@ -96,8 +96,39 @@ class ContainerConfig(BaseModel):
     runtime: Literal["pyxis", "apptainer"]
     """pyxis: srun's own options for enroot; apptainer: started on each node, with its GPUs."""
     image: Line
+    """For pyxis a registry's name or a .sqsh file, for apptainer a .sif file."""
     mounts: tuple[Line, ...] = ()
     """SOURCE:TARGET or one path, each; the run folder and the working folder are mounted by themselves."""
+
+
+Figure = Annotated[float, Field(gt=0)]
+
+
+class HardwareConfig(BaseModel):
+    """What one device and its links can do, for the forecast of `launch plan`. Nothing else reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    memory_gib: Figure
+    """Of one device, as its driver says: 79.1 for an H100 of 80 GB."""
+    tflops: Figure
+    """Dense products a second at the run's precision, in 1e12: 989 for an H100 in bfloat16."""
+    mfu: tuple[Figure, Figure] = (0.2, 0.45)
+    """Share of it that a run reaches: slowest and fastest. What you have measured is better."""
+    node_gb_per_s: Figure = 300.0
+    """From one device to the others of its node, in one direction."""
+    network_gb_per_s: Figure = 25.0
+    """From one device to other nodes: 25 where each has a port of 200 Gb/s to itself."""
+    storage_gb_per_s: Figure | None = None
+    """That the whole run writes checkpoints at."""
+    node_mtbf_hours: Figure | None = None
+    """Mean time between failures of one node."""
+    watts: Figure | None = None
+    """Of one device, its share of the node included."""
+    co2_g_per_kwh: Figure | None = None
+    """Of the site's electricity."""
+    price_per_hour: Figure | None = None
+    """Of one device, in any currency."""
 
 
 class ClusterConfig(BaseModel):
@@ -107,6 +138,7 @@ class ClusterConfig(BaseModel):
 
     type: Literal["auto", "local", "slurm"] = "auto"
     nodes: Count = 1
+    """Number of nodes; --nodes wins."""
     min_nodes: Count | None = None
     """Fewest nodes to continue with when others are lost, outside of Slurm; null is all of `nodes`. A step
     keeps its samples. `--nodes MIN:MAX` sets both."""
@@ -117,8 +149,11 @@ class ClusterConfig(BaseModel):
     time_min: Count | None = None
     """Slurm time limit in minutes; null is the partition's default."""
     partition: Line | None = None
+    """Slurm partition; null is the site's default."""
     account: Line | None = None
+    """Slurm account to charge; null is your default."""
     qos: Line | None = None
+    """Slurm quality of service; null is your default."""
     profile: Line | None = None
     """A site's facts: NAME of cluster-profiles/NAME.yaml here or in the user's configuration folder, or a
     path. What the recipe says itself wins."""
@@ -141,6 +176,8 @@ class ClusterConfig(BaseModel):
     srun_options: tuple[SrunOption, ...] = ()
     """Further options of the srun that starts each node, each one word such as --mpi=none."""
     container: ContainerConfig | None = None
+    hardware: HardwareConfig | None = None
+    """Figures of the devices, for `launch plan`."""
     interface: Line | None = None
     """Network interface for what ranks send each other, such as ib0; null is that of the node's address."""
     scratch: Line | None = None

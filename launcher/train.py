@@ -58,7 +58,7 @@ def train(
             restored = saver.restore(engine, schedule)
             progress = restored.progress
             tracker.say(f"data: {data.description}")
-            tracker.begin(progress, restored.url, restored.rejected)
+            tracker.begin(progress, restored.url, restored.rejected, plan.peak.total)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, clock, world)
             metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)

@@ -200,7 +200,10 @@ class _Reader:
             self.refuse(event, f"a key of {len(node.text or '')} characters", f"keys have at most {MAX_KEY}")
             return None
         if not isinstance(node.value, str):
-            self.refuse(event, f"key {event.value or 'null'} is not text", f'write "{event.value}" in quotes')
+            remedy = f'write "{event.value}" in quotes'
+            if re.fullmatch(r"[0-9]+([eE][-+]?[0-9]+)?", event.value):  # {lr: 0,004}
+                remedy = "a comma begins the next key: write a number with a decimal point, such as 0.004"
+            self.refuse(event, f"key {event.value or 'null'} is not text", remedy)
             return None
         return node.value
 

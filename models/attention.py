@@ -115,7 +115,7 @@ def attention_flops(d_model: int, seq_len: int, *, causal: bool) -> float:
 
 
 def attention_footprint(config: AttentionConfig, d_model: int, step: Pass) -> Footprint:
-    """The input (rounded anew for each of q, k, v), q, k, v, the sums before and after they are turned."""
+    """The input (rounded for each of q, k, v), q, k, v, the sums before and after they are turned."""
     num_heads = count_heads(config, d_model)
     width = step.product * step.positions * d_model
     angles = 4.0 * step.product * step.length * (d_model // num_heads // 2) if config.rotary else 0.0

@@ -9,12 +9,13 @@ from torch import nn
 
 from models.classifier import Classifier, classifier_facts, classifier_flops, classifier_head_footprint
 from models.config import ClassifierConfig, LMConfig
-from models.encoders import encoder_saved
+from models.encoders import encoder_flops, encoder_saved
 from models.facts import Multipliers, ParamFacts
 from models.footprint import REAL, Footprint, Pass
+from models.layer_table import LAYERS
 from models.layers import BatchNorm
 from models.lm import LM, lm_facts, lm_flops, lm_head_footprint
-from models.residual import layer_footprints, layers_carry_flops
+from models.residual import layer_footprints, layer_kinds, layers_carry_flops
 
 
 def build_model(config: LMConfig | ClassifierConfig, multipliers: Multipliers | None = None) -> nn.Module:
@@ -42,6 +43,21 @@ def flops_per_token(config: LMConfig | ClassifierConfig, seq_len: int, *, carrie
     """
     forward = lm_flops(config, seq_len) if isinstance(config, LMConfig) else classifier_flops(config, seq_len)
     return 3.0 * forward + (layers_carry_flops(config, seq_len) if carries else 0.0)
+
+
+def kernel_flops(config: LMConfig | ClassifierConfig, seq_len: int) -> float:
+    """Training FLOPs of all state-space kernels in one pass, whatever the batch; backward as above."""
+    return 3.0 * sum(LAYERS[kind].kernel_flops(config, seq_len) for kind in layer_kinds(config))
+
+
+def flops_by_part(config: LMConfig | ClassifierConfig, seq_len: int) -> dict[str, float]:
+    """Training FLOPs per position of each kind of layer, and of what is around the layers."""
+    parts: dict[str, float] = {}
+    for kind in layer_kinds(config):
+        parts[kind] = parts.get(kind, 0.0) + 3.0 * LAYERS[kind].flops(config, seq_len)
+    parts["encoder"] = 3.0 * encoder_flops(config)
+    parts["readout"] = flops_per_token(config, seq_len) - sum(parts.values())
+    return {part: flops for part, flops in parts.items() if flops > 0}
 
 
 def recurrent_state_size(config: LMConfig | ClassifierConfig) -> int:

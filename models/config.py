@@ -21,7 +21,9 @@ class AttentionConfig(Section):
     scale: Literal["mup", "sqrt"] = "mup"
     """Factor on logits: 8/d_head, which is 1/sqrt(d_head) at 64, or 1/sqrt(d_head)."""
     rotary: bool = True
+    """Turn queries and keys by their position (arXiv 2104.09864)."""
     causal: bool = True
+    """A position sees itself and earlier ones only; false is for classifiers."""
 
     @model_validator(mode="after")
     def _one_way_to_count_heads(self) -> Self:
@@ -36,6 +38,7 @@ class MomentumConfig(Section):
     """Linear attention with momentum (Momentum Transformer, arXiv 2208.00579)."""
 
     d_head: Count = 64
+    """Channels per head; the number of heads grows with d_model."""
     momentum: Rate = 0.6
     """beta, the decay of the momentum."""
     step_size: Annotated[float, Field(gt=0)] = 1.0
@@ -56,6 +59,7 @@ class SSDConfig(Section):
     d_conv: Count = 4
     """Positions of the short convolution before it: the newest and d_conv - 1 earlier ones."""
     dt_min: Annotated[float, Field(gt=0)] = 1e-3
+    """Smallest initial step size; see dt_max."""
     dt_max: Annotated[float, Field(gt=0)] = 1e-1
     """Steps of an average input are drawn log-uniformly from [dt_min, dt_max], one a head; decay rates from
     [1, 16], so that a head remembers 1/(16 dt) to 1/dt positions."""
@@ -87,6 +91,7 @@ class CharCNNEncoder(Section):
     num_chars: Size = 257
     """Character ids are below this; 0 is padding."""
     d_char: Count = 15
+    """Width of the vector of a character."""
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 3, 4, 5, 6)
     """Widths of the convolutions, with d_model filters each."""
     max_chars: Count = 16
@@ -98,6 +103,7 @@ class LinearEncoder(Section):
 
     type: Literal["linear"]
     num_features: Count
+    """Numbers at each step of the signal."""
 
 
 TextEncoder = Annotated[TokenEncoder | CharCNNEncoder, Field(discriminator="type")]
@@ -109,6 +115,7 @@ class BackboneSection(Section):
 
     type: str
     d_model: Count
+    """Width: channels of the stream between layers. What muP scales."""
     num_layers: Annotated[int, Field(ge=1, le=10_000)]
     """Total residual layers; a multiple of the pattern's length."""
     pattern: Annotated[tuple[LayerName, ...], Field(min_length=1)] = ("s4d",)
@@ -121,6 +128,7 @@ class BackboneSection(Section):
     ssd: SSDConfig = SSDConfig()
     ffn: FFNConfig = FFNConfig()
     norm: Literal["layer", "rms", "batch", "none"] = "layer"
+    """What normalises the stream: mean and variance (layer), size (rms), those of the batch, or nothing."""
     prenorm: bool = True
     """Normalise the input of each branch, and once after the last layer; else the sum after each branch."""
     residual: Literal["none", "depth_sqrt", "completep"] = "none"
@@ -135,7 +143,9 @@ class BackboneSection(Section):
     dropout_tied: bool = False
     """One mask a sequence for all positions."""
     embedding_dropout: Rate = 0.0
+    """Of what the encoder gives."""
     readout_dropout: Rate = 0.0
+    """Of what the readout reads."""
 
     @field_validator("pattern")
     @classmethod
@@ -192,6 +202,7 @@ class LMConfig(BackboneSection):
 
     type: Literal["lm"]
     vocab_size: Size
+    """Token ids are below this."""
     encoder: TextEncoder = TokenEncoder(type="token")
     tie_embeddings: bool = False
     """Read out with the token embedding's own table."""
@@ -240,13 +251,16 @@ class ClassifierConfig(BackboneSection):
 
     type: Literal["classifier"]
     num_classes: Size
+    """Labels are below this."""
     vocab_size: Size | None = None
     """For encoder `token`."""
     encoder: AnyEncoder
     num_sequences: Literal[1, 2] = 1
     """2: a label is for two sequences, which the same layers encode and a hidden layer compares."""
     pool: Literal["mean", "last", "max"] = "mean"
+    """One vector of all valid positions: mean, the last, or the largest of each channel."""
     readout_zero_init: bool = True
+    """Start with a uniform guess."""
 
     @field_validator("encoder")
     @classmethod

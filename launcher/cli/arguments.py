@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 
+from launcher.cli.parser import Parser
 from launcher.errors import Problem
 from launcher.recipe.overrides import Nodes
 
@@ -52,7 +53,10 @@ def with_profile(overrides: Sequence[str], profile: str | None) -> list[str]:
 def node_range(text: str) -> Nodes:
     """Argument type of --nodes."""
     fewest, colon, most = text.partition(":")
-    return (int(fewest), int(most)) if colon else int(fewest)
+    try:
+        return (int(fewest), int(most)) if colon else int(fewest)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; write a number, or a range such as 2:4") from None
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,7 +80,7 @@ def show_hints(hints: Iterable[Problem]) -> None:
 
 def parse_supervised(words: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     """Arguments of `python -m launcher.cli.supervisor`, and the command after `--`."""
-    parser = argparse.ArgumentParser(prog="python -m launcher.cli.supervisor")
+    parser = Parser(prog="python -m launcher.cli.supervisor")
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--submission", default="", help="folder of a resume inside the run's")
     at = list(words).index("--")
@@ -85,7 +89,7 @@ def parse_supervised(words: Sequence[str]) -> tuple[argparse.Namespace, Sequence
 
 def endpoint_of(words: Sequence[str]) -> tuple[str, int]:
     """Host and port of --rdzv-endpoint among an agent's arguments."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("--rdzv-endpoint", required=True)
     host, _, port = parser.parse_known_args(words)[0].rdzv_endpoint.rpartition(":")
     return host.strip("[]"), int(port)
@@ -93,7 +97,7 @@ def endpoint_of(words: Sequence[str]) -> tuple[str, int]:
 
 def parse_point(words: Sequence[str]) -> argparse.Namespace:
     """Arguments of `python -m launcher.cli.point`."""
-    parser = argparse.ArgumentParser(prog="python -m launcher.cli.point")
+    parser = Parser(prog="python -m launcher.cli.point")
     parser.add_argument("--points", required=True, help="file of a sweep's frozen points")
     parser.add_argument("--index", type=int, required=True, help="line in it, from 0")
     return parser.parse_args(words)

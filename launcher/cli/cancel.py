@@ -1,6 +1,5 @@
 """`launch cancel RUN`."""
 
-import argparse
 import contextlib
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from cluster.slurm_job import QueueError, cancel_job
 from launcher import files
+from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.fence import read_owner
@@ -23,7 +23,7 @@ _WAIT_S = 60.0
 
 def cancel_run(arguments: Sequence[str]) -> int:
     """End a run's training, in the queue or on this machine: it saves, and is not started again by itself."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch cancel",
         description="End a run's training: it saves, where there is time for it, and is not started again by "
         "itself. `launch resume RUN` continues it.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from launcher.check.gate import check_record, default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
 from launcher.cli.arguments import add_overrides, parse, show_hints
+from launcher.cli.parser import Parser
 from launcher.data.source_table import check_sources
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def check_recipe(arguments: Sequence[str]) -> int:
     """Check a recipe's parametrization and model at small widths. Returns 0 if everything passes, else 1."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch check",
         description="Train proxy models of a recipe for a few steps, here on the CPU, and test that nothing "
         "depends on width that should not: whole, and sharded as the recipe is.",

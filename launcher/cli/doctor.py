@@ -1,6 +1,5 @@
 """`launch doctor [--cluster]`: what a run will find here and on the nodes, each finding with its remedy."""
 
-import argparse
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from launcher import files
 from launcher.cli.arguments import add_profile, positive, with_profile
 from launcher.cli.findings import Finding, of_nodes, of_site, ok
 from launcher.cli.node_probe import reach_mlflow
+from launcher.cli.parser import Parser
 from launcher.cli.tracking import run_environment
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
@@ -47,7 +47,7 @@ train: {steps: 1, global_batch_size: 1, micro_batch_size: 1}
 
 def run_doctor(arguments: Sequence[str]) -> int:
     """Look around; returns 1 if something is bad."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch doctor",
         description="What a run will find on this machine and, with --cluster, on nodes: a short job looks "
         "around there. Each finding comes with its remedy.",

@@ -1,10 +1,10 @@
 """`launch explain RECIPE`, `launch shapes RECIPE`, `launch schema`: what a recipe means and may contain."""
 
-import argparse
 from collections.abc import Sequence
 
 from launcher import files
 from launcher.cli.arguments import add_overrides, parse
+from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe, recipe_schema
@@ -12,7 +12,7 @@ from launcher.recipe.compile import load_recipe, recipe_schema
 
 def explain_recipe(arguments: Sequence[str]) -> int:
     """Print what every parameter of a recipe is, how it scales and trains, and why."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch explain", description="Print every parameter's role, width, init, rate, decay, and why."
     )
     parser.add_argument("recipe", help="recipe file")
@@ -35,7 +35,7 @@ def explain_recipe(arguments: Sequence[str]) -> int:
 
 def write_shapes(arguments: Sequence[str]) -> int:
     """Write the base shapes of a recipe, for mup.base_shapes of other recipes and for the mup package."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch shapes",
         description="Write a recipe's base shapes as a .bsh file (the mup package's format).",
     )
@@ -72,8 +72,6 @@ def write_shapes(arguments: Sequence[str]) -> int:
 
 def print_schema(arguments: Sequence[str]) -> int:
     """Print the JSON Schema of recipes."""
-    argparse.ArgumentParser(prog="launch schema", description="Print the JSON Schema of recipes.").parse_args(
-        arguments
-    )
+    Parser(prog="launch schema", description="Print the JSON Schema of recipes.").parse_args(arguments)
     print(dump_json(recipe_schema(), indent=2))
     return 0

@@ -1,16 +1,16 @@
 """`launch export`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.checkpoint.catalog import open_saved, verify_digests
+from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 
 
 def export_checkpoint(arguments: Sequence[str]) -> int:
     """Write the model of a checkpoint as safetensors, with all that is needed to use it beside it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch export",
         description="Write the model of a checkpoint as safetensors. Beside it: recipe, base shapes, "
         "tokenizer and model card. models/exported.py loads it with plain torch.",

@@ -1,12 +1,12 @@
 """`launch generate RUN`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import positive
+from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import read_frozen
 from launcher.run_folder import RECIPE, require_run
@@ -14,7 +14,7 @@ from launcher.run_folder import RECIPE, require_run
 
 def generate_text(arguments: Sequence[str]) -> int:
     """Continue a prompt with a run's newest good checkpoint, token by token."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch generate",
         description="Continue a prompt with the language model of a run's newest good checkpoint, on this "
         "machine alone. State-space layers need the same time and memory for every token; attention keeps "

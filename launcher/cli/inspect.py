@@ -1,6 +1,5 @@
 """`launch inspect` and `launch verify`: what is stored, without torch."""
 
-import argparse
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,6 +14,7 @@ from launcher.checkpoint.catalog import (
     verify_digests,
 )
 from launcher.checkpoint.index import TensorEntry, check_index, read_index
+from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.run_folder import require_run
 from launcher.table import table_lines
@@ -25,7 +25,7 @@ SHOWN = 12
 
 def inspect_checkpoint(arguments: Sequence[str]) -> int:
     """Print what a checkpoint holds, and how it differs from another."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch inspect",
         description="What a checkpoint holds: step, data, engine, tensors, base shapes, digests. With a "
         "second one, how they differ.",
@@ -49,7 +49,7 @@ def inspect_checkpoint(arguments: Sequence[str]) -> int:
 
 def verify_run(arguments: Sequence[str]) -> int:
     """Read every checkpoint of a run and compare all digests; 1 where one is damaged."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch verify",
         description="Read every checkpoint of a run and compare the digests of all files. Changes nothing. "
         "The exit code is 1 where one is damaged.",

@@ -1,6 +1,5 @@
 """`launch logs RUN`: the console of all attempts, or one rank's own output."""
 
-import argparse
 import re
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from cluster.slurm_job import QueueError
 from launcher import files
+from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.run_folder import CONSOLE, lock_holder, open_mirror, require_run
@@ -20,7 +20,7 @@ _LOOK_S = 5.0
 
 def show_logs(arguments: Sequence[str]) -> int:
     """Print a run's log, and with -f what is added to it until nobody trains the run any longer."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch logs",
         description="What a run has printed, over all its attempts. In a batch job each rank has a file of "
         "its own as well, in RUN/logs/job-ID.RESTART.NUMBER.",

@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
+from launcher.cli.problems import SCREEN, problems_json, shown_lines, wants_colour
 from launcher.errors import Problem, StoreError, UserError, as_store_error, is_cloud_error
 
 USAGE = """\
@@ -47,8 +48,6 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
 
 `launch VERB --help` says more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
 """
-SCREEN = 20
-"""Most lines of an error message."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 VERBS = (
     "resume",
@@ -139,7 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(arguments)
         return _flush() or code
     except UserError as error:
-        print_problems(error)
+        if "--json" in arguments:
+            print(problems_json(error.problems))
+        else:
+            print_problems(error)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -228,7 +230,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 def print_problems(error: UserError) -> None:
     """On stderr, at most one screen of 20 lines."""
-    print_lines(problem_lines(str(error)))
+    print_lines(shown_lines(error.problems, colour=wants_colour()))
 
 
 def problem_lines(text: str) -> list[str]:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from launcher import files
+from launcher.cli.parser import Parser
 from launcher.run_folder import RECIPE
 
 NODE_FOLDER = "LAUNCH_NODE_FOLDER"
@@ -24,7 +25,7 @@ def recipe_url(options: argparse.Namespace) -> str:
 
 def rank_arguments(words: Sequence[str]) -> argparse.Namespace:
     """Arguments of `python -m launcher.cli.rank`."""
-    parser = argparse.ArgumentParser(prog="python -m launcher.cli.rank")
+    parser = Parser(prog="python -m launcher.cli.rank")
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--submission", default="", help="folder of a resume inside the run's")
     return parser.parse_args(words)

@@ -1,19 +1,19 @@
 """`launch profile init`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.site import ask_site, profile_text
 from cluster.slurm_job import QueueError
 from launcher import files
+from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.recipe.profile import FOLDER
 
 
 def write_profile(arguments: Sequence[str]) -> int:
     """Ask Slurm what this cluster is like, and write it as a profile for recipes."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch profile",
         description="Ask Slurm what this cluster is like, and write it as a profile: what recipes leave out "
         "of their `cluster` section, for `launch RECIPE --profile NAME`.",

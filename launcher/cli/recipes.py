@@ -1,6 +1,5 @@
 """`launch validate`, `launch recipes` and `launch diff`: about recipes, without training one. Torch-free."""
 
-import argparse
 import json
 import re
 import sys
@@ -8,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.cli.parser import Parser
+from launcher.cli.problems import shown_lines, wants_colour
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen, load_recipe
 from launcher.recipe.loaded import LoadedRecipe
@@ -16,7 +17,7 @@ from launcher.table import table_lines
 
 def validate_recipes(arguments: Sequence[str]) -> int:
     """Check recipes; prints a line for each, and every problem. Returns 2 if one has any."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch validate", description="Check recipes: every key, value and rule. Reads no data."
     )
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="recipe files, and key=value for all")
@@ -34,8 +35,8 @@ def validate_recipes(arguments: Sequence[str]) -> int:
     else:
         for path, problems in found.items():
             print(f"{path}: {'ok' if not problems else f'{len(problems)} problem(s)'}", flush=True)
-            for problem in problems:
-                print(f"launch: {problem}", file=sys.stderr)
+            for line in shown_lines(problems, colour=wants_colour()):
+                print(line, file=sys.stderr)
     return 2 if any(found.values()) else 0
 
 
@@ -49,7 +50,7 @@ def _problems(path: str, overrides: Sequence[str]) -> Sequence[Problem]:
 
 def list_recipes(arguments: Sequence[str]) -> int:
     """Print a line for each recipe in a folder."""
-    parser = argparse.ArgumentParser(prog="launch recipes", description="A line for each recipe.")
+    parser = Parser(prog="launch recipes", description="A line for each recipe.")
     parser.add_argument("folder", nargs="?", default="recipes", help="default: recipes")
     folder = Path(parser.parse_args(arguments).folder)
     if not folder.is_dir():
@@ -85,7 +86,7 @@ def _about(loaded: LoadedRecipe) -> str:
 
 def diff_recipes(arguments: Sequence[str]) -> int:
     """Print the values in which two recipes or runs differ, resolved. Returns 1 if any does."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch diff",
         description="The values in which two recipes or runs differ, defaults included; exit code 1 if any.",
     )

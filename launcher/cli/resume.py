@@ -11,6 +11,7 @@ from launcher import files
 from launcher.checkpoint.catalog import Saved, all_lost, find_newest
 from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
 from launcher.cli.data_check import check_data
+from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.optim.config import ScheduleConfig
@@ -30,7 +31,7 @@ LOCK_WAIT_S = 5.0
 
 def resume_run(arguments: Sequence[str]) -> int:
     """Continue a run from its newest good checkpoint, on the same or another number of nodes."""
-    parser = argparse.ArgumentParser(prog="launch resume", description="Continue a run.")
+    parser = Parser(prog="launch resume", description="Continue a run.")
     parser.add_argument("run", help="folder of the run")
     add_overrides(parser)
     add_shape(parser)

@@ -11,6 +11,7 @@ from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
 from launcher.cli.data_check import check_data
+from launcher.cli.parser import Parser
 from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -20,7 +21,7 @@ from launcher.run_folder import claim, require_new, unclaim
 
 def run_recipe(arguments: Sequence[str]) -> int:
     """Start a new run: freeze its recipe in its folder, then train here or submit a job."""
-    parser = argparse.ArgumentParser(prog="launch", description="Start a new run of a recipe.")
+    parser = Parser(prog="launch", description="Start a new run of a recipe.")
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)
@@ -93,16 +94,27 @@ def _claim_first(places: Iterator[str]) -> str:
 
 def plan_recipe(arguments: Sequence[str]) -> int:
     """Print the plan of a recipe."""
-    parser = argparse.ArgumentParser(
-        prog="launch plan", description="Print every derived number; start nothing."
-    )
+    parser = Parser(prog="launch plan", description="Print every derived number; start nothing.")
     parser.add_argument("recipe", help="recipe file")
     add_overrides(parser)
     add_shape(parser)
     add_profile(parser)
     parser.add_argument("--full", action="store_true", help="all values, defaults too, and the script")
     parser.add_argument("--json", action="store_true", help="the plan as in a run folder's plan.json")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="key=value,value",
+        help="a row for each combination, such as nodes=1,2,8 parallel.strategy=fsdp2,hsdp",
+    )
     options = parse(parser, arguments)
+    if options.compare:
+        from launcher.cli.compare import compare_plans
+
+        shape = {"nodes": options.nodes, "per_node": options.nproc_per_node}
+        changes = with_profile(options.overrides, options.profile)
+        print("\n".join(compare_plans(options.recipe, changes, options.compare, **shape)))
+        return 0
     loaded = _load(options)
     run_url = files.absolute(f"runs/{loaded.recipe.name}")
     return _show(loaded, run_url, full=options.full, as_json=options.json)

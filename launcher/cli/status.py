@@ -1,6 +1,5 @@
 """`launch status [RUN]` and `launch ls`."""
 
-import argparse
 import contextlib
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, final
 from cluster.slurm_job import QueueError
 from launcher import files
 from launcher.checkpoint.catalog import list_steps, step_folder
+from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.cli.tracking import settle_lost
 from launcher.errors import UserError
@@ -26,7 +26,7 @@ from launcher.track.settle import find_last
 
 def show_status(arguments: Sequence[str]) -> int:
     """Print how a run stands. An attempt whose processes are gone without a word is ended here."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch status", description="How a run ended, or how far it is; without RUN, a table of all."
     )
     parser.add_argument("run", nargs="?", help="folder of the run; default: all runs in runs/")
@@ -46,7 +46,7 @@ def show_status(arguments: Sequence[str]) -> int:
 
 def list_runs(arguments: Sequence[str]) -> int:
     """Print a line for each run in a folder, newest last."""
-    parser = argparse.ArgumentParser(prog="launch ls", description="A line for each run in a folder.")
+    parser = Parser(prog="launch ls", description="A line for each run in a folder.")
     parser.add_argument("folder", nargs="?", default="runs", help="default: runs")
     folder = files.absolute(parser.parse_args(arguments).folder)
     rows = [
@@ -127,6 +127,7 @@ def status_lines(run_url: str, holder: str | None) -> list[str]:
         *([["job", text]] if (text := queue_text(run_url)) is not None else []),
         ["step", f"{facts.step} of {facts.total}"],
         *([["loss", _loss_text(facts)]] if facts.steps else []),
+        *([["memory", text]] if (text := _memory_text(facts)) else []),
         ["checkpoint", files.shortest(step_folder(run_url, saved[-1])) if saved else "none"],
         ["mlflow", describe_sent(facts.folder) or "nothing sent"],
     ]
@@ -134,6 +135,15 @@ def status_lines(run_url: str, holder: str | None) -> list[str]:
         rows.append(["journal", f"{damaged} damaged line{'s' * (damaged > 1)} passed over"])
     lines = table_lines(rows)
     return lines + (ledger_lines(make_ledger(records)) if records else [])
+
+
+def _memory_text(facts: _Facts) -> str:
+    """What a device has needed against what was planned; empty where only one of them is known."""
+    measured = [record["memory_gb"] for record in facts.steps if record.get("memory_gb")]
+    planned = [record["planned_memory_gb"] for record in facts.records if "planned_memory_gb" in record]
+    if not (measured and planned):
+        return ""
+    return f"{max(measured):.3g} GB at most on a device, {planned[-1]:.3g} GB planned"
 
 
 def _loss_text(facts: _Facts) -> str:

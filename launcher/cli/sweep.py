@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.config import ClusterConfig
 from cluster.kinds import on_submit_host
 from launcher.cli.arguments import add_profile, parse, positive, show_hints, with_profile
+from launcher.cli.parser import Parser
 from launcher.cli.sweep_array import array_lines, submit_array
 from launcher.cli.tracking import find_target, mlflow_environment, run_environment
 from launcher.data.source_table import check_sources
@@ -67,7 +68,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch sweep",
         description="Train a recipe at every point of a grid, one process per point. The same command again "
         "trains only what is missing; other values with the same --out add to the table.",

@@ -1,6 +1,5 @@
 """`launch replay RUN` and `launch ui`, and which tracking store the command line writes to."""
 
-import argparse
 import contextlib
 import os
 import threading
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher import files
+from launcher.cli.parser import Parser
 from launcher.ending import Ending, StorageError
 from launcher.environment import OF_EVERY_PROCESS
 from launcher.errors import Problem, UserError
@@ -64,7 +64,7 @@ def run_environment() -> dict[str, str]:
 
 def replay_run(arguments: Sequence[str]) -> int:
     """Send MLflow what it has not received of a finished run. Doing it again sends nothing."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="launch replay",
         description="Send MLflow what it has not received of a run that is over: its tracking server was "
         "down, or tracking was off. A run that is being trained sends everything by itself, and so does a "
@@ -191,7 +191,7 @@ def _require_lines(journal: Path, short: str) -> None:
 
 def open_ui(arguments: Sequence[str]) -> int:
     """Replace this process by MLflow's server, until ctrl-C."""
-    parser = argparse.ArgumentParser(prog="launch ui", description="Open MLflow's pages on a store.")
+    parser = Parser(prog="launch ui", description="Open MLflow's pages on a store.")
     parser.add_argument(
         "--store", metavar="URI", help="default: MLFLOW_TRACKING_URI, else mlflow.db in this folder"
     )

@@ -91,8 +91,11 @@ class TokensSource(SourceSection):
 
     type: Literal["tokens"]
     train: str
+    """File of token ids, or a pattern of several, read in the order of their names."""
     validation: str | None = None
+    """The same for validation; null takes a part of the training files."""
     dtype: Literal["uint8", "uint16", "uint32"] = "uint16"
+    """Little-endian integers of the files."""
 
     is_stream = True
 
@@ -113,10 +116,15 @@ class ListOpsSource(SourceSection):
 
     type: Literal["listops"]
     min_length: Count = 501
+    """Fewest symbols of a sample."""
     max_depth: Annotated[int, Field(ge=2, le=200)] = 10
+    """Deepest nesting."""
     max_args: Size = 10
+    """Most arguments of an operator."""
     train_samples: Steps = 96_000
+    """Samples to train on."""
     validation_samples: Steps = 2_000
+    """Samples to validate on."""
     seed: Seed = 0
     """Selects the dataset; the recipe's own seed sets the order of its samples."""
 
@@ -135,10 +143,13 @@ class CopyingSource(SourceSection):
 
     type: Literal["copying"]
     num_symbols: Count = 10
+    """Symbols to remember."""
     alphabet: Size = 8
+    """Different symbols."""
     selective: bool = False
     """Scatter the symbols among the blanks (arXiv 2312.00752, section 3.1)."""
     seed: Seed = 0
+    """Of the samples, apart from that of the run."""
 
     def shape(self) -> TaskShape:
         return TaskShape(("tokens",), "tokens", vocab_size=self.alphabet + 2)
@@ -155,10 +166,15 @@ class RecallSource(SourceSection):
 
     type: Literal["associative-recall"]
     num_pairs: Count = 8
+    """Keys with a value in a sample."""
     num_queries: Count = 8
+    """Keys that are asked for."""
     num_keys: Count = 32
+    """Different keys."""
     num_values: Size = 32
+    """Different values."""
     seed: Seed = 0
+    """Of the samples, apart from that of the run."""
 
     def shape(self) -> TaskShape:
         return TaskShape(("tokens",), "tokens", vocab_size=1 + self.num_keys + self.num_values)
@@ -198,8 +214,11 @@ class LabelledSource(SourceSection):
 
     type: Literal["labelled"]
     train: str
+    """File or pattern."""
     validation: str | None = None
+    """The same for validation; null takes a part of the training samples."""
     num_classes: Size
+    """Labels are below this."""
     vocab_size: Size | None = None
     """For tokens: ids are below this."""
     num_chars: Size | None = None

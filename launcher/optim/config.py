@@ -9,15 +9,24 @@ from models.section import MANY, Section, Steps, StepsOrZero
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[
+    tuple[Beta, Beta], Field(description="Decay of the averages of the gradient and of its square.")
+]
+Eps = Annotated[float, Field(gt=0, description="Added to the denominator, at the base width.")]
+Decay = Annotated[float, Field(ge=0, description="Weight decay, of matrices, at the base width.")]
 
 
 class TensorRate(Section):
     """Peak learning rate of one kind of SSM tensor: `lr`, or global lr times `lr_mult`; at most `lr_cap`."""
 
     lr: Positive | None = None
+    """Peak rate; null is the global one times lr_mult."""
     lr_mult: Positive = 1.0
+    """Factor on the global rate."""
     lr_cap: Positive | None = 1e-3
+    """Largest peak rate; null for none."""
     weight_decay: NonNegative = 0.0
+    """Decay of this tensor."""
 
 
 class SSMRates(Section):
@@ -42,6 +51,7 @@ class OptimSection(Section):
     """What every optimizer has. lr, decay and eps are those of the base width."""
 
     lr: Positive
+    """Peak learning rate at the base width."""
     grad_clip: Positive | None = 1.0
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     ssm: SSMRates = SSMRates()
@@ -52,32 +62,34 @@ class SGDConfig(OptimSection):
 
     type: Literal["sgd"]
     momentum: Beta = 0.9
+    """Share of the last update that is kept."""
     nesterov: bool = False
-    weight_decay: NonNegative = 0.0
+    """Look ahead along the momentum (Nesterov)."""
+    weight_decay: Decay = 0.0
 
 
 class AdamConfig(OptimSection):
     """Adam (arXiv 1412.6980) without decay; adamw has it."""
 
     type: Literal["adam"]
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: Positive = 1e-8
+    betas: Betas = (0.9, 0.95)
+    eps: Eps = 1e-8
 
 
 class AdamWConfig(OptimSection):
     """Adam with decoupled decay (arXiv 1711.05101)."""
 
     type: Literal["adamw"]
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.1
+    betas: Betas = (0.9, 0.95)
+    eps: Eps = 1e-8
+    weight_decay: Decay = 0.1
 
 
 class AdagradConfig(OptimSection):
     """Adagrad (torch.optim.Adagrad), without decay."""
 
     type: Literal["adagrad"]
-    eps: Positive = 1e-10
+    eps: Eps = 1e-10
 
 
 class SMORMS3Config(OptimSection):
@@ -85,24 +97,26 @@ class SMORMS3Config(OptimSection):
     of the gradient that is signal."""
 
     type: Literal["smorms3"]
-    eps: Positive = 1e-16
+    eps: Eps = 1e-16
 
 
 class LionConfig(OptimSection):
     """Lion (arXiv 2302.06675): the sign of an interpolated momentum, with decoupled decay."""
 
     type: Literal["lion"]
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    weight_decay: NonNegative = 0.1
+    betas: Betas = (0.9, 0.99)
+    """Of the step, and of the momentum that is kept."""
+    weight_decay: Decay = 0.1
 
 
 class OtherRates(Section):
     """AdamW for the parameters that are not hidden matrices, next to an optimizer that updates only those."""
 
     lr: Positive
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.1
+    """Peak learning rate at the base width."""
+    betas: Betas = (0.9, 0.95)
+    eps: Eps = 1e-8
+    weight_decay: Decay = 0.1
 
 
 class MatrixSection(OptimSection):
@@ -117,39 +131,42 @@ class MuonConfig(MatrixSection):
 
     type: Literal["muon"]
     momentum: Beta = 0.95
+    """Share of the averaged gradient that is kept."""
     nesterov: bool = True
+    """Look ahead along the momentum (Nesterov)."""
     scale: Literal["spectral", "rms"] = "spectral"
     """Size of an update: spectral norm sqrt(fan_out/fan_in), or entries of RMS 0.2 like AdamW's (arXiv
     2502.16982)."""
     ns_steps: Annotated[int, Field(ge=1, le=20)] = 5
     """Newton-Schulz steps."""
-    weight_decay: NonNegative = 0.1
+    weight_decay: Decay = 0.1
 
 
 class ShampooConfig(MatrixSection):
     """Shampoo (arXiv 1802.09568) with averages for hidden matrices, AdamW for the rest; rates as in Muon."""
 
     type: Literal["shampoo"]
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    betas: Betas = (0.9, 0.95)
     """Of the momentum, and of the averages of G G^T and G^T G."""
-    eps: Positive = 1e-12
+    eps: Eps = 1e-12
     """Added to the eigenvalues of those averages."""
     precondition_every: Steps = 10
     """Steps between eigendecompositions."""
-    weight_decay: NonNegative = 0.1
+    weight_decay: Decay = 0.1
 
 
 class SOAPConfig(MatrixSection):
     """SOAP (arXiv 2409.11321): Adam in Shampoo's eigenbasis for hidden matrices, AdamW for the rest."""
 
     type: Literal["soap"]
-    betas: tuple[Beta, Beta] = (0.95, 0.95)
-    eps: Positive = 1e-8
+    betas: Betas = (0.95, 0.95)
+    """Of Adam's averages in the eigenbasis; the second also of the basis."""
+    eps: Eps = 1e-8
     sides: Literal["both", "left"] = "both"
     """Project both sides of a matrix, or only that of fan_out."""
     precondition_every: Steps = 10
     """Steps between updates of the basis."""
-    weight_decay: NonNegative = 0.1
+    weight_decay: Decay = 0.1
 
 
 OptimConfig = Annotated[
@@ -170,6 +187,7 @@ class WarmupSection(Section):
     """What every schedule has: a linear warmup to the peak."""
 
     warmup_steps: StepsOrZero = 0
+    """Optimizer steps from a rate of zero to the peak."""
     extend: Literal["rescale", "hold"] = "rescale"
     """When a resume makes the run longer: stretch the schedule over all steps, or keep its last rate."""
 
@@ -201,6 +219,7 @@ class WSDConfig(WarmupSection):
 
     type: Literal["wsd"]
     decay_steps: Steps
+    """Optimizer steps of the decay, the last of the run."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Multiplier reached at the last step."""
 
@@ -218,7 +237,9 @@ class PlateauConfig(WarmupSection):
 
     type: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What the multiplier is multiplied by."""
     patience: StepsOrZero = 2
+    """Evaluations without a better loss that are accepted."""
     threshold: Annotated[float, Field(ge=0)] = 1e-4
     """A loss is better when it is below best x (1 - threshold)."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0

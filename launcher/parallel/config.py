@@ -6,11 +6,16 @@ from pydantic import Field
 
 from models.section import Count, Section
 
+BUCKET = 1 << 26
+"""Most numbers that DeepSpeed sends at once. Its own 5e8 are 2 GB of buffers on every rank, however small
+the model."""
+
 
 class ParallelConfig(Section):
     """Who owns forward, backward and step, how parameters are sharded, and in what precision it computes."""
 
     engine: Literal["torch", "deepspeed"] = "torch"
+    """Who shards: plain torch (single, DDP, FSDP2, HSDP) or DeepSpeed (ZeRO)."""
     strategy: Literal["single", "ddp", "fsdp2", "hsdp"] = "fsdp2"
     """torch engine only; without meaning for deepspeed."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None

@@ -42,7 +42,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
         return model, DeepSpeedEngine(
             model,
             build_optimizer(dict(model.named_parameters()), parameters.groups, optim),
-            config=zero_config(config, plan.batch),
+            config=zero_config(config, plan.batch, parameters.num_parameters),
             grad_clip=optim.grad_clip,
             recurrent_state=recurrent_state,
             guard=UpdateGuard(recipe.guard.outliers, world),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
+from launcher.parallel.config import BUCKET
 from launcher.recipe.schema import Recipe
 from models.build_model import ModelFootprint
 
@@ -55,12 +56,14 @@ class Peak:
 
     lasting: float
     """Parameters, the optimizer's state, and carried states."""
+    buffers: float
+    """Of communication."""
     moment: Moment
 
     @property
     def total(self) -> float:
         """Bytes per rank."""
-        return self.lasting + self.moment.total
+        return self.lasting + self.buffers + self.moment.total
 
 
 @final
@@ -93,31 +96,46 @@ def units_of(shapes: Mapping[str, tuple[int, ...]], num_layers: int) -> Units:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """How a rank holds parameters and gradients."""
+    """How a rank holds parameters and gradients; bytes."""
 
     size: int
     """Ranks that share one copy of the parameters."""
     gradient_size: int
     """Ranks that share one copy of the gradients, once they are reduced."""
-    buckets: bool
-    """Whether gradients have room of their own all the time (DDP)."""
-    waits: bool
-    """Whether gradients stay whole until the last micro batch: more than one, and reduced only then."""
+    held: float
+    """Gradients that are there all the time: in buckets, or until the last micro batch is reduced."""
+    buffers: float
+    """Of communication, all the time."""
+    copies: float
+    """In the optimizer's step, where it is logged: weights as they were, to say by how much they moved."""
     unit_share: float
     """Bytes of a gathered unit for each of its bytes in float32: half where matrices travel in bfloat16."""
 
 
-def sharding_of(recipe: Recipe, shard_size: int, world_size: int, num_micro: int) -> Sharding:
-    """As mesh.shard_model, DDP and ZeRO do it."""
-    config = recipe.parallel
-    deep = config.engine == "deepspeed"
-    stage = (config.zero_stage or 0) if deep else 0
-    half = config.precision == "bf16" and not config.compile and not deep
+def sharding_of(recipe: Recipe, units: Units, shard_size: int, world_size: int, num_micro: int) -> Sharding:
+    """As mesh.shard_model, DDP and ZeRO do it. What ZeRO has beside shards was measured."""
+    config, whole, part = recipe.parallel, units.whole, units.whole / world_size
+    largest = 2 * max(units.layers)
+    if config.engine == "deepspeed":
+        bucket = 4.0 * min(BUCKET, whole / 4)
+        stage = config.zero_stage or 0
+        return Sharding(
+            size=shard_size,
+            gradient_size=world_size if stage >= 2 else 1,
+            held=whole if stage < 2 else 0.0,
+            buffers=(0.0, 0.0, bucket + part, 2 * bucket + largest)[stage],
+            copies=(whole, 2 * part, 2 * part, whole + part)[stage],
+            unit_share=1.0,
+        )
+    replicated = config.strategy == "ddp" and world_size > 1
+    waits = whole if num_micro > 1 else 0.0
+    half = config.precision == "bf16" and not config.compile
     return Sharding(
         size=shard_size,
-        gradient_size=world_size if stage >= 2 else shard_size,
-        buckets=(not deep and config.strategy == "ddp" and world_size > 1) or (deep and stage < 2),
-        waits=num_micro > 1 and stage < 2,
+        gradient_size=shard_size,
+        held=waits + (whole if replicated else 0.0),
+        buffers=largest if shard_size > 1 else 0.0,
+        copies=whole / shard_size,
         unit_share=0.5 if half else 1.0,
     )
 
@@ -129,8 +147,12 @@ def find_peak(
     lasting = memory.parameters + memory.optimizer + memory.carried
     # Selective recomputation keeps products and transforms, which is most: counted as if it kept everything.
     recomputes = recipe.parallel.activation_checkpointing == "full"
-    moments = [*_moments(model, units, sharding, recomputes=recomputes), _update(memory, units, recipe)]
-    return Peak(lasting=lasting, moment=max(moments, key=lambda moment: moment.total))
+    room = 0.0 if recipe.optim.type in FUSED else 2 * units.largest
+    update = Moment(name="update", gradients=memory.gradients, working=sharding.copies + room)
+    moments = [*_moments(model, units, sharding, recomputes=recomputes), update]
+    return Peak(
+        lasting=lasting, buffers=sharding.buffers, moment=max(moments, key=lambda moment: moment.total)
+    )
 
 
 def _moments(
@@ -139,8 +161,7 @@ def _moments(
     """From the loss back to the first layer."""
     kept = [model.stream if recomputes else layer.saved for layer in model.layers]
     saved = model.encoder + sum(kept)
-    held = units.whole if sharding.waits or sharding.buckets else 0.0
-    sharded = sharding.size > 1
+    held, sharded = sharding.held, sharding.size > 1
     root = sharding.unit_share * units.rest if sharded else 0.0
     done = 0.0  # of gradients, each rank's part
     yield Moment(
@@ -160,16 +181,10 @@ def _moments(
         again = layer.saved if recomputes else 0.0
         yield Moment(
             name=f"backward of layer {index}",
-            gradients=max(held, done + whole) if not sharding.waits else held + unit,
+            gradients=held + unit if held else done + whole,
             activations=saved + again,
             working=layer.working,
             gathered=root + sharding.unit_share * neighbours if sharded else 0.0,
         )
         done += unit / sharding.gradient_size
         saved -= kept[index]
-
-
-def _update(memory: Memory, units: Units, recipe: Recipe) -> Moment:
-    """The optimizer's step, in a step that is logged: a copy of the weights says by how much they moved."""
-    room = 0.0 if recipe.optim.type in FUSED else 2 * units.largest
-    return Moment(name="update", gradients=memory.gradients, working=memory.parameters + room)

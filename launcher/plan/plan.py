@@ -1,5 +1,6 @@
 """Plan: every derived number of a run, computed once before the run starts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from launcher.errors import Problem, UserError
@@ -10,7 +11,13 @@ from launcher.plan.memory import Memory, Peak, find_peak, sharding_of, units_of
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.plan.worlds import node_counts, planned_ranks
 from launcher.recipe.schema import Recipe
-from models.build_model import flops_per_token, model_footprint, recurrent_state_size
+from models.build_model import (
+    flops_by_part,
+    flops_per_token,
+    kernel_flops,
+    model_footprint,
+    recurrent_state_size,
+)
 from models.config import sequences_per_sample
 from models.footprint import Pass
 
@@ -30,6 +37,10 @@ class Plan:
     """The worst moment of a step."""
     flops_per_token: float
     """Forward and backward; each layer's docstring has its formula."""
+    kernel_flops: float
+    """Forward and backward, of all state-space kernels: once a micro batch and rank, whatever its size."""
+    flops_by_part: Mapping[str, float]
+    """Of flops_per_token: each kind of layer, encoder and readout."""
     checkpoint_bytes: float
 
     @property
@@ -78,6 +89,8 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
         memory=memory,
         peak=estimate_peak(recipe, batch, parameters, memory, shard_size),
         flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
+        kernel_flops=kernel_flops(recipe.model, recipe.data.seq_len),
+        flops_by_part=flops_by_part(recipe.model, recipe.data.seq_len),
         # Whatever the sharding: 4 bytes a parameter and 8 for Adam's two moments. 462,336 parameters: 5.29
         # MiB.
         checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
@@ -88,14 +101,14 @@ def estimate_peak(
     recipe: Recipe, batch: BatchShape, parameters: Parameters, memory: Memory, shard_size: int
 ) -> Peak:
     """The worst moment of a step, beside what lasts."""
-    sharding = sharding_of(recipe, shard_size, batch.world_size, batch.num_micro)
+    units = units_of(parameters.shapes, recipe.model.num_layers)
+    sharding = sharding_of(recipe, units, shard_size, batch.world_size, batch.num_micro)
     step = Pass(
         sequences=batch.micro_batch_size * batch.num_sequences,
         length=batch.seq_len,
         half=recipe.parallel.precision == "bf16",
         gathered=shard_size > 1 and sharding.unit_share < 1,
     )
-    units = units_of(parameters.shapes, recipe.model.num_layers)
     return find_peak(memory, model_footprint(recipe.model, step), units, sharding, recipe)
 
 

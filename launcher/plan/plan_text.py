@@ -1,8 +1,9 @@
 """The plan as text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from launcher.plan.forecast_text import forecast_lines, memory_lines, size_text, wrap
 from launcher.plan.memory import Memory
 from launcher.plan.plan import Plan
 from launcher.plan.worlds import node_counts
@@ -13,10 +14,10 @@ from launcher.table import table_lines
 def plan_text(recipe: Recipe, plan: Plan, *, full: bool = True) -> str:
     """Resolved values, counts, batch arithmetic, memory and parameter groups, in that order.
 
-    Without `full`, only the values that differ from the defaults.
+    Without `full`, only the values that differ from the defaults, and no table of rules.
     """
     lines = [*_heading(recipe, full=full), *_numbers(recipe, plan), "", *_groups(plan), ""]
-    return "\n".join([*lines, *_widths(plan, recipe), ""])
+    return "\n".join([*lines, *([*_widths(plan, recipe), ""] if full else [])])
 
 
 def _heading(recipe: Recipe, *, full: bool) -> list[str]:
@@ -37,7 +38,7 @@ def _heading(recipe: Recipe, *, full: bool) -> list[str]:
         values = ", ".join(
             f"{key}={_short(value)}" for key, value in data.get(section, {}).items() if value is not None
         )
-        lines += _wrap(f"{section:<10} ", values) if values else []
+        lines += wrap(f"{section:<10} ", values) if values else []
     return [*lines, ""]
 
 
@@ -49,24 +50,14 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _wrap(head: str, text: str, width: int = 110) -> list[str]:
-    lines, line = [], head
-    for word in text.split(", "):
-        if len(line) + len(word) > width:
-            lines.append(line.rstrip())
-            line = " " * len(head)
-        line += word + ", "
-    return [*lines, line.rstrip(", ")]
-
-
 _SAMPLES = {1: "sequences", 2: "pairs of sequences"}
 
 
 def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
-    batch, memory = plan.batch, plan.memory
+    batch = plan.batch
     cluster, counts = recipe.cluster, node_counts(recipe)
     return [
-        f"parameters   {plan.parameters.num_parameters:,}",
+        f"parameters   {plan.parameters.num_parameters:,}: {_parts(_parameters_by_part(plan))}",
         f"ranks        {batch.world_size} = {counts[-1]} node(s) x {cluster.nproc_per_node}; "
         f"each copy of the parameters on {plan.shard_size}",
         *_elastic(recipe, counts),
@@ -74,17 +65,33 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"{batch.tokens_per_step:,} "
         f"tokens a step, as {batch.micro_batch_size} x {batch.num_micro} forward(s) x "
         f"{batch.world_size} rank(s)",
-        f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs "
-        f"({plan.flops_per_token:.3g} a token)",
-        f"memory       {_size(memory.total)} a rank before activations: "
-        f"parameters {_size(memory.parameters)}, gradients {_size(memory.gradients)}, "
-        f"moments {_size(memory.optimizer)}"
-        + (f", carried states {_size(memory.carried)}" if memory.carried else ""),
-        f"checkpoint   {_size(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
-        f"the newest {recipe.checkpoint.keep} kept" + _staging(recipe, memory),
+        f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs",
+        f"flops        {plan.flops_per_token:.3g} a token: {_parts(plan.flops_by_part)}"
+        + (f"; kernels {plan.kernel_flops:.3g} a forward, whatever the batch" if plan.kernel_flops else ""),
+        *memory_lines(recipe, plan),
+        f"checkpoint   {size_text(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
+        f"the newest {recipe.checkpoint.keep} kept" + _staging(recipe, plan.memory),
+        *forecast_lines(recipe, plan),
         *_warning(recipe),
         f"base shapes  {plan.parameters.base_shapes_hash}",
     ]
+
+
+def _parameters_by_part(plan: Plan) -> dict[str, float]:
+    """Of each kind of layer, embedding and readout; norms and biases go with what they are in."""
+    parts: dict[str, float] = {}
+    for name, shape in plan.parameters.shapes.items():
+        words = name.split(".")
+        part = words[2] if words[0] == "layers" else words[0]
+        parts[part] = parts.get(part, 0.0) + math.prod(shape)
+    return parts
+
+
+def _parts(parts: Mapping[str, float]) -> str:
+    """Shares of a whole, the largest first; what is below half a per cent is left out."""
+    total = sum(parts.values())
+    largest = sorted(parts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{part} {value / total:.0%}" for part, value in largest if value >= 0.005 * total)
 
 
 def _elastic(recipe: Recipe, counts: Sequence[int]) -> list[str]:
@@ -101,23 +108,13 @@ def _warning(recipe: Recipe) -> list[str]:
     shape = recipe.cluster
     if shape.type == "local" or shape.nodes == 1 or shape.rendezvous is not None:
         return []
-    fits = (
-        f"a step and a checkpoint must fit in the {shape.warning_s} s of Slurm's warning (cluster.warning_s)"
-    )
-    return [f"time limit   {fits}, else the steps since the last checkpoint are trained again"]
+    return [f"time limit   a step and a save must fit in the last {shape.warning_s} s: cluster.warning_s"]
 
 
 def _staging(recipe: Recipe, memory: Memory) -> str:
     """The copy in host memory from which checkpoints are written."""
     copied = memory.parameters + memory.optimizer + memory.carried
-    return f"; copies of {_size(copied)} a rank in host memory" if recipe.checkpoint.asynchronous else ""
-
-
-def _size(num_bytes: float) -> str:
-    """In the largest unit that gives at least 1."""
-    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
-    power = max((p for p in range(1, len(units)) if num_bytes >= 1024**p), default=0)
-    return f"{num_bytes / 1024**power:.{2 if power else 0}f} {units[power]}"
+    return f"; copies of {size_text(copied)} a rank in host memory" if recipe.checkpoint.asynchronous else ""
 
 
 def _groups(plan: Plan) -> list[str]:

@@ -54,6 +54,11 @@ KEYS: Mapping[str, str] = {
     "devices": "cluster.nproc_per_node",
     "mlflow": "track.mlflow",
     "random_seed": "seed",
+    "vocabulary": "model.vocab_size",
+    "vocabulary_size": "model.vocab_size",
+    "n_vocab": "model.vocab_size",
+    "beta1": "optim.betas",
+    "beta2": "optim.betas",
 }
 """A key as it is called elsewhere, and here."""
 IN_SECTION: Mapping[str, str] = {
@@ -78,6 +83,23 @@ _CHOICES: Mapping[str, str] = {
     "fsdp": "fsdp2",
     "fully_sharded": "fsdp2",
     "deepspeed": "zero",
+    "mlp": "ffn",
+    "fnn": "ffn",
+    "self_attention": "attention",
+    "mamba2": "ssd",
+    "swiglu": "glu",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "transformer": "lm",
+    "causal_lm": "lm",
+    "huggingface": "files",
+    "text": "files",
+    "m\N{GREEK SMALL LETTER MU}p": "mup",
+    "\N{GREEK SMALL LETTER MU}p": "mup",
+    "\N{MICRO SIGN}p": "mup",
+    "linear_warmup": "linear",
+    "warmup_cosine": "cosine",
 }
 _MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{NON-BREAKING HYPHEN}\N{HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}"
 BLANK = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{IDEOGRAPHIC SPACE}"
@@ -100,7 +122,7 @@ def known_choice(text: str, choices: list[str]) -> str | None:
 
 def value_remedy(text: str, *, number: bool, whole: bool, null: bool, place: str) -> str:
     """What to write instead of a text that was meant as a number or as nothing; empty where unknown."""
-    if null and text in ("None", "none", "nil", "NULL", "undefined"):
+    if null and text.lower() in ("none", "nil", "null", "undefined", "off", "no"):
         return "write null for none"
     if re.fullmatch(r"\$\{?\w+\}?|\{\{.*\}\}", text):
         return "a recipe has no variables: give the value on the command line, key=value"
@@ -112,6 +134,14 @@ def value_remedy(text: str, *, number: bool, whole: bool, null: bool, place: str
         return f"write {text[:-1]}, without the {text[-1]!r}"
     if re.fullmatch(r"[+-]?\d+(\.\d+)?\s*%", text):
         return f"write {float(text.rstrip('% ')) / 100:g}"
+    if re.fullmatch(r"\d{1,3}( \d{3})+", text):
+        return f"write {text.replace(' ', '')}, or {text.replace(' ', '_')}"
+    if re.fullmatch(r"(\d+-)?\d+:\d\d(:\d\d)?", text):
+        return "write a number, or one with a unit, such as 90min or 24h"
+    if (counted := re.fullmatch(r"(\d+(?:\.\d+)?) ?[a-z]{2,}", text)) is not None:
+        return f"write {counted[1]}"
+    if text.lower().lstrip("+-.") in ("inf", "infinity", "nan"):
+        return "write a finite number"
     if said := _without_comma(text, whole=whole):
         return said
     parts = [part.strip() for part in text.split(",")]

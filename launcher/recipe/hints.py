@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from launcher.errors import Problem
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.tree import find, split_key
 from models.config import ClassifierConfig
 from models.ssm.config import SSMSection
 
@@ -107,10 +108,21 @@ def _secrets_are_not_for_recipes(loaded: LoadedRecipe) -> Iterator[Problem]:
             )
 
 
+def _thousands_may_be_meant_as_1024(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """256k is 256,000. For a length or a vocabulary, 262,144 is as likely to be meant."""
+    for key in ("data.seq_len", "model.vocab_size"):
+        node = find(loaded.tree, split_key(key))
+        found = re.fullmatch(r"([0-9]+)([kK])", node.text) if node is not None else None
+        if found is not None and (number := int(found[1])) & (number - 1) == 0 and number > 1:
+            remedy = f"write {number * 1024} for {number} x 1024"
+            yield Problem(loaded.place(key), f"{key} = {found[0]} is {number * 1000:,}", remedy)
+
+
 HINTS: tuple[Callable[[LoadedRecipe], Iterator[Problem]], ...] = (
     _time_scales_fit_the_length,
     _lin_is_not_for_long_sequences,
     _softmax_modes_know_the_length,
     _batch_norm_depends_on_the_forward,
     _secrets_are_not_for_recipes,
+    _thousands_may_be_meant_as_1024,
 )

@@ -3,20 +3,28 @@
 import ast
 import inspect
 import textwrap
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from launcher.recipe.counts import PATTERN
+from launcher.recipe.counts import NUMBER, PATTERN
+
+ID = "https://mulaunch.invalid/recipe.schema.json"
+"""A name, not an address: the schema is in docs/ and comes from `launch schema`."""
 
 
 def editor_schema(recipe: type[BaseModel]) -> dict[str, Any]:
-    """The recipe's schema with the docstring of every field, and with whole numbers such as 500M allowed."""
+    """The recipe's schema, for editors that read YAML 1.1 or 1.2.
+
+    Every key is described; of sections with a `type`, it chooses which keys there are; whole numbers may be
+    500M, and numbers 4e-3, which is text in YAML 1.1.
+    """
     schema = recipe.model_json_schema(schema_generator=_Documented)
-    described = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-    return _with_counts(described)
+    described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": ID, **schema}
+    result: dict[str, Any] = _for_editors(described)
+    return result
 
 
 class _Documented(GenerateJsonSchema):
@@ -24,16 +32,33 @@ class _Documented(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         described = super().model_schema(schema)
-        for section in schema["cls"].__mro__:
-            if issubclass(section, BaseModel) and section is not BaseModel:
-                for name, text in _field_docstrings(section).items():
-                    if name in section.model_fields:  # not a constant of the class
-                        described["properties"][name].setdefault("description", text)
+        section = schema["cls"]
+        texts: dict[str, str] = {}
+        for base in reversed(section.__mro__):
+            if issubclass(base, BaseModel) and base is not BaseModel:
+                texts |= _field_docstrings(base)
+        for name, field in section.model_fields.items():
+            text = texts.get(name) or _section_text(field.annotation)
+            if text is None and name in ("type", "version"):
+                text = inspect.cleandoc(section.__doc__ or "").splitlines()[0]
+            if text is not None:
+                described["properties"][name].setdefault("description", text)
         return described
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """A title would only repeat the key."""
         return False
+
+
+def _section_text(annotation: Any) -> str | None:
+    """What is said of a section, for a key that holds one; of several, what they have in common."""
+    sections = [annotation, *get_args(annotation)]
+    sections += [kind for part in sections for kind in get_args(part)]
+    found = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if not found:
+        return None
+    texts = [inspect.cleandoc(kind.__doc__ or "").splitlines()[0] for kind in dict.fromkeys(found)]
+    return texts[0] if len(texts) == 1 else f"By its type: {' '.join(texts)}"
 
 
 def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
@@ -51,17 +76,38 @@ def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
     return documented
 
 
-def _with_counts(schema: Any) -> Any:
-    """Allow 500M and the like for every whole number."""
+def _for_editors(schema: Any) -> Any:
+    """What the compiler takes and JSON Schema would refuse, and unions as choices by their `type`."""
     if isinstance(schema, list):
-        return [_with_counts(part) for part in schema]
+        return [_for_editors(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    if schema.get("type") != "integer" or "const" in schema or "enum" in schema:
-        return {key: _with_counts(part) for key, part in schema.items()}
+    if "discriminator" in schema:
+        return _by_type(schema)
+    kind = schema.get("type")
+    if kind not in ("integer", "number") or "const" in schema or "enum" in schema:
+        return {key: _for_editors(part) for key, part in schema.items()}
     # {"type": "integer", "minimum": 1, "default": 10} becomes {"anyOf": [{"type": "integer", "minimum": 1},
     # {a string of that pattern}], "default": 10}: editors look for description and default outside of the
     # alternatives.
     outside = {key: schema[key] for key in ("description", "default") if key in schema}
     number = {key: part for key, part in schema.items() if key not in outside}
-    return {"anyOf": [number, {"type": "string", "pattern": PATTERN}], **outside}
+    pattern = PATTERN if kind == "integer" else NUMBER
+    return {"anyOf": [number, {"type": "string", "pattern": pattern}], **outside}
+
+
+def _by_type(union: dict[str, Any]) -> dict[str, object]:
+    """A union as one section: `type` names the variant, and only that one is then held against it."""
+    # With oneOf, an editor marks the whole section where one key is wrong: "not valid under any".
+    key, variants = union["discriminator"]["propertyName"], union["discriminator"]["mapping"]
+    outside: dict[str, object] = {name: union[name] for name in ("description", "default") if name in union}
+    return {
+        "type": "object",
+        "required": [key],
+        "properties": {key: {"enum": list(variants)}},
+        "allOf": [
+            {"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": {"$ref": reference}}
+            for name, reference in variants.items()
+        ],
+        **outside,
+    }

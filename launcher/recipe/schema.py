@@ -42,7 +42,9 @@ class Recipe(Section):
 
     version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Of runs, in folders and in MLflow."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]
+    """Of initial values, the order of samples, and dropout."""
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from launcher.errors import Problem
-from launcher.recipe.counts import as_count
+from launcher.recipe.counts import as_count, as_quantity
 from launcher.recipe.habits import known_choice, known_key, list_remedy, value_remedy
 from launcher.recipe.renamed import new_name
 from launcher.recipe.schema_walk import Schema, Shape, allowed, any_of
@@ -180,6 +180,10 @@ class Explainer:
             # 500M: not a problem, so it is only replaced, and the next round validates the number.
             report.guess = put(report.guess, path, replace(node, value=count))
             return
+        quantity = as_quantity(str(path[-1]), node.text) if path and isinstance(node.value, str) else None
+        if quantity is not None and (kind == "float_type" or isinstance(quantity, int)):
+            report.guess = put(report.guess, path, replace(node, value=quantity))  # 2h, likewise
+            return
         message = f"{dotted(path)} is {_shown(node)}, must be {self.shape.describe(schema)}"
         report.remaining.append(Problem(node.place, message, self._remedy(node, schema)))
 
@@ -197,6 +201,13 @@ class Explainer:
             said = value_remedy(value, number=number, whole=whole, null=null, place=node.place)
             if said:
                 return said
+        if (
+            choices
+            and isinstance(value, str)
+            and len(words := value.split()) > 1
+            and set(words) <= set(choices)
+        ):
+            return f"write {', '.join(words)}, with commas between them"
         if choices and isinstance(value, str):
             meant = known_choice(value, list(map(str, choices)))
             return did_you_mean([meant] if meant else close_matches(value, map(str, choices)))
@@ -210,6 +221,8 @@ class Explainer:
             return f"write {float(count):g}"
         if {"integer", "number"} & kinds and isinstance(value, str) and _is_number(value):
             return f"write {value} without quotes"
+        if isinstance(value, list) and {"integer", "number"} & kinds and "array" not in kinds:
+            return "one run has one value; several are a grid: launch sweep RECIPE key=a,b"
         if "array" in kinds and isinstance(value, str) and re.search(r"^-|,|^\(", value):
             return list_remedy(value)
         if "array" in kinds and "items" in self.shape.deref(schema) and not isinstance(value, (list, dict)):

@@ -12,9 +12,11 @@ class MLflowConfig(Section):
     """MLflow, which receives a copy of the journal's metrics."""
 
     enabled: bool = True
+    """Whether to log to MLflow at all; the journal is always written."""
     tracking_uri: str | None = None
     """Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the folder where the launch was started."""
     experiment: Annotated[str, Field(min_length=1)] = "mulaunch"
+    """Name of the experiment that runs are in."""
 
     @field_validator("tracking_uri")
     @classmethod

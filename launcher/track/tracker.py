@@ -68,8 +68,15 @@ class Tracker:
         if self._sync is not None:
             self._sync.start()
 
-    def begin(self, progress: Progress, checkpoint_url: str | None, rejected: Sequence[Rejected]) -> None:
-        """Report where training starts: the step, and the checkpoint it comes from, if any.
+    def begin(
+        self,
+        progress: Progress,
+        checkpoint_url: str | None,
+        rejected: Sequence[Rejected],
+        planned_bytes: float,
+    ) -> None:
+        """Report where training starts: the step, and the checkpoint it comes from, if any; and what it plans
+        to need of a device's memory, to be held against what steps then measure.
 
         `from_step` supersedes the journal's records of later steps.
         """
@@ -78,7 +85,8 @@ class Tracker:
             self.event("checkpoint_rejected", fields)
             self.say(f"skipped {bad.url}: {bad.reason}")
         position = {"from_step": progress.step, "data_step": progress.data_step}
-        self.event("begin", position | {"checkpoint": checkpoint_url})
+        planned = {"planned_memory_gb": round(planned_bytes / 1e9, 4)}
+        self.event("begin", {**position, "checkpoint": checkpoint_url, **planned})
         forked = (
             f"step 0 with the weights of {checkpoint_url}" if checkpoint_url and not progress.step else None
         )

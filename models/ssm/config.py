@@ -20,6 +20,7 @@ class SSMSection(Section):
     channels: Count = 1
     """Kernels (and outputs) per input channel, with C and D of their own."""
     dt_min: Positive = 1e-3
+    """Smallest initial step size; see dt_max."""
     dt_max: Positive = 1e-1
     """Step sizes are drawn log-uniformly from [dt_min, dt_max], one a channel; 1/dt is a length in steps."""
     bidirectional: bool = False
@@ -44,6 +45,7 @@ class S4DConfig(SSMSection):
     init: Literal["lin", "inv", "legs", "real", "diag"] = "legs"
     """A's initial value; `diag` is `inv` for half of the copies and `lin` for the others."""
     disc: Literal["zoh", "bilinear"] = "zoh"
+    """Zero-order hold, or bilinear."""
 
 
 class S4Config(SSMSection):

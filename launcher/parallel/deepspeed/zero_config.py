@@ -1,13 +1,13 @@
 """DeepSpeed's JSON, rendered from the plan. Nobody writes it by hand."""
 
-from launcher.parallel.config import ParallelConfig
+from launcher.parallel.config import BUCKET, ParallelConfig
 from launcher.plan.batch import BatchShape
 
 SMALL_PARAMETER = 100_000
 """Stage 3 keeps parameters of fewer elements gathered: a round trip costs more than their memory."""
 
 
-def zero_config(config: ParallelConfig, batch: BatchShape) -> dict[str, object]:
+def zero_config(config: ParallelConfig, batch: BatchShape, num_parameters: int) -> dict[str, object]:
     """DeepSpeed's own settings. Clipping, schedule and groups are ours and mean what they mean elsewhere."""
     return {
         "train_batch_size": batch.global_batch_size,
@@ -16,6 +16,8 @@ def zero_config(config: ParallelConfig, batch: BatchShape) -> dict[str, object]:
         "zero_optimization": {
             "stage": config.zero_stage,
             "stage3_param_persistence_threshold": SMALL_PARAMETER,
+            "reduce_bucket_size": min(BUCKET, num_parameters),
+            "allgather_bucket_size": min(BUCKET, num_parameters),
         },
         # The engine clips before DeepSpeed's step: one definition of norm and coefficient on every engine.
         "gradient_clipping": 0.0,

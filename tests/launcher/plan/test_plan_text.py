@@ -8,6 +8,11 @@ from launcher.plan.worlds import planned_ranks
 from tests.small_run import small_recipe
 
 
+def text(*overrides: str) -> str:
+    recipe = small_recipe(*overrides)
+    return plan_text(recipe, make_plan(recipe, planned_ranks(recipe)))
+
+
 def line(head: str, *overrides: str) -> str:
     recipe = small_recipe(*overrides)
     text = plan_text(recipe, make_plan(recipe, planned_ranks(recipe)))
@@ -23,13 +28,13 @@ def line(head: str, *overrides: str) -> str:
     ],
 )
 def test_sizes_are_in_the_largest_unit_of_which_there_is_one(d_model: int, parameters: str) -> None:
-    assert parameters in line("memory ", f"model.d_model={d_model}")
+    assert parameters in text(f"model.d_model={d_model}")
 
 
 def test_carried_states_are_told_where_there_are_any() -> None:
-    assert "carried" not in line("memory ")
+    assert "carried" not in text()
     # eight sequences of two layers of 16 channels of 8 numbers of 4 bytes
-    assert "carried states 8.00 KiB" in line("memory ", "train.truncated_bptt=true")
+    assert "carried states 8.00 KiB" in text("train.truncated_bptt=true")
 
 
 def test_only_what_differs_from_the_defaults_is_shown_unless_all_is_asked_for() -> None:

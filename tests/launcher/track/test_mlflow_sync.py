@@ -34,7 +34,7 @@ def track(
         folder, rank=0, attempt=attempt, total_steps=100, log_every=1, mlflow=target, stream=None
     )
     tracker.start(attempt_record(lr=lr, artifacts=artifacts))
-    tracker.begin(Progress(from_step, from_step), None, [])
+    tracker.begin(Progress(from_step, from_step), None, [], 1e6)
     for step, loss in losses:
         tracker.log_step(step_record(step, loss))
     status = tracker.close()

@@ -43,7 +43,8 @@ def _imported_once() -> None:
 
 def test_its_json_comes_from_the_plan() -> None:
     recipe = recipe_for(2, *ZERO[2], "parallel.precision=bf16", "train.micro_batch_size=2")
-    rendered = zero_config(recipe.parallel, make_plan(recipe, planned_ranks(recipe)).batch)
+    plan = make_plan(recipe, planned_ranks(recipe))
+    rendered = zero_config(recipe.parallel, plan.batch, plan.parameters.num_parameters)
     assert rendered["train_batch_size"] == 8
     assert rendered["train_micro_batch_size_per_gpu"] == 2
     assert rendered["gradient_accumulation_steps"] == 2

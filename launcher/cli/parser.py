@@ -1,0 +1,39 @@
+"""Flags and arguments of the verbs. What is wrong with them is a problem like any other."""
+
+import argparse
+import re
+import sys
+from typing import NoReturn, final
+
+from launcher.errors import Problem, UserError
+from launcher.recipe.suggest import close_matches, did_you_mean
+
+
+@final
+class Parser(argparse.ArgumentParser):
+    """Raises UserError, with the flag that was most likely meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's own way to say that a command line is wrong."""
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown is not None and unknown[1].startswith("-"):
+            given = unknown[1].partition("=")[0]
+            near = close_matches(given.lstrip("-"), [flag.lstrip("-") for flag in flags])
+            remedy = did_you_mean(f"--{word}" for word in near) or f"flags are {', '.join(flags)}"
+            raise UserError(Problem(f"{self.prog} {given}", "unknown flag", remedy))
+        if unknown is not None:
+            raise UserError(Problem(f"{self.prog} {unknown[1]}", "is one argument too many", self._usage()))
+        about = re.match(r"argument (\S+): (.*)", message)
+        if about is not None:
+            raise UserError(Problem(f"{self.prog} {about[1]}", about[2], self._usage()))
+        raise UserError(Problem(self.prog, message, self._usage()))
+
+    def _usage(self) -> str:
+        return " ".join(self.format_usage().split())
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After --help."""
+        if message:
+            print(message, end="", file=sys.stderr)
+        raise SystemExit(status)
