@@ -152,7 +152,12 @@ class BackboneSection(Section):
     def _pattern_fits_depth(cls, pattern: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         depth = info.data.get("num_layers")
         if depth is not None and depth % len(pattern):
-            raise ValueError(f"num_layers {depth} is not a multiple of the pattern's length {len(pattern)}")
+            fewer = depth // len(pattern) * len(pattern)
+            nearest = f"{fewer} or {fewer + len(pattern)}" if fewer else f"{len(pattern)}"
+            raise ValueError(
+                f"num_layers {depth} is not a multiple of the pattern's length {len(pattern)}; "
+                f"write {nearest}"
+            )
         return pattern
 
     @field_validator("s4d", "s4", "dss")

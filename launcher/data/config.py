@@ -91,9 +91,9 @@ class TokensSource(SourceSection):
 
     type: Literal["tokens"]
     train: str
-    """File of token ids, or a pattern of several, read in the order of their names."""
+    """File of token ids."""
     validation: str | None = None
-    """The same for validation; null takes a part of the training files."""
+    """File of token ids to validate on; null for none."""
     dtype: Literal["uint8", "uint16", "uint32"] = "uint16"
     """Little-endian integers of the files."""
 
@@ -214,9 +214,9 @@ class LabelledSource(SourceSection):
 
     type: Literal["labelled"]
     train: str
-    """File or pattern."""
+    """Folder with x.npy, y.npy and perhaps lengths.npy."""
     validation: str | None = None
-    """The same for validation; null takes a part of the training samples."""
+    """The same, to validate on; null for none."""
     num_classes: Size
     """Labels are below this."""
     vocab_size: Size | None = None

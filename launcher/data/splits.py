@@ -3,10 +3,19 @@
 from pathlib import Path
 
 from launcher import files
-from launcher.data.config import DataConfig, LabelledSource, SourceSection, TextSection, TokensSource
+from launcher.data.config import (
+    DataConfig,
+    FilesSource,
+    LabelledSource,
+    SourceSection,
+    TextSection,
+    TokensSource,
+)
 from launcher.data.dataset import Reader, Splits
 from launcher.data.source_table import SOURCES
-from launcher.data.sources import require_apart
+from launcher.data.sources import find_files, require_apart
+from launcher.data.streams import split_files
+from launcher.data.token_files import check_text
 from launcher.errors import Problem, UserError, about
 
 
@@ -23,15 +32,22 @@ def open_splits(config: DataConfig, vocab_size: int | None, max_chars: int | Non
 
 
 _SMALL_BYTES = 256 << 20
+_TEXTS = 64
+"""Files of text whose first bytes are looked at."""
 
 
 def check_data(config: DataConfig, vocab_size: int | None, max_chars: int | None = None) -> None:
     """Raise what the ranks would, before a job is queued: where looking costs little.
 
-    Files of tokens are probed at 64 places; labelled files are read whole up to 256 MiB. Text is read by the
-    ranks alone, and so is what is remote.
+    Files of tokens are probed at 64 places; labelled files are read whole up to 256 MiB; of text, files are
+    found and split, and the first bytes of 64 are looked at. What is remote is read by the ranks alone.
     """
     source = config.source
+    if isinstance(source, FilesSource) and files.local_path(source.url) is not None:
+        found = find_files(source.url)
+        split_files(found, config.fraction_for_validation)
+        for file in found[:: -(-len(found) // _TEXTS)]:
+            check_text(file.url)
     if not isinstance(source, TokensSource | LabelledSource):
         return
     require_apart(source.train, source.validation)

@@ -33,10 +33,7 @@ def open_files(config: DataConfig, source: FilesSource, reader: Reader) -> Split
 
 
 def _open_text(config: DataConfig, unit: str, reader: Reader, found: list[SourceFile], place: str) -> Splits:
-    fraction = config.fraction_for_validation
-    positions = [_split_position(file.name) for file in found]
-    is_validation = [position < fraction for position in positions]
-    _check_split(found, positions, is_validation, fraction)
+    is_validation = split_files(found, config.fraction_for_validation)
 
     # Name and length are hashed before the content, so that text moved from one file to the next changes the
     # fingerprint; the split too, because a resume must not train on what it validated on.
@@ -87,6 +84,14 @@ def _byte_tokens(parts: list[bytes], vocab_size: int, place: str) -> Tokens:
         remedy = "set model.vocab_size to 256, one for each byte"
         raise UserError(Problem(place, message, remedy, key="model.vocab_size"))
     return Tokens(ids, vocab_size=vocab_size, place=place)
+
+
+def split_files(found: list[SourceFile], fraction: float) -> list[bool]:
+    """Which files are to validate on. Raises UserError where there are none, or all are."""
+    positions = [_split_position(file.name) for file in found]
+    is_validation = [position < fraction for position in positions]
+    _check_split(found, positions, is_validation, fraction)
+    return is_validation
 
 
 def _split_position(name: str) -> float:

@@ -1,4 +1,4 @@
-"""Files of token ids that are something else, which would be read as noise. Torch-free."""
+"""Files of token ids, or of text, that are something else: they would be read as noise. Torch-free."""
 
 from typing import Any
 
@@ -26,6 +26,34 @@ _FORMATS = {
 }
 _ENOUGH = 256
 """Ids from which a pattern in them means something."""
+
+
+_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"%PDF-": "PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+"""First bytes of what is not UTF-8 text, beside the formats above; longer ones first."""
+
+
+def check_text(url: str) -> None:
+    """Raise UserError for a file whose first bytes are not those of text in UTF-8 or a part of it."""
+    with files.open_binary(url) as stream:
+        head = stream.read(4096)
+    known = {**_FORMATS, **_MARKS}
+    name = next((name for magic, name in known.items() if head.startswith(magic)), None)
+    if name is None and len(head) >= 64 and head[1:64:2] == b"\0" * 32:
+        name = "UTF-16"
+    if name is None:
+        return
+    remedy = "write it as UTF-8 text" if name.startswith("UTF-") else "give files of text"
+    if name.startswith("UTF-"):
+        remedy += f", as `iconv -f {name} -t UTF-8` does"
+    raise UserError(Problem(url, f"is {name}, not text in UTF-8", remedy, key="data.source.url"))
 
 
 def check_format(url: str, dtype: str) -> None:

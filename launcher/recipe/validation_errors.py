@@ -107,6 +107,8 @@ class Explainer:
             return (*section, new), f"it is now called {new!r}"
         keys = list(self.shape.at(tree, section).get("properties", {}))
         if near := close_matches(key, keys):
+            # Of two that are alike, the one that is not written: batch_size beside a micro_batch_size.
+            near = [word for word in near if find(tree, (*section, word)) is None] or near
             given = find(tree, (*section, near[0]))
             if len(near) == 1 and given is not None:
                 return None, f"did you mean {near[0]!r}, which is given at {given.key_place}?"

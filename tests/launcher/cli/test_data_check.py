@@ -64,3 +64,41 @@ def test_labelled_data_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
     assert_one_screen(done)
     assert "9" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text " * 100, "is UTF-16, not text in UTF-8"),
+        ("\ufefftext " * 100, "is UTF-16, not text in UTF-8"),
+        (b"\x1f\x8b\x08\x00", "is gzip, not text in UTF-8"),
+        (b"PAR1" + b"x" * 100, "is Parquet, not text in UTF-8"),
+        (b"%PDF-1.7", "is PDF, not text in UTF-8"),
+    ],
+)
+def test_files_of_another_kind_than_text_are_named_before_anything_is_queued(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number:02}.txt").write_text("words " * 500)
+    wrong = content if isinstance(content, bytes) else content.encode("utf-16-le")
+    (tmp_path / "07.txt").write_bytes(wrong)
+    (tmp_path / "small.yaml").write_text(
+        RECIPE.replace("{type: python-stdlib}", "{type: files, url: '*.txt'}")
+    )
+    done = launch("small.yaml", "data.validation_fraction=0.2", "--run-dir", "run", folder=tmp_path)
+    assert_one_screen(done)
+    assert message in done.stderr
+    assert "07.txt" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_keeps_nothing_is_refused_before_anything_is_queued(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("words " * 500)
+    (tmp_path / "small.yaml").write_text(
+        RECIPE.replace("{type: python-stdlib}", "{type: files, url: '*.txt'}")
+    )
+    done = launch("small.yaml", "data.validation_fraction=0.01", "--run-dir", "run", folder=tmp_path)
+    assert_one_screen(done)
+    assert "data.validation_fraction" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -76,7 +76,7 @@ def test_units_are_taken_in_a_recipe() -> None:
     assert (recipe.cluster.time_min, recipe.cluster.warning_s, recipe.parallel.timeout_s) == (1440, 120, 1800)
 
 
-def test_half_a_minute_is_no_whole_number_of_minutes() -> None:
+def test_half_a_minute_is_refused_where_minutes_are_whole() -> None:
     with pytest.raises(UserError, match="cluster.time_min is '90s', must be a whole number"):
         load_recipe("recipes/s4-lm-1b.yaml", ["cluster.time_min=90s"])
 
