@@ -106,6 +106,7 @@ def profile_text(site: Site, partition: Partition) -> str:
         "# setup: [module load cuda] # on every node, before training",
         "# interface: ib0            # where ranks meet; `launch doctor --cluster` lists them",
         "# scratch: $SLURM_TMPDIR",
+        "# hardware: {memory_gib: 79.1, tflops: 989}   # figures for `launch plan`: docs/plan.md",
         "# exclude: n[3-4]",
     ]
     return "\n".join(lines) + "\n"

@@ -202,7 +202,7 @@ class _Reader:
         if not isinstance(node.value, str):
             remedy = f'write "{event.value}" in quotes'
             if re.fullmatch(r"[0-9]+([eE][-+]?[0-9]+)?", event.value):  # {lr: 0,004}
-                remedy = "a comma begins the next key: write a number with a decimal point, such as 0.004"
+                remedy += ", or 0.004 with a decimal point: a comma begins the next key"
             self.refuse(event, f"key {event.value or 'null'} is not text", remedy)
             return None
         return node.value

@@ -1,7 +1,6 @@
 """`launch plan RECIPE --compare nodes=1,2,8 parallel.strategy=fsdp2,hsdp`: variants side by side."""
 
 import itertools
-import re
 from collections.abc import Sequence
 
 from launcher.errors import Problem, UserError
@@ -10,6 +9,7 @@ from launcher.plan.plan import Plan, make_plan
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.sweep.grid import split_values
 from launcher.table import table_lines
 
 MOST = 64
@@ -48,8 +48,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
         raise UserError(Problem("--compare", message, "such as nodes=1,2,8 or parallel.strategy=fsdp2,hsdp"))
     if name == "nodes" and not all(value.isdigit() and int(value) > 0 for value in values.split(",")):
         raise UserError(Problem("--compare", f"got {text!r}; nodes are whole numbers from 1"))
-    # Commas inside of brackets separate nothing here: a section or a list is one value.
-    return name, re.findall(r"(?:[^,\[{]|\[[^\]]*\]|\{[^}]*\})+", values)
+    return name, list(split_values(values))
 
 
 def _numbers(recipe: Recipe, plan: Plan) -> tuple[str, ...]:

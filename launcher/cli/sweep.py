@@ -27,7 +27,9 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     if options.cluster is None and not options.table and on_submit_host():
         remedy = "--cluster slurm submits a job array; --cluster local trains on this host all the same"
         raise UserError(Problem("launch sweep", "this is a host that jobs are submitted from", remedy))
-    points = load_points(options.recipe, read_axes([axis for axis in options.axes if not _is_cluster(axis)]))
+    drops = [word for word in options.axes if word.startswith("~")]
+    axes = [word for word in options.axes if word not in drops and not _is_cluster(word)]
+    points = load_points(options.recipe, read_axes(axes), drops)
     loaded = points[0].loaded
     recipe = loaded.recipe
     with loaded.locating():
@@ -75,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
-        "axes", nargs="+", metavar="key=a,b,...", help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2"
+        "axes",
+        nargs="+",
+        metavar="key=a,b,...",
+        help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2; ~optim.betas drops a key",
     )
     parser.add_argument(
         "--jobs", type=positive, metavar="N", help="points trained at once; default one per core"

@@ -44,7 +44,9 @@ def _fits(recipe: Recipe, plan: Plan) -> list[str]:
     needs = needs_gib(plan.peak)
     largest = {name: largest_micro_batch(recipe, plan, gib) for name, gib in DEVICES.items()}
     on = [str(name) for name, gib in DEVICES.items() if needs <= gib]
-    fits = f"on {', '.join(on)} GB" if on else f"on no device of up to {max(DEVICES)} GB"
+    fits = (
+        f"on {', '.join(on)} GB" if on else f"on no device of up to {max(DEVICES)} GB{_remedy(recipe, plan)}"
+    )
     grows = {size: name for name, size in reversed(largest.items()) if size}  # the smallest device of each
     most = ", ".join(f"{size} on {name}" for size, name in sorted(grows.items()))
     lines = [
@@ -56,6 +58,11 @@ def _fits(recipe: Recipe, plan: Plan) -> list[str]:
         remedy = f"it would with {change}" if change else "shard over more ranks"
         lines.append(f"             {needs:.1f} GiB do not fit on {hardware.memory_gib:g} GiB: {remedy}")
     return lines
+
+
+def _remedy(recipe: Recipe, plan: Plan) -> str:
+    change = smallest_change(recipe, plan, max(DEVICES.values()))
+    return f", but with {change}" if change else ", however it is recomputed: shard over more ranks"
 
 
 def forecast_lines(recipe: Recipe, plan: Plan) -> list[str]:

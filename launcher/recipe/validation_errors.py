@@ -186,6 +186,9 @@ class Explainer:
         if quantity is not None and (kind == "float_type" or isinstance(quantity, int)):
             report.guess = put(report.guess, path, replace(node, value=quantity))  # 2h, likewise
             return
+        if (items := _with_items(node, schema)) is not None:  # pattern.1=ffn, where the recipe has no pattern
+            report.guess = put(report.guess, path, items)
+            return
         message = f"{dotted(path)} is {_shown(node)}, must be {self.shape.describe(schema)}"
         report.remaining.append(Problem(node.place, message, self._remedy(node, schema)))
 
@@ -231,6 +234,19 @@ class Explainer:
             simple = re.fullmatch(r"[\w./ -]+", text)
             return f"write [{text if simple else json.dumps(value)}]"
         return ""
+
+
+def _with_items(node: Node, schema: Schema) -> Node | None:
+    """A default list with the items that overrides give by their number; None for anything else."""
+    default, given = schema.get("default"), node.value
+    if not isinstance(default, list) or not isinstance(given, dict) or not given:
+        return None
+    if not all(key.isdecimal() and int(key) < len(default) for key in given):
+        return None
+    items = [Node(item, node.place, node.key_place, str(item)) for item in default]
+    for key, item in given.items():
+        items[int(key)] = item
+    return replace(node, value=items)
 
 
 def _kinds(shape: Shape, schema: Schema) -> tuple[set[str], list[Any]]:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.errors import Problem, UserError
+from launcher.optim.optimizer_table import OPTIMIZERS
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
+from launcher.recipe.tree import find
 
 ONE_PROCESS = (
     "cluster={type: local, nproc_per_node: 1}",
@@ -120,10 +122,17 @@ def split_values(text: str) -> tuple[str, ...]:
     return (*values, text[start:].strip())
 
 
-def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
-    """Check the recipe of every point; the first axis changes slowest.
+def _optimizer_keys(path: str) -> tuple[str, ...]:
+    """What a recipe says of its optimizer."""
+    section = find(load_recipe(path).tree, ("optim",))
+    return tuple(section.value) if section is not None and isinstance(section.value, dict) else ()
 
-    Raises UserError with all problems.
+
+def load_points(path: str, axes: Sequence[Axis], drops: Sequence[str] = ()) -> tuple[SweepPoint, ...]:
+    """Check the recipe of every point; the first axis changes slowest. `drops` are ~key words for all.
+
+    Where optimizers are compared, each leaves out what the recipe says for another one. Raises UserError with
+    all problems.
     """
     count = 1
     for axis in axes:
@@ -132,10 +141,15 @@ def load_points(path: str, axes: Sequence[Axis]) -> tuple[SweepPoint, ...]:
         sizes = " x ".join(str(len(axis.values)) for axis in axes)
         message = f"{sizes} = {count} points; at most {_MOST_POINTS} are allowed"
         raise UserError(Problem("launch sweep", message, "sweep fewer values"))
+    written = _optimizer_keys(path) if any(axis.key == "optim.type" for axis in axes) else ()
     points: list[SweepPoint] = []
     problems: dict[str, Problem] = {}
     for values in itertools.product(*(axis.values for axis in axes)):
-        overrides = [f"{axis.key}={value}" for axis, value in zip(axes, values, strict=True)]
+        pairs = {axis.key: value for axis, value in zip(axes, values, strict=True)}
+        kind = OPTIMIZERS.get(pairs.get("optim.type", ""))
+        foreign = [key for key in written if kind is not None and key not in kind.section.model_fields]
+        overrides = [*drops, *(f"~optim.{key}" for key in foreign)]
+        overrides += [f"{key}={value}" for key, value in pairs.items()]
         settings = tuple(
             (axis.key, value)
             for axis, value in zip(axes, values, strict=True)

@@ -207,6 +207,7 @@ def test_data_that_a_node_lacks_is_one_screen_and_never_retried(slurm_lab: Slurm
         slurm_lab,
         tmp_path,
         f"data.source={{type: files, url: '{data}'}}",
+        "data.validation_fraction=0.2",
         "cluster.sbatch_options=[--hold]",
     )
     shutil.rmtree(data)

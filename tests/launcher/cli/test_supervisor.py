@@ -118,7 +118,7 @@ def test_a_mistake_that_every_rank_finds_is_one_screen_and_final(site: Path) -> 
     (site / "text").mkdir()
     for number in range(4):
         (site / "text" / f"{number}.txt").write_text(f"{number} words " * 5000)
-    run = submit(site, "data.source={type: files, url: text}")
+    run = submit(site, "data.source={type: files, url: text}", "data.validation_fraction=0.2")
     (site / "text" / "0.txt").rename(site / "0.txt")
     for path in (site / "text").iterdir():
         path.unlink()

@@ -1,20 +1,25 @@
 """Recipes as hands, scripts and cats change them: a clean error, or one that plans; never a traceback."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launcher.data.open_data import open_data
 from launcher.errors import Problem, UserError
+from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
 from launcher.plan.plan_text import plan_text
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.loaded import LoadedRecipe
+from launcher.world import World
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 SOURCES = {path.name: path.read_text() for path in RECIPES}
@@ -28,35 +33,33 @@ MOST_PARAMETERS = 10**8
 """Above, building on meta takes longer than a test may."""
 
 
-@st.composite
-def mutants(draw: st.DrawFn) -> str:
-    """A shipped recipe with one to three changes of lines, values or characters."""
-    text = SOURCES[draw(st.sampled_from(sorted(SOURCES)))]
-    for _ in range(draw(st.integers(1, 3))):
+def mutate(sources: Mapping[str, str], random: Random) -> str:
+    """A recipe with one to three changes of lines, values or characters."""
+    text = sources[random.choice(sorted(sources))]
+    for _ in range(random.randint(1, 3)):
         lines = text.splitlines()
-        at = draw(st.integers(0, len(lines) - 1))
-        change = draw(
-            st.sampled_from(["value", "value", "value", "drop", "twice", "indent", "letter", "key"])
-        )
+        at = random.randrange(len(lines))
+        change = random.choice(["value", "value", "value", "drop", "twice", "indent", "letter", "key"])
         line = lines[at]
         if change == "value":
             # One value of the line, within a section of one line as well.
             values = list(re.finditer(r"(?<=: )[^,{}\[\]#\s]+", line)) or list(re.finditer(r"\S+$", line))
             if values:
-                value = values[draw(st.integers(0, len(values) - 1))]
-                line = line[: value.start()] + draw(st.sampled_from(SCALARS)) + line[value.end() :]
-            lines[at] = line
+                value = random.choice(values)
+                lines[at] = line[: value.start()] + random.choice(SCALARS) + line[value.end() :]
         elif change == "drop":
             del lines[at]
         elif change == "twice":
             lines.insert(at, line)
         elif change == "indent":
-            lines[at] = draw(st.sampled_from(["", " ", "  ", "    ", "\t"])) + line.lstrip()
+            lines[at] = random.choice(["", " ", "  ", "    ", "\t"]) + line.lstrip()
         elif change == "letter" and line:
-            where = draw(st.integers(0, len(line) - 1))
-            lines[at] = line[:where] + draw(st.characters(codec="utf-8")) + line[where + 1 :]
+            where = random.randrange(len(line))
+            lines[at] = (
+                line[:where] + chr(random.choice([*range(128), 0xA0, 0x2013, 0xFEFF])) + line[where + 1 :]
+            )
         else:
-            lines.insert(at, f"  {draw(st.sampled_from(['steps', 'lr', 'wibble', 'type', 'nodes']))}: 3")
+            lines.insert(at, f"  {random.choice(['steps', 'lr', 'wibble', 'type', 'nodes'])}: 3")
         text = "\n".join(lines) + "\n"
     return text
 
@@ -81,6 +84,7 @@ def require_clean(problems: Sequence[Problem]) -> None:
 
 
 def size(recipe: Any) -> float:
+    """About its number of parameters."""
     model = recipe.model
     return model.d_model**2 * model.num_layers * 12.0 + model.d_model * (getattr(model, "vocab_size", 0) or 0)
 
@@ -91,9 +95,9 @@ def size(recipe: Any) -> float:
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(mutants())
-def test_a_mutant_is_refused_cleanly_or_can_be_planned(text: str) -> None:
-    loaded = compiled(text)
+@given(st.randoms(use_true_random=False))
+def test_a_mutant_is_refused_cleanly_or_can_be_planned(random: Random) -> None:
+    loaded = compiled(mutate(SOURCES, random))
     if loaded is None or size(loaded.recipe) > MOST_PARAMETERS or loaded.recipe.model.num_layers > 100:
         return
     try:
@@ -128,3 +132,50 @@ def test_a_bomb_is_refused_at_once() -> None:
     ]
     assert compiled("\n".join(lines)) is None
     assert compiled("[" + "[1, 2, 3], " * 100_000 + "]") is None
+
+
+TRAINED = {
+    name: text.replace("nproc_per_node: 2", "nproc_per_node: 1")
+    for name, text in SOURCES.items()
+    if "type: local" in text and not name.startswith("lra")
+}
+
+
+@pytest.mark.slow
+def test_two_hundred_mutants_that_are_valid_train_two_steps() -> None:
+    random, trained = Random(1), 0
+    for _ in range(5_000):
+        loaded = compiled(mutate(TRAINED, random))
+        if loaded is None or not small_enough(loaded.recipe):
+            continue
+        try:
+            with loaded.locating():
+                losses = train_two_steps(loaded.recipe)
+        except UserError as error:
+            problems = error.problems
+        else:
+            problems = []
+            assert len(losses) == 2
+            trained += 1
+        if problems:
+            require_clean(problems)
+        if trained == 200:
+            break
+    assert trained == 200
+
+
+def small_enough(recipe: Any) -> bool:
+    """For two steps in a second or so."""
+    positions = recipe.train.micro_batch_size * recipe.data.seq_len
+    per_rank = recipe.train.global_batch_size * recipe.data.seq_len
+    alone = planned_ranks(recipe) == 1 and recipe.parallel.engine == "torch" and not recipe.parallel.compile
+    return alone and size(recipe) < 3e6 and positions <= 2**14 and per_rank <= 2**16
+
+
+def train_two_steps(recipe: Any) -> list[float]:
+    """Losses; a step whose numbers are not finite is one that the guard would skip."""
+    world = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    plan = make_plan(recipe, 1)
+    with open_data(recipe, plan, world) as data:
+        _, engine = open_engine(recipe, plan, world)
+        return [float(engine.train_step(data.batches.at(step), 1.0).loss) for step in range(2)]

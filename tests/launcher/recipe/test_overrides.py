@@ -38,3 +38,16 @@ def test_what_is_dropped_may_be_given_again() -> None:
 def test_what_is_not_written_cannot_be_dropped(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compile_recipe(RECIPE, "r.yaml", [override])
+
+
+def test_an_item_of_a_default_list_is_replaced() -> None:
+    recipe = compile_recipe(RECIPE, "r.yaml", ["optim.betas.0=0.8"]).recipe
+    assert recipe.optim.model_dump()["betas"] == (0.8, 0.95)
+    both = compile_recipe(RECIPE, "r.yaml", ["optim.betas.0=0.8", "optim.betas.1=0.9"]).recipe
+    assert both.optim.model_dump()["betas"] == (0.8, 0.9)
+
+
+@pytest.mark.parametrize("override", ["optim.betas.2=0.9", "optim.betas.x=0.9", "optim.betas.0=2"])
+def test_an_item_that_a_default_list_does_not_have_is_refused(override: str) -> None:
+    with pytest.raises(UserError, match="optim.betas"):
+        compile_recipe(RECIPE, "r.yaml", [override])

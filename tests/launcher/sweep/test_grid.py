@@ -53,6 +53,21 @@ def test_every_point_is_trained_by_one_process_whatever_the_recipe_says() -> Non
     assert (point.recipe.cluster.nodes, point.recipe.cluster.nproc_per_node) == (1, 1)
 
 
+def test_optimizers_are_compared_without_what_is_said_for_another_one() -> None:
+    axes = read_axes(["optim.type=adamw,sgd,lion"])
+    points = load_points("recipes/s4d-lm-tiny.yaml", axes)
+    assert [point.recipe.optim.type for point in points] == ["adamw", "sgd", "lion"]
+    kept = [point.recipe.optim.model_dump().get("betas") for point in points]
+    assert kept[0] == kept[2] == (0.9, 0.95)
+    assert kept[1] is None
+
+
+def test_a_key_is_dropped_at_every_point() -> None:
+    points = load_points("recipes/s4d-lm-tiny.yaml", read_axes(["seed=1,2"]), ["~optim.weight_decay"])
+    assert "~optim.weight_decay" in points[0].loaded.source.overrides
+    assert [point.name for point in points] == ["seed=1", "seed=2"]
+
+
 def test_all_points_are_checked_before_any_is_trained() -> None:
     with pytest.raises(UserError) as caught:
         load_points(str(SMALL), read_axes(["model.d_model=32,wide", "train.steps=5,100"]))
