@@ -18,8 +18,8 @@ def memory_lines(recipe: Recipe, plan: Plan) -> list[str]:
     """By what takes it, at the worst moment; and on which devices it fits."""
     peak, moment, lasting = plan.peak, plan.peak.moment, plan.memory
     causes = {
-        "parameters": lasting.parameters,
-        "moments": lasting.optimizer,
+        "parameters": lasting.parameters if peak.lasting else 0.0,
+        "moments": lasting.optimizer if peak.lasting else 0.0,
         "carried states": lasting.carried,
         "gradients": moment.gradients,
         "activations": moment.activations,

@@ -100,7 +100,7 @@ class Sharding:
 
     size: int
     """Ranks that share one copy of the parameters."""
-    gradient_size: int
+    gradient_size: float
     """Ranks that share one copy of the gradients, once they are reduced."""
     held: float
     """Gradients that are there all the time: in buckets, or until the last micro batch is reduced."""
@@ -130,12 +130,13 @@ def sharding_of(recipe: Recipe, units: Units, shard_size: int, world_size: int, 
     replicated = config.strategy == "ddp" and world_size > 1
     waits = whole if num_micro > 1 else 0.0
     half = config.precision == "bf16" and not config.compile
+    away = config.cpu_offload and shard_size > 1  # reduced gradients and copies are in host memory
     return Sharding(
         size=shard_size,
-        gradient_size=shard_size,
+        gradient_size=math.inf if away else shard_size,
         held=waits + (whole if replicated else 0.0),
         buffers=largest if shard_size > 1 else 0.0,
-        copies=whole / shard_size,
+        copies=0.0 if away else whole / shard_size,
         unit_share=0.5 if half else 1.0,
     )
 
@@ -144,11 +145,13 @@ def find_peak(
     memory: Memory, model: ModelFootprint, units: Units, sharding: Sharding, recipe: Recipe
 ) -> Peak:
     """The worst moment of a step."""
-    lasting = memory.parameters + memory.optimizer + memory.carried
+    away = recipe.parallel.cpu_offload and sharding.size > 1
+    lasting = memory.carried + (0.0 if away else memory.parameters + memory.optimizer)
     # Selective recomputation keeps products and transforms, which is most: counted as if it kept everything.
     recomputes = recipe.parallel.activation_checkpointing == "full"
     room = 0.0 if recipe.optim.type in FUSED else 2 * units.largest
-    update = Moment(name="update", gradients=memory.gradients, working=sharding.copies + room)
+    gradients = 0.0 if away else memory.gradients
+    update = Moment(name="update", gradients=gradients, working=sharding.copies + room)
     moments = [*_moments(model, units, sharding, recomputes=recomputes), update]
     return Peak(
         lasting=lasting, buffers=sharding.buffers, moment=max(moments, key=lambda moment: moment.total)

@@ -117,3 +117,15 @@ def test_peak_does_not_grow_with_nodes() -> None:
     many = make_plan(load_recipe(LARGE, ["train.global_batch_size=4096"], nodes=64).recipe, 512)
     assert many.peak.total == pytest.approx(plan.peak.total)
     assert replace(many.peak, moment=plan.peak.moment) == plan.peak
+
+
+def test_offloading_leaves_only_what_is_gathered_and_active_on_the_device() -> None:
+    _, plan = planned()
+    recipe, offloaded = planned("parallel.cpu_offload=true")
+    assert offloaded.peak.lasting == 0
+    lasting = plan.memory.parameters + plan.memory.optimizer
+    assert offloaded.peak.total == pytest.approx(plan.peak.total - lasting)
+    assert (
+        "parameters"
+        not in [line for line in plan_text(recipe, offloaded).splitlines() if "at work" in line][0]
+    )
