@@ -11,6 +11,7 @@ from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.world import World
 from models.config import LMConfig
+from tests.ranks import run_ranks
 
 BASE = (
     "model.d_model=128",
@@ -72,3 +73,43 @@ def test_peak_is_within_a_tenth_of_what_a_step_allocates(overrides: tuple[str, .
     recipe = load_recipe("recipes/transformer-lm-tiny.yaml", [*BASE, *drop, *overrides]).recipe
     plan = make_plan(recipe, 1)
     assert plan.peak.total == pytest.approx(measure_peak(recipe, plan), rel=0.1)
+
+
+def rank_peak(world: World, recipe: Recipe) -> tuple[float, float]:
+    """A rank's peak as measured, from the first allocation of the model on, and as planned."""
+    plan = make_plan(recipe, world.size)
+    shape = (plan.batch.micro_batch_size, plan.batch.seq_len)
+    batches = [
+        Batch(x=torch.zeros(shape, dtype=torch.long), y=torch.zeros(shape, dtype=torch.long))
+        for _ in range(plan.batch.num_micro)
+    ]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        _, engine = open_engine(recipe, plan, world)
+        for _ in range(2):
+            engine.train_step(batches, 1.0, measure=True)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak, plan.peak.total
+
+
+# In its first step DDP makes its buckets again. What FSDP2 has gathered and not freed yet differs from run to
+# run, by a unit or two: a sixth of such a small model.
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "limit"), [("ddp", 0.1), ("fsdp2", 0.17), ("hsdp", 0.17)])
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_a_sharded_peak_is_near_what_a_rank_allocates(strategy: str, limit: float, accumulates: bool) -> None:
+    overrides = [
+        *(word for word in BASE if "strategy" not in word and "nproc" not in word),
+        f"parallel.strategy={strategy}",
+        "cluster.nproc_per_node=2",
+        "model.num_layers=6",
+        "model.pattern=[attention,ffn]",
+        "train.micro_batch_size=2",
+        f"train.global_batch_size={8 if accumulates else 4}",
+    ]
+    recipe = load_recipe("recipes/transformer-lm-tiny.yaml", overrides).recipe
+    for measured, planned in run_ranks(2, rank_peak, recipe):
+        assert planned == pytest.approx(measured, rel=limit)
