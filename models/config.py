@@ -147,6 +147,11 @@ class BackboneSection(Section):
     readout_dropout: Rate = 0.0
     """Of what the readout reads."""
 
+    @property
+    def keeps_masks(self) -> bool:
+        """Whether dropout keeps a mask of every activation for the backward pass."""
+        return self.dropout > 0 and not self.dropout_tied
+
     @field_validator("pattern")
     @classmethod
     def _pattern_fits_depth(cls, pattern: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

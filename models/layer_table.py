@@ -43,16 +43,8 @@ def _dropout(config: BackboneSection) -> Dropout:
     return Dropout(config.dropout, tied=config.dropout_tied)
 
 
-def _keeps_masks(config: BackboneSection) -> bool:
-    return config.dropout > 0 and not config.dropout_tied
-
-
-def _kernels(section: SSMSection) -> int:
-    return section.channels * (1 + section.bidirectional)
-
-
 def _ssm_footprint(config: BackboneSection, section: SSMSection, step: Pass, system: float) -> Footprint:
-    return mixer_footprint(section, config.d_model, step, system, dropout=_keeps_masks(config))
+    return mixer_footprint(section, config.d_model, step, system, dropout=config.keeps_masks)
 
 
 LAYERS: dict[LayerName, LayerKind] = {
@@ -61,10 +53,10 @@ LAYERS: dict[LayerName, LayerKind] = {
         facts=lambda c: mixer_facts(c.s4d, s4d_facts(c.s4d)),
         flops=lambda c, seq_len: mixer_flops(c.s4d, c.d_model, seq_len),
         footprint=lambda c, step: _ssm_footprint(
-            c, c.s4d, step, diagonal_footprint(c.s4d.d_state // 2, c.d_model, _kernels(c.s4d), 24)
+            c, c.s4d, step, diagonal_footprint(c.s4d.d_state // 2, c.d_model, c.s4d.num_kernels, 24)
         ),
         kernel_flops=lambda c, seq_len: (
-            c.d_model * diagonal_kernel_flops(c.s4d.d_state // 2, _kernels(c.s4d), seq_len)
+            c.d_model * diagonal_kernel_flops(c.s4d.d_state // 2, c.s4d.num_kernels, seq_len)
         ),
         carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(c.s4d.d_state, c.s4d.channels),
     ),
@@ -74,7 +66,7 @@ LAYERS: dict[LayerName, LayerKind] = {
         flops=lambda c, seq_len: mixer_flops(c.s4, c.d_model, seq_len),
         footprint=lambda c, step: _ssm_footprint(c, c.s4, step, s4_footprint(c.s4, c.d_model, step.length)),
         kernel_flops=lambda c, seq_len: (
-            c.d_model * low_rank_kernel_flops(c.s4.d_state, c.s4.rank, _kernels(c.s4), seq_len)
+            c.d_model * low_rank_kernel_flops(c.s4.d_state, c.s4.rank, c.s4.num_kernels, seq_len)
         ),
         carry_flops=lambda c, seq_len: (
             c.d_model * low_rank_carry_flops(c.s4.d_state, c.s4.rank, c.s4.channels, seq_len)
@@ -85,10 +77,10 @@ LAYERS: dict[LayerName, LayerKind] = {
         facts=lambda c: mixer_facts(c.dss, dss_facts(c.dss)),
         flops=lambda c, seq_len: mixer_flops(c.dss, c.d_model, seq_len),
         footprint=lambda c, step: _ssm_footprint(
-            c, c.dss, step, diagonal_footprint(c.dss.d_state, c.d_model, _kernels(c.dss), 20)
+            c, c.dss, step, diagonal_footprint(c.dss.d_state, c.d_model, c.dss.num_kernels, 20)
         ),
         kernel_flops=lambda c, seq_len: (
-            c.d_model * diagonal_kernel_flops(c.dss.d_state, _kernels(c.dss), seq_len)
+            c.d_model * diagonal_kernel_flops(c.dss.d_state, c.dss.num_kernels, seq_len)
         ),
         carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(2 * c.dss.d_state, c.dss.channels),
     ),
@@ -108,12 +100,12 @@ LAYERS: dict[LayerName, LayerKind] = {
         build=lambda c: SSD(c.ssd, c.d_model, _dropout(c)),
         facts=lambda c: ssd_facts(c.ssd),
         flops=lambda c, seq_len: ssd_flops(c.ssd, c.d_model, seq_len),
-        footprint=lambda c, step: ssd_footprint(c.ssd, c.d_model, step, dropout=_keeps_masks(c)),
+        footprint=lambda c, step: ssd_footprint(c.ssd, c.d_model, step, dropout=c.keeps_masks),
     ),
     "ffn": LayerKind(
         build=lambda c: FFN(c.ffn, c.d_model, _dropout(c)),
         facts=lambda c: ffn_facts(),
         flops=lambda c, seq_len: ffn_flops(c.ffn, c.d_model),
-        footprint=lambda c, step: ffn_footprint(c.ffn, c.d_model, step, dropout=_keeps_masks(c)),
+        footprint=lambda c, step: ffn_footprint(c.ffn, c.d_model, step, dropout=c.keeps_masks),
     ),
 }

@@ -157,7 +157,7 @@ def layers_flops(config: BackboneSection, seq_len: int) -> float:
 def layer_footprints(config: BackboneSection, step: Pass) -> list[Footprint]:
     """Of every layer, its norm and its sum included."""
     width = REAL * float(step.positions * config.d_model)
-    masks = step.product / REAL * width if config.dropout > 0 and not config.dropout_tied else 0.0
+    masks = step.product / REAL * width if config.keeps_masks else 0.0
     kinds = {kind: LAYERS[kind].footprint(config, step) for kind in dict.fromkeys(config.pattern)}
     # u-muP's factors, other than 1, are numbers: neither they nor a sum keep anything
     return [kinds[kind].plus(norm_saved(config.norm, step, width) + masks) for kind in layer_kinds(config)]

@@ -8,6 +8,7 @@ from launcher.plan.forecast import DEVICES, find_traffic, make_forecast, needs_g
 from launcher.plan.plan import Plan, make_plan
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import load_recipe
+from launcher.recipe.overrides import Nodes
 from launcher.recipe.schema import Recipe
 from launcher.sweep.grid import split_values
 from launcher.table import table_lines
@@ -17,7 +18,7 @@ MOST = 64
 
 
 def compare_plans(
-    path: str, overrides: Sequence[str], axes: Sequence[str], *, nodes: int | None, per_node: int | None
+    path: str, overrides: Sequence[str], axes: Sequence[str], nodes: Nodes | None, per_node: int | None
 ) -> list[str]:
     """A row for each combination of the axes' values; what cannot be planned says why, in its row."""
     names, values = zip(*(_axis(axis) for axis in axes), strict=True)

@@ -2,7 +2,8 @@
 
 from cluster.notify import notify
 from launcher import files
-from launcher.cli.main import print_lines, problem_lines
+from launcher.cli.main import print_lines
+from launcher.cli.problems import problem_lines
 from launcher.errors import StoreError, UserError
 from launcher.guard.cause import Cause
 from launcher.recipe.compile import load_frozen

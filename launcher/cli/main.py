@@ -233,11 +233,6 @@ def print_problems(error: UserError) -> None:
     print_lines(shown_lines(error.problems, colour=wants_colour()))
 
 
-def problem_lines(text: str) -> list[str]:
-    """Problems as they are shown; remedies are indented already."""
-    return [line if line.startswith(" ") else f"launch: {line}" for line in text.splitlines()]
-
-
 def print_lines(lines: Sequence[str]) -> None:
     """On stderr, at most one screen of 20 lines. A closed terminal is not an error."""
     more = len(lines) - SCREEN + 1

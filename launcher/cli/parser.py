@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from typing import NoReturn, final
 
 from launcher.errors import Problem, UserError
@@ -31,9 +30,3 @@ class Parser(argparse.ArgumentParser):
 
     def _usage(self) -> str:
         return " ".join(self.format_usage().split())
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """After --help."""
-        if message:
-            print(message, end="", file=sys.stderr)
-        raise SystemExit(status)

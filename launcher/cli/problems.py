@@ -25,13 +25,18 @@ def shown_lines(problems: Sequence[Problem], *, colour: bool) -> list[str]:
     return [line for problem, source in pairs for line in _lines(problem, source, colour=colour)]
 
 
+def problem_lines(text: str, head: str = "launch:") -> list[str]:
+    """Problems as they are shown; remedies are indented already."""
+    return [line if line.startswith(" ") else f"{head} {line}" for line in text.splitlines()]
+
+
 def wants_colour() -> bool:
     """Whether stderr is a terminal that shows colours (no-color.org)."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def problems_json(problems: Sequence[Problem]) -> str:
-    """For programs, on one line each."""
+    """For programs."""
     records = [
         {"place": p.place, "message": p.message, "remedy": p.remedy, "rule": p.rule or None} for p in problems
     ]
@@ -39,10 +44,8 @@ def problems_json(problems: Sequence[Problem]) -> str:
 
 
 def _lines(problem: Problem, source: Sequence[str], *, colour: bool) -> list[str]:
-    first, *others = str(problem).splitlines()
-    head = f"{_BOLD}{_RED}launch:{_PLAIN} " if colour else "launch: "
-    rest = [line if line.startswith(" ") else f"{head}{line}" for line in others]
-    return [f"{head}{first}", *source, *rest]
+    first, *rest = problem_lines(str(problem), f"{_BOLD}{_RED}launch:{_PLAIN}" if colour else "launch:")
+    return [first, *source, *rest]
 
 
 def _source(problem: Problem, *, colour: bool) -> list[str]:

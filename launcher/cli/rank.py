@@ -9,8 +9,9 @@ from typing import IO, TYPE_CHECKING
 
 from launcher import files
 from launcher.cli.lasting import LastingOutput
-from launcher.cli.main import print_lines, problem_lines
+from launcher.cli.main import print_lines
 from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, REPLACED, rank_arguments, recipe_url
+from launcher.cli.problems import problem_lines
 from launcher.cli.tracking import find_target
 from launcher.clock import Clock
 from launcher.ending import REACTIONS, EndingError

@@ -111,9 +111,9 @@ def plan_recipe(arguments: Sequence[str]) -> int:
     if options.compare:
         from launcher.cli.compare import compare_plans
 
-        shape = {"nodes": options.nodes, "per_node": options.nproc_per_node}
         changes = with_profile(options.overrides, options.profile)
-        print("\n".join(compare_plans(options.recipe, changes, options.compare, **shape)))
+        shape = options.nodes, options.nproc_per_node
+        print("\n".join(compare_plans(options.recipe, changes, options.compare, *shape)))
         return 0
     loaded = _load(options)
     run_url = files.absolute(f"runs/{loaded.recipe.name}")

@@ -22,8 +22,9 @@ from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import parse_supervised
 from launcher.cli.echo import Echo
 from launcher.cli.ended import cause_lines, read_recipe, tell
-from launcher.cli.main import print_lines, print_problems, problem_lines
+from launcher.cli.main import print_lines, print_problems
 from launcher.cli.places import LOGS, REPLACED
+from launcher.cli.problems import problem_lines
 from launcher.cli.tracking import settle_run
 from launcher.ending import REACTIONS
 from launcher.errors import Problem, UserError

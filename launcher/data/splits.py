@@ -12,6 +12,7 @@ from launcher.data.config import (
     TokensSource,
 )
 from launcher.data.dataset import Reader, Splits
+from launcher.data.order import evenly_spaced
 from launcher.data.source_table import SOURCES
 from launcher.data.sources import find_files, require_apart
 from launcher.data.streams import split_files
@@ -46,8 +47,8 @@ def check_data(config: DataConfig, vocab_size: int | None, max_chars: int | None
     if isinstance(source, FilesSource) and files.local_path(source.url) is not None:
         found = find_files(source.url)
         split_files(found, config.fraction_for_validation)
-        for file in found[:: -(-len(found) // _TEXTS)]:
-            check_text(file.url)
+        for index in evenly_spaced(_TEXTS, len(found)):
+            check_text(found[index].url)
     if not isinstance(source, TokensSource | LabelledSource):
         return
     require_apart(source.train, source.validation)

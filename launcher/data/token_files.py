@@ -1,5 +1,6 @@
 """Files of token ids, or of text, that are something else: they would be read as noise. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -40,12 +41,15 @@ _MARKS = {
 """First bytes of what is not UTF-8 text, beside the formats above; longer ones first."""
 
 
+def _named(head: bytes, formats: Mapping[bytes, str]) -> str | None:
+    return next((name for magic, name in formats.items() if head.startswith(magic)), None)
+
+
 def check_text(url: str) -> None:
     """Raise UserError for a file whose first bytes are not those of text in UTF-8 or a part of it."""
     with files.open_binary(url) as stream:
         head = stream.read(4096)
-    known = {**_FORMATS, **_MARKS}
-    name = next((name for magic, name in known.items() if head.startswith(magic)), None)
+    name = _named(head, {**_FORMATS, **_MARKS})
     if name is None and len(head) >= 64 and head[1:64:2] == b"\0" * 32:
         name = "UTF-16"
     if name is None:
@@ -60,7 +64,7 @@ def check_format(url: str, dtype: str) -> None:
     """Raise UserError for a file whose first bytes are another format's; text is ids of uint8."""
     with files.open_binary(url) as stream:
         head = stream.read(512)
-    name = next((name for magic, name in _FORMATS.items() if head.startswith(magic)), None)
+    name = _named(head, _FORMATS)
     if name is None and dtype != "uint8" and len(head) >= 64 and _is_text(head):
         name = "text"
     if name is not None:

@@ -56,6 +56,8 @@ class OptimizerKind:
     """State for a parameter that it updates itself, not AdamW."""
     zero_refusal: str | None = None
     """Why it cannot run under ZeRO 1 to 3; None where it can."""
+    in_place: bool = False
+    """Whether it updates without room for tensors of its own (torch's fused ones)."""
     umup: bool = False
     """Whether u-μP defines learning rates for it."""
     check_lr_cap: float | None = None
@@ -155,6 +157,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         build=_adam,
         update=lambda config: "adam",
         state=ADAM_STATE,
+        in_place=True,
         umup=True,
         check_lr_cap=2**-6,
     ),
@@ -163,6 +166,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         build=_adamw,
         update=lambda config: "adam",
         state=ADAM_STATE,
+        in_place=True,
         umup=True,
         check_lr_cap=2**-6,
     ),

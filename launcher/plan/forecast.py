@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
-from launcher.plan.memory import Peak
+from launcher.plan.memory import Peak, unit_share
 from launcher.plan.plan import Plan, estimate_peak
 from launcher.recipe.schema import Recipe
 
@@ -63,21 +63,11 @@ def find_traffic(recipe: Recipe, plan: Plan) -> Traffic:
     """Ring collectives: an all-gather or reduce-scatter of V bytes over n ranks sends V (n - 1) / n each."""
     # 1e9 parameters, fsdp2 on 8 ranks: gathered in float32 forward and backward, and gradients reduced, which
     # is 3 x 4e9 x 7/8 = 10.5 GB. DDP: an all-reduce is two of them, 7 GB.
-    config, ranks = recipe.parallel, plan.batch.world_size
-    whole = 4.0 * plan.parameters.num_parameters
-    per_node = recipe.cluster.nproc_per_node
-    stage = config.zero_stage if config.engine == "deepspeed" else None
-    shard = plan.shard_size
-    half = 0.5 if config.precision == "bf16" and config.engine == "torch" and not config.compile else 1.0
-    gathered = half * whole * 2 * plan.batch.num_micro if shard > 1 else 0.0
+    ranks, shard, per_node = plan.batch.world_size, plan.shard_size, recipe.cluster.nproc_per_node
+    whole, replicas = 4.0 * plan.parameters.num_parameters, ranks // shard
+    gathered = unit_share(recipe.parallel) * whole * 2 * plan.batch.num_micro
     inner = (gathered + whole) * (shard - 1) / shard
-    if shard > 1:
-        replicas = ranks // shard
-        outer = 2 * whole / shard * (replicas - 1) / replicas
-    else:
-        inner, outer = 0.0, 2 * whole * (ranks - 1) / ranks
-    if stage == 0:
-        inner, outer = 0.0, 2 * whole * (ranks - 1) / ranks
+    outer = 2 * whole / shard * (replicas - 1) / replicas
     # A ring over several nodes is as fast as its slowest link.
     spans = shard > per_node
     within = (0.0 if spans else inner) + (outer if ranks <= per_node else 0.0)

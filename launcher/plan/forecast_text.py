@@ -16,11 +16,11 @@ from launcher.recipe.schema import Recipe
 
 def memory_lines(recipe: Recipe, plan: Plan) -> list[str]:
     """By what takes it, at the worst moment; and on which devices it fits."""
-    peak, moment, lasting = plan.peak, plan.peak.moment, plan.memory
+    peak, moment = plan.peak, plan.peak.moment
     causes = {
-        "parameters": lasting.parameters if peak.lasting else 0.0,
-        "moments": lasting.optimizer if peak.lasting else 0.0,
-        "carried states": lasting.carried,
+        "parameters": peak.parameters,
+        "moments": peak.optimizer,
+        "carried states": peak.carried,
         "gradients": moment.gradients,
         "activations": moment.activations,
         "at work": moment.working,

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from launcher.parallel.config import BUCKET
+from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.parallel.config import BUCKET, ParallelConfig
 from launcher.recipe.schema import Recipe
 from models.build_model import ModelFootprint
-
-FUSED = ("adam", "adamw")
-"""Optimizers that update in place; others need room for two tensors as large as their largest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +52,19 @@ class Moment:
 class Peak:
     """The worst moment of a step, and what lasts beside it."""
 
-    lasting: float
-    """Parameters, the optimizer's state, and carried states."""
+    parameters: float
+    optimizer: float
+    """Its state."""
+    carried: float
+    """States that continue in the next step."""
     buffers: float
     """Of communication."""
     moment: Moment
+
+    @property
+    def lasting(self) -> float:
+        """What is there from step to step, gradients aside."""
+        return self.parameters + self.optimizer + self.carried
 
     @property
     def total(self) -> float:
@@ -109,7 +115,13 @@ class Sharding:
     copies: float
     """In the optimizer's step, where it is logged: weights as they were, to say by how much they moved."""
     unit_share: float
+    offloaded: bool
+    """Whether parameters, reduced gradients and moments are in host memory."""
+
+
+def unit_share(config: ParallelConfig) -> float:
     """Bytes of a gathered unit for each of its bytes in float32: half where matrices travel in bfloat16."""
+    return 0.5 if config.engine == "torch" and config.precision == "bf16" and not config.compile else 1.0
 
 
 def sharding_of(recipe: Recipe, units: Units, shard_size: int, world_size: int, num_micro: int) -> Sharding:
@@ -125,19 +137,20 @@ def sharding_of(recipe: Recipe, units: Units, shard_size: int, world_size: int, 
             held=whole if stage < 2 else 0.0,
             buffers=(0.0, 0.0, bucket + part, 2 * bucket + largest)[stage],
             copies=(whole, 2 * part, 2 * part, whole + part)[stage],
-            unit_share=1.0,
+            unit_share=unit_share(config),
+            offloaded=False,
         )
     replicated = config.strategy == "ddp" and world_size > 1
     waits = whole if num_micro > 1 else 0.0
-    half = config.precision == "bf16" and not config.compile
-    away = config.cpu_offload and shard_size > 1  # reduced gradients and copies are in host memory
+    away = config.cpu_offload and shard_size > 1
     return Sharding(
         size=shard_size,
         gradient_size=math.inf if away else shard_size,
         held=waits + (whole if replicated else 0.0),
         buffers=largest if shard_size > 1 else 0.0,
         copies=0.0 if away else whole / shard_size,
-        unit_share=0.5 if half else 1.0,
+        unit_share=unit_share(config),
+        offloaded=away,
     )
 
 
@@ -145,16 +158,18 @@ def find_peak(
     memory: Memory, model: ModelFootprint, units: Units, sharding: Sharding, recipe: Recipe
 ) -> Peak:
     """The worst moment of a step."""
-    away = recipe.parallel.cpu_offload and sharding.size > 1
-    lasting = memory.carried + (0.0 if away else memory.parameters + memory.optimizer)
+    here = 0.0 if sharding.offloaded else 1.0
     # Selective recomputation keeps products and transforms, which is most: counted as if it kept everything.
     recomputes = recipe.parallel.activation_checkpointing == "full"
-    room = 0.0 if recipe.optim.type in FUSED else 2 * units.largest
-    gradients = 0.0 if away else memory.gradients
-    update = Moment(name="update", gradients=gradients, working=sharding.copies + room)
+    room = 0.0 if OPTIMIZERS[recipe.optim.type].in_place else 2 * units.largest
+    update = Moment(name="update", gradients=here * memory.gradients, working=sharding.copies + room)
     moments = [*_moments(model, units, sharding, recomputes=recomputes), update]
     return Peak(
-        lasting=lasting, buffers=sharding.buffers, moment=max(moments, key=lambda moment: moment.total)
+        parameters=here * memory.parameters,
+        optimizer=here * memory.optimizer,
+        carried=memory.carried,
+        buffers=sharding.buffers,
+        moment=max(moments, key=lambda moment: moment.total),
     )
 
 

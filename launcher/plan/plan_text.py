@@ -78,7 +78,7 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
 
 
 def _parameters_by_part(plan: Plan) -> dict[str, float]:
-    """Of each kind of layer, embedding and readout; norms and biases go with what they are in."""
+    """Of each kind of layer, the layers' norms, and what is around the layers."""
     parts: dict[str, float] = {}
     for name, shape in plan.parameters.shapes.items():
         words = name.split(".")

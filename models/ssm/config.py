@@ -30,6 +30,11 @@ class SSMSection(Section):
     final_act: Literal["glu", "gelu", "id"] = "glu"
     """After the output matrix; glu doubles its width."""
 
+    @property
+    def num_kernels(self) -> int:
+        """Kernels per input channel: twice `channels` where half of them look ahead."""
+        return self.channels * (1 + self.bidirectional)
+
     @model_validator(mode="after")
     def _dt_range(self) -> Self:
         if self.dt_min > self.dt_max:

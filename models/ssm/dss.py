@@ -39,7 +39,7 @@ class DSS(StateSpace):
         super().__init__()
         self.state_shape = (d_model, 2 * config.d_state)
         self.max_length = config.max_length
-        outputs, num_copies = config.channels * (1 + config.bidirectional), config.n_ssm or d_model
+        outputs, num_copies = config.num_kernels, config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))
         self.A_real = nn.Parameter(torch.empty(num_copies, config.d_state))
         self.A_imag = nn.Parameter(torch.empty(num_copies, config.d_state))

@@ -37,7 +37,7 @@ class S4(StateSpace):
     def __init__(self, config: S4Config, d_model: int) -> None:
         super().__init__()
         self.state_shape = (d_model, config.d_state)
-        pairs, outputs = config.d_state // 2, config.channels * (1 + config.bidirectional)
+        pairs, outputs = config.d_state // 2, config.num_kernels
         num_copies = config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))
         self.A_log_real = nn.Parameter(torch.empty(num_copies, pairs))
@@ -107,6 +107,5 @@ def _with_second_row(first: Init) -> Init:
 
 def s4_footprint(config: S4Config, d_model: int, length: int) -> float:
     """Bytes that discretising and the kernel keep: small float64 tensors, and those of doubling."""
-    kernels = config.channels * (1 + config.bidirectional)
     small = 8.0 * d_model * config.d_state * (11.5 + 6 * config.rank)
-    return small + low_rank_footprint(config.d_state, config.rank, d_model, kernels, length)
+    return small + low_rank_footprint(config.d_state, config.rank, d_model, config.num_kernels, length)

@@ -33,7 +33,7 @@ class S4D(StateSpace):
         super().__init__()
         self.state_shape = (d_model, config.d_state)
         self.disc = config.disc
-        pairs, outputs = config.d_state // 2, config.channels * (1 + config.bidirectional)
+        pairs, outputs = config.d_state // 2, config.num_kernels
         num_copies = config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))
         self.A_log_real = nn.Parameter(torch.empty(num_copies, pairs))

@@ -113,8 +113,7 @@ def mixer_footprint(
         saved += half * inner + dropout * inner  # gelu(y), and the mask
     if config.gate:
         saved += 2 * half * inner + inner + step.half * half * width
-    outputs = (2 if glu else 1) * d_model
-    weights = config.channels * d_model * (outputs + (d_model if config.gate else 0))
+    weights = mixer_matrix_flops(config, d_model) / 2  # two each
     # The convolution's: incoming gradient, those of its output and input, both signals with channels first.
     return Footprint(
         saved=saved + wide + step.rounded(weights), working=max(3 * width + 2 * inner - wide, width + inner)

@@ -10,7 +10,6 @@ from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.world import World
-from models.config import LMConfig
 from tests.ranks import run_ranks
 
 BASE = (
@@ -45,26 +44,32 @@ CASES = {
 }
 
 
-def measure_peak(recipe: Recipe, plan: Plan) -> float:
-    """Bytes at the worst moment of a step that is logged: those at its start, and all allocations since."""
-    world = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
-    _, engine = open_engine(recipe, plan, world)
-    assert isinstance(recipe.model, LMConfig)
-    shape = (plan.batch.micro_batch_size, plan.batch.seq_len)
-    batches = [
-        Batch(x=torch.zeros(shape, dtype=torch.long), y=torch.zeros(shape, dtype=torch.long))
-        for _ in range(plan.batch.num_micro)
-    ]
-    engine.train_step(batches, 1.0, measure=True)  # all that is made once
-    before = sum(tensor.numel() * tensor.element_size() for tensor in engine.state().values())
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        engine.train_step(batches, 1.0, measure=True)
+def batches_of(plan: Plan) -> list[Batch]:
+    """Of one step; what the ids are does not matter."""
+    zeros = torch.zeros(plan.batch.micro_batch_size, plan.batch.seq_len, dtype=torch.long)
+    return [Batch(x=zeros.clone(), y=zeros.clone()) for _ in range(plan.batch.num_micro)]
+
+
+def highest(profiler: profile) -> int:
+    """Bytes of all allocations at the worst moment since the profile began."""
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     total = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         total += event.nbytes()
         peak = max(peak, total)
-    return before + peak
+    return peak
+
+
+def measure_peak(recipe: Recipe, plan: Plan) -> float:
+    """Bytes at the worst moment of a step that is logged: those at its start, and all allocations since."""
+    world = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    _, engine = open_engine(recipe, plan, world)
+    batches = batches_of(plan)
+    engine.train_step(batches, 1.0, measure=True)  # all that is made once
+    before = sum(tensor.numel() * tensor.element_size() for tensor in engine.state().values())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        engine.train_step(batches, 1.0, measure=True)
+    return before + highest(profiler)
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
@@ -78,21 +83,11 @@ def test_peak_is_within_a_tenth_of_what_a_step_allocates(overrides: tuple[str, .
 def rank_peak(world: World, recipe: Recipe) -> tuple[float, float]:
     """A rank's peak as measured, from the first allocation of the model on, and as planned."""
     plan = make_plan(recipe, world.size)
-    shape = (plan.batch.micro_batch_size, plan.batch.seq_len)
-    batches = [
-        Batch(x=torch.zeros(shape, dtype=torch.long), y=torch.zeros(shape, dtype=torch.long))
-        for _ in range(plan.batch.num_micro)
-    ]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         _, engine = open_engine(recipe, plan, world)
         for _ in range(2):
-            engine.train_step(batches, 1.0, measure=True)
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    total = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak, plan.peak.total
+            engine.train_step(batches_of(plan), 1.0, measure=True)
+    return highest(profiler), plan.peak.total
 
 
 # In its first step DDP makes its buckets again. What FSDP2 has gathered and not freed yet differs from run to
