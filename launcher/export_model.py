@@ -10,7 +10,7 @@ from launcher import files
 from launcher.checkpoint.catalog import Saved
 from launcher.checkpoint.restore import load_model, saved_recipe
 from launcher.data.config import TextSection
-from launcher.data.tokenizer import Words, open_tokenizer
+from launcher.data.tokenizer import Pieces, Words, open_tokenizer
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
 from launcher.mup.bsh import dump_base_shapes
@@ -64,6 +64,10 @@ def export_model(saved: Saved, out: Path, dtype: str) -> list[Path]:
 def describe_tokenizer(saved: Saved, recipe: Recipe) -> dict[str, Any]:
     """How text becomes token ids, as far as the model reads any."""
     source = recipe.data.source
+    if saved.manifest.data.tokenizer is not None:
+        tokenizer = open_tokenizer(saved)
+        assert isinstance(tokenizer, Pieces)
+        return tokenizer.tokenizer.as_json()
     if not isinstance(recipe.model, LMConfig) or not isinstance(source, TextSection):
         return {"type": "none", "note": f"the data are {source.type}: the model reads them as they are"}
     if source.unit == "bytes":

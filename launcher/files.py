@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,6 +124,24 @@ def size(url: str) -> int:
         return int(filesystem.size(path))
 
 
+def stamps(urls: Sequence[str]) -> list[tuple[int, str]]:
+    """Bytes of each file, and a text that changes when the file does."""
+    return [_stamp(url) for url in urls]
+
+
+def _stamp(url: str) -> tuple[int, str]:
+    local = local_path(url)
+    if local is not None:
+        found = local.stat()
+        return found.st_size, str(found.st_mtime_ns)
+    with _asking(url):
+        filesystem, path = _open_filesystem(url)
+        # Answered from the listing that found the file, where the store's client keeps one.
+        info = filesystem.info(path)
+    keys = ("ETag", "etag", "mtime", "LastModified", "created")
+    return int(info["size"]), str(next((info[key] for key in keys if info.get(key)), ""))
+
+
 def list_names(url: str) -> list[str]:
     """Sorted names directly inside a folder; empty if there is no such folder."""
     with _asking(url):
@@ -197,11 +215,13 @@ def _walk(folder: str, depth: float, above: frozenset[str]) -> Iterator[str]:
 
 def open_binary(url: str) -> IO[bytes]:
     """Open one file for reading bytes. Raises UserError for a local folder or pipe."""
-    filesystem, path = _open_filesystem(url)
     local = local_path(url)
-    if local is not None and local.exists() and not local.is_file():  # a pipe would be read for ever
-        what = "a folder" if local.is_dir() else "a pipe or device"
-        raise UserError(Problem(shortest(url), f"is {what}, and should be a file", "put the file back"))
+    if local is not None:
+        if local.exists() and not local.is_file():  # a pipe would be read for ever
+            what = "a folder" if local.is_dir() else "a pipe or device"
+            raise UserError(Problem(shortest(url), f"is {what}, and should be a file", "put the file back"))
+        return open(local, "rb")
+    filesystem, path = _open_filesystem(url)
     with _asking(url):
         return filesystem.open(path, "rb")
 
@@ -215,6 +235,19 @@ def read_bytes(url: str) -> bytes:
             return bytes(filesystem.cat_file(path))
     with open_binary(url) as stream:
         return stream.read()
+
+
+def read_spans(spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """Bytes [begin, end) of remote files, all of one store, asked for at once."""
+    if not spans:
+        return []
+    urls, begins, ends = zip(*spans, strict=True)
+    with _asking(urls[0]):
+        filesystem, _ = _open_filesystem(urls[0])
+        paths = [_open_filesystem(url)[1] for url in urls]
+        return [
+            bytes(found) for found in filesystem.cat_ranges(paths, list(begins), list(ends), on_error="raise")
+        ]
 
 
 def read_text(url: str) -> str:

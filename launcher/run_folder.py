@@ -1,7 +1,7 @@
 """The run folder: everything about one run, across restarts. Torch-free.
 
 recipe.yaml (resolved), recipe.source.yaml (as written), plan.json, base_shapes.bsh, job.sh, environment.json,
-code.diff, journal.jsonl, mlflow.json, attempts/, checkpoints/, logs/, quarantine/, lock
+code.diff, tokenizer.json, journal.jsonl, mlflow.json, attempts/, checkpoints/, logs/, quarantine/, lock
 
 A resume is submitted in a folder of its own, attempts/ID, whose content becomes the run's once its ranks have
 accepted it.

@@ -12,6 +12,7 @@ from cluster.kinds import choose_cluster, sbatch_available
 from cluster.shell import user_threads
 from cluster.snapshot import describe_environment, read_diff
 from launcher import files, run_folder
+from launcher.data.token_set import TOKENIZER, tokenizer_of
 from launcher.errors import Problem, UserError
 from launcher.mup.bsh import dump_base_shapes
 from launcher.plan.plan import Plan, make_plan
@@ -136,6 +137,7 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
     files.make_folder(files.join(prepared.run_url, "logs"))
     if job.nodes > 1:
         run_folder.make_secret(prepared.run_url)
+    _keep_tokenizer(prepared)
     folder = files.join(prepared.run_url, *([prepared.submission] if prepared.submission else []))
     script_url = run_folder.freeze(
         folder,
@@ -159,6 +161,13 @@ def freeze_and_submit(prepared: Prepared, *, source: str | None) -> int:
     print(f"how it stands: launch status {shlex.quote(files.shortest(prepared.run_url))}")
     print(f"submit again to resume: sbatch {shlex.quote(script_url)}")
     return 0
+
+
+def _keep_tokenizer(prepared: Prepared) -> None:
+    """A copy in the run's folder, so that its model speaks text wherever the data are."""
+    kept, url = files.join(prepared.run_url, TOKENIZER), tokenizer_of(prepared.recipe.data)
+    if url is not None and not files.exists(kept):
+        files.write_bytes(kept, files.read_bytes(url))
 
 
 def ask_scheduler(prepared: Prepared) -> Iterator[Problem]:

@@ -46,6 +46,7 @@ def train(
                 recipe,
                 plan,
                 fingerprint=data.fingerprint,
+                tokenizer=data.tokenizer,
                 attempt=tracker.attempt,
                 run_url=run_url,
                 mirror=mirror,
@@ -82,9 +83,9 @@ def train(
                         loss = engine.average(taken.loss)
                         tracker.log_step(metrics.record(progress.step, taken, loss))
                 validate = data.validation.due(progress.step)
-                if validate or (finished and data.validation.batches):
+                if validate or (finished and data.validation.parts):
                     with clock.phase("validation") as blocked:
-                        found = engine.evaluate(data.validation.batches)
+                        found = data.validation.score(engine.evaluate)
                     if validate and schedule.observe(found.loss):
                         tracker.lr_reduced(progress.step, schedule.lr_multiplier(progress.step))
                     record = validation_record(progress.step, found, data.validation, blocked.seconds)

@@ -27,6 +27,8 @@ DOORS = {
     "subprocess": "cluster/",
     "sklearn": "launcher/data/digits.py",
     "matplotlib": "launcher/report/",
+    "tokenizers": "launcher/data/text_tokenizer.py",
+    "pyarrow": "launcher/corpus/documents.py",
     "safetensors": "models/exported.py",
     "argparse": "launcher/cli/",
 }

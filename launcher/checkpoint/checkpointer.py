@@ -21,7 +21,7 @@ from launcher.checkpoint.catalog import (
     verify_digests,
 )
 from launcher.checkpoint.fork import WEIGHTS, describe_lineage, open_source
-from launcher.checkpoint.identity import check_data, check_identity, describe_attempt
+from launcher.checkpoint.identity import check_data, check_identity, describe_attempt, describe_data
 from launcher.checkpoint.index import check_index
 from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
@@ -73,6 +73,7 @@ class Checkpointer:
         plan: Plan,
         *,
         fingerprint: str,
+        tokenizer: str | None = None,
         attempt: int,
         run_url: str,
         mirror: LocalMirror,
@@ -82,7 +83,7 @@ class Checkpointer:
         self._config = recipe.checkpoint
         self._init_from = recipe.train.init_from
         self._plan = plan
-        self._attempt = describe_attempt(recipe, plan, fingerprint=fingerprint, attempt=attempt)
+        self._attempt = describe_attempt(recipe, plan, describe_data(recipe, fingerprint, tokenizer), attempt)
         self._run_url = run_url
         self._mirror = mirror
         self._fence = fence

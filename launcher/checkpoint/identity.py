@@ -17,11 +17,11 @@ from launcher.recipe.schema import Recipe
 from models.config import max_chars
 
 SAME_DATA = "resume with the data it started with, or start a new run"
-ADDRESSES = ("url", "train", "validation")
+ADDRESSES = ("url", "train", "validation", "path")
 """Keys of a source that say where the data is stored, not what it is."""
 
 
-def describe_attempt(recipe: Recipe, plan: Plan, *, fingerprint: str, attempt: int) -> Manifest:
+def describe_attempt(recipe: Recipe, plan: Plan, data: DataEntry, attempt: int) -> Manifest:
     """The manifest of an attempt at step 0, without files: made once, completed at each save."""
     # A checkpoint can be loaded under any engine, strategy and number of ranks. These are recorded for people
     # who investigate a run, and check_identity does not compare them.
@@ -40,7 +40,7 @@ def describe_attempt(recipe: Recipe, plan: Plan, *, fingerprint: str, attempt: i
         schedule=ScheduleEntry(
             config=recipe.schedule.model_dump(mode="json"), total_steps=plan.steps, state={}
         ),
-        data=describe_data(recipe, fingerprint),
+        data=data,
         recipe=dump_recipe(recipe),
         files={},
         base_shapes_hash=plan.parameters.base_shapes_hash,
@@ -69,7 +69,7 @@ def _version() -> str:
         return "of a checkout"
 
 
-def describe_data(recipe: Recipe, fingerprint: str) -> DataEntry:
+def describe_data(recipe: Recipe, fingerprint: str, tokenizer: str | None) -> DataEntry:
     """What the samples and their order depend on."""
     # With the data step, this fixes every batch: a resume at data step 300 reads the batches that an
     # uninterrupted run would read from there. The number of ranks is not part of it: a global batch is the
@@ -81,6 +81,7 @@ def describe_data(recipe: Recipe, fingerprint: str) -> DataEntry:
         seq_len=recipe.data.seq_len,
         truncated_bptt=recipe.train.truncated_bptt,
         max_chars=max_chars(recipe.model),
+        tokenizer=tokenizer,
     )
 
 

@@ -29,6 +29,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
                        write the base shapes that rates scale from (the mup package's .bsh)
   launch check RECIPE  test that nothing depends on width, whole and sharded; overfit, gradients, states
   launch sweep RECIPE  train a grid of values, such as optim.lr=1e-3,2e-3 seed=1,2; table and transfer picture
+  launch data build SOURCE... -o DIR --tokenizer FILE
+                       text, jsonl or parquet to a data set; also train-tokenizer, inspect, verify
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
   launch status [RUN]  how a run ended or how far it is, its job, where its time went; without RUN, all runs
@@ -59,6 +61,7 @@ VERBS = (
     "shapes",
     "check",
     "sweep",
+    "data",
     "generate",
     "status",
     "ls",
@@ -98,6 +101,8 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.check import check_recipe as verb
         case "sweep":
             from launcher.cli.sweep import sweep_recipe as verb
+        case "data":
+            from launcher.cli.data import data_verb as verb
         case "generate":
             from launcher.cli.generate import generate_text as verb
         case "status":

@@ -146,7 +146,8 @@ def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
     check_identity(saved, parameters)
     check_source(saved, before.data, loaded.recipe.data)
     # The ranks read the data and compare its content; here only its description is compared.
-    check_data(saved, describe_data(loaded.recipe, saved.manifest.data.fingerprint))
+    data = saved.manifest.data
+    check_data(saved, describe_data(loaded.recipe, data.fingerprint, data.tokenizer))
     return before
 
 

@@ -10,8 +10,9 @@ from launcher import files
 from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
-from launcher.cli.data_check import check_data
+from launcher.cli.data_check import check_data, data_supply
 from launcher.cli.parser import Parser
+from launcher.data.supply import supply_lines
 from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -132,11 +133,14 @@ def _show(loaded: LoadedRecipe, run_url: str, *, full: bool = True, as_json: boo
     from launcher.submit import prepare
 
     with loaded.locating():
+        supply = data_supply(loaded.recipe)
         prepared = prepare(loaded.recipe, run_url, env=run_environment(), only_show=True)
     if as_json:
         print(dump_json(plan_record(prepared.plan), indent=1))
         return 0
     print(plan_text(prepared.recipe, prepared.plan, full=full))
+    if supply:
+        print("\n".join([*supply_lines(supply, loaded.recipe.data.seq_len), ""]))
     show_hints(find_hints(loaded))
     if full:
         print("script\n" + "\n".join("  " + line for line in prepared.script.splitlines()))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.data.dataset import IGNORED, Batch, Dataset
-from launcher.data.order import evenly_spaced, windows_of_step, windows_of_streams
+from launcher.data.order import evenly_spaced, windows_of_streams
 from launcher.errors import Problem, UserError
 
 
@@ -85,7 +85,9 @@ class Batches:
         shape = data_step, self._global_batch_size, self._samples.num_samples, self._seed
         # Of streams, row j is stream j at every step, and so always on the same rank and micro batch: the
         # state that the model carries from step to step never has to move.
-        return windows_of_streams(*shape) if self._streams else (windows_of_step(*shape), None)
+        if self._streams:
+            return windows_of_streams(*shape)
+        return self._samples.order(data_step, self._global_batch_size, self._seed), None
 
 
 def _check_streams(num_windows: int, num_streams: int) -> None:

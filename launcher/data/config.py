@@ -87,15 +87,16 @@ class FilesSource(TextSection):
 
 
 class TokensSource(SourceSection):
-    """A flat file of unsigned little-endian token ids, memory-mapped, and a second one for validation."""
+    """A file of token ids, read in place, and a second one for validation: flat unsigned little-endian
+    integers, llm.c's with a header, or Megatron's .bin with its .idx beside it."""
 
     type: Literal["tokens"]
     train: str
     """File of token ids."""
     validation: str | None = None
     """File of token ids to validate on; null for none."""
-    dtype: Literal["uint8", "uint16", "uint32"] = "uint16"
-    """Little-endian integers of the files."""
+    dtype: Literal["uint8", "uint16", "uint32"] | None = None
+    """Little-endian integers of the files; null: what the file says, uint16 for a flat one."""
 
     is_stream = True
 
@@ -105,6 +106,58 @@ class TokensSource(SourceSection):
     def required_files(self) -> dict[str, str]:
         """URL of each required file -> the recipe key that names it."""
         return _split_urls(self)
+
+
+class DatasetSource(SourceSection):
+    """A data set that `launch data build` made."""
+
+    type: Literal["dataset"]
+    path: str
+    """Its folder, local or any fsspec URL."""
+
+    is_stream = True
+
+    def shape(self) -> TaskShape:
+        return TaskShape(("tokens",), "tokens")
+
+
+PartSource = Annotated[StdlibSource | FilesSource | TokensSource | DatasetSource, Field(discriminator="type")]
+
+
+class MixturePart(Section):
+    """One part of a mixture."""
+
+    source: PartSource
+    """Where its tokens are: any source of one long stream."""
+    weight: Annotated[float, Field(gt=0, le=1e9)]
+    """Its share of the tokens, relative to the other weights."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """The run is refused where it would read the part more often; null: any number of times."""
+
+
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class MixtureSource(SourceSection):
+    """Several sources in fixed shares: after any number of samples, each part has had its share of them to
+    within one sample. Each part has its own order and epochs, and a validation loss of its own."""
+
+    type: Literal["mixture"]
+    parts: Annotated[dict[PartName, MixturePart], Field(min_length=1, max_length=256)]
+    """By name, as in `validation_loss_part`."""
+
+    @model_validator(mode="after")
+    def _bytes_only(self) -> "MixtureSource":
+        for name, part in self.parts.items():
+            if isinstance(part.source, TextSection) and part.source.unit == "words":
+                raise ValueError(
+                    f"part {name} is text by words, which has a vocabulary of its own; use unit bytes"
+                )
+        return self
+
+    def shape(self) -> TaskShape:
+        sizes = [part.source.shape().vocab_size or 0 for part in self.parts.values()]
+        return TaskShape(("tokens",), "tokens", vocab_size=max(sizes) or None)
 
 
 class ListOpsSource(SourceSection):
@@ -269,6 +322,8 @@ Source = Annotated[
     StdlibSource
     | FilesSource
     | TokensSource
+    | DatasetSource
+    | MixtureSource
     | LabelledSource
     | ListOpsSource
     | CopyingSource
@@ -290,10 +345,16 @@ class DataConfig(Section):
     Only for `python-stdlib` and `files`: the other sources have validation settings of their own."""
     prefetch: Annotated[int, Field(ge=0, le=1024)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
+    stage: str | None = None
+    """Folder of a disk that each node has: a data set is copied there before the first step, and compared
+    with its digests. Null reads it where it is."""
 
     @model_validator(mode="after")
     def _validation_has_files(self) -> "DataConfig":
-        if self.validation_fraction is not None and not isinstance(self.source, TextSection):
+        kinds = [self.source]
+        if isinstance(self.source, MixtureSource):
+            kinds = [part.source for part in self.source.parts.values()]
+        if self.validation_fraction is not None and not any(isinstance(kind, TextSection) for kind in kinds):
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}, a fraction of files; "
                 f"`{self.source.type}` does not use it"

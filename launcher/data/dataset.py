@@ -1,6 +1,7 @@
 """What a model reads: numbered samples, and batches of them."""
 
 import abc
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from launcher.data.ids import Ids
+from launcher.data.order import windows_of_step
 from launcher.errors import Problem, UserError
 
 IGNORED = -100
@@ -43,9 +46,27 @@ class Dataset(abc.ABC):
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The samples with these numbers, stacked."""
 
+    def order(self, data_step: int, global_batch_size: int, seed: int) -> NDArray[np.int64]:
+        """Sample of each row of a global batch; data steps count from 0."""
+        return windows_of_step(data_step, global_batch_size, self.num_samples, seed)
+
+    def text_bytes(self, indices: NDArray[np.int64]) -> int | None:
+        """Bytes of text that the targets of these samples stand for; None where that is not known."""
+        return None
+
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
         """Accuracies of trivial baselines on these samples, by name, to be shown next to the model's."""
         return {}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SplitPart:
+    """A part of the data that is validated on by itself."""
+
+    name: str
+    weight: float
+    samples: Dataset
 
 
 @final
@@ -60,6 +81,10 @@ class Splits:
     """Hash of the names, sizes and content read, so that a resume on other data is noticed."""
     description: str
     """One line for the log."""
+    tokenizer: str | None = None
+    """sha256 of the tokenizer's file; None where there is none."""
+    parts: tuple[SplitPart, ...] = ()
+    """Of a mixture: what is validated on; `validation` is then that of its first part."""
 
 
 @final
@@ -75,15 +100,29 @@ class Reader:
 
 @final
 class Tokens:
-    """A flat stream of token ids, in memory or memory-mapped."""
+    """A flat stream of token ids, in memory or where they are stored."""
 
-    def __init__(self, ids: NDArray[Any], *, vocab_size: int, place: str) -> None:
+    def __init__(
+        self,
+        ids: NDArray[Any] | Ids,
+        *,
+        vocab_size: int,
+        place: str,
+        token_bytes: NDArray[Any] | None = None,
+    ) -> None:
         self._ids = ids
         self._vocab_size = vocab_size
         self.place = place
+        self.token_bytes = token_bytes
+        """Bytes of text that each id stands for, where that is known."""
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def fetch(self, starts: Iterable[int], count: int) -> None:
+        """Bring what is about to be read from these places, all at once, where it is remote."""
+        if isinstance(self._ids, Ids):
+            self._ids.fetch([slice(start, start + count) for start in starts])
 
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """Copy `count` ids from `start` on. Raises UserError for an id outside the vocabulary."""
@@ -119,6 +158,15 @@ class Windows(Dataset):
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         L = self.seq_len
+        self.tokens.fetch((int(index) * L for index in indices), L + 1)
         rows = [self.tokens.read(int(index) * L, L + 1) for index in indices]
         block = torch.from_numpy(np.stack(rows))  # (B, L + 1)
         return Batch(x=block[:, :-1].contiguous(), y=block[:, 1:].contiguous())
+
+    def text_bytes(self, indices: NDArray[np.int64]) -> int | None:
+        if self.tokens.token_bytes is None:
+            return None
+        L = self.seq_len
+        self.tokens.fetch((int(index) * L for index in indices), L + 1)
+        targets = (self.tokens.read(int(index) * L + 1, L) for index in indices)
+        return sum(int(self.tokens.token_bytes[ids].sum()) for ids in targets)

@@ -85,10 +85,16 @@ def windows_of_step(data_step: int, global_batch_size: int, num_windows: int, se
     # 10 windows, global batch 8: step 0 is samples 0 to 7 of epoch 0. Step 1 is samples 8 to 15: the last two
     # of epoch 0, then the first six of epoch 1. No window is dropped where epochs meet.
     samples = np.arange(data_step * global_batch_size, (data_step + 1) * global_batch_size, dtype=np.int64)
+    return shuffled(samples, num_windows, seed)
+
+
+def shuffled(samples: NDArray[np.int64], num_windows: int, *key: int) -> NDArray[np.int64]:
+    """Window of each of these samples, which are in rising order, if every epoch has its own permutation."""
     windows = np.empty_like(samples)
-    for epoch in range(int(samples[0]) // num_windows, int(samples[-1]) // num_windows + 1):
-        inside = samples // num_windows == epoch
-        windows[inside] = permute(samples[inside] % num_windows, num_windows, stream_key(seed, epoch))
+    if len(samples):
+        for epoch in range(int(samples[0]) // num_windows, int(samples[-1]) // num_windows + 1):
+            inside = samples // num_windows == epoch
+            windows[inside] = permute(samples[inside] % num_windows, num_windows, stream_key(*key, epoch))
     return windows
 
 

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, final
 from launcher.data.config import (
     CopyingSource,
     DataConfig,
+    DatasetSource,
     DigitsSource,
     FilesSource,
     LabelledSource,
     ListOpsSource,
+    MixtureSource,
     RecallSource,
     SourceSection,
     StdlibSource,
     TokensSource,
 )
 from launcher.data.sources import find_files, find_stdlib, require_files
-from launcher.errors import about
+from launcher.errors import Problem, UserError, about
 
 if TYPE_CHECKING:
     from launcher.data.dataset import Reader, Splits
@@ -51,9 +53,38 @@ def _files(config: DataConfig, source: FilesSource, reader: "Reader") -> "Splits
 
 
 def _tokens(config: DataConfig, source: TokensSource, reader: "Reader") -> "Splits":
-    from launcher.data.streams import open_tokens
+    from launcher.data.token_sources import open_tokens
 
     return open_tokens(config, source, reader)
+
+
+def _dataset(config: DataConfig, source: DatasetSource, reader: "Reader") -> "Splits":
+    from launcher.data.token_sources import open_dataset
+
+    return open_dataset(config, source, reader)
+
+
+def _mixture(config: DataConfig, source: MixtureSource, reader: "Reader") -> "Splits":
+    from launcher.data.mixture import open_mixture
+
+    return open_mixture(config, source, reader)
+
+
+def _require_parts(source: MixtureSource) -> None:
+    problems: list[Problem] = []
+    for part in source.parts.values():
+        try:
+            SOURCES[part.source.type].require(part.source)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+
+
+def _require_dataset(source: DatasetSource) -> None:
+    from launcher.data.token_set import check_sizes, read_token_set
+
+    check_sizes(source.path, read_token_set(source.path))
 
 
 def _labelled(config: DataConfig, source: LabelledSource, reader: "Reader") -> "Splits":
@@ -92,6 +123,8 @@ SOURCES: Mapping[str, SourceKind] = {
     "tokens": SourceKind(
         section=TokensSource, open=_tokens, require=lambda source: require_files(source.required_files())
     ),
+    "dataset": SourceKind(section=DatasetSource, open=_dataset, require=_require_dataset),
+    "mixture": SourceKind(section=MixtureSource, open=_mixture, require=_require_parts),
     "labelled": SourceKind(
         section=LabelledSource, open=_labelled, require=lambda source: require_files(source.required_files())
     ),

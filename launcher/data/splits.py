@@ -5,8 +5,10 @@ from pathlib import Path
 from launcher import files
 from launcher.data.config import (
     DataConfig,
+    DatasetSource,
     FilesSource,
     LabelledSource,
+    MixtureSource,
     SourceSection,
     TextSection,
     TokensSource,
@@ -49,6 +51,12 @@ def check_data(config: DataConfig, vocab_size: int | None, max_chars: int | None
         split_files(found, config.fraction_for_validation)
         for index in evenly_spaced(_TEXTS, len(found)):
             check_text(found[index].url)
+    if isinstance(source, MixtureSource):
+        for part in source.parts.values():
+            check_data(config.model_copy(update={"source": part.source}), vocab_size, max_chars)
+    if isinstance(source, DatasetSource):
+        # dataset.json alone, also where it is remote; nothing is copied to this machine's disk.
+        open_splits(config.model_copy(update={"stage": None}), vocab_size, max_chars)
     if not isinstance(source, TokensSource | LabelledSource):
         return
     require_apart(source.train, source.validation)

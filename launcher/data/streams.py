@@ -1,25 +1,18 @@
-"""Sources that are one long stream, cut into windows: text, and files of token ids."""
+"""Text as one long stream, cut into windows."""
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from launcher import files
-from launcher.data.config import DataConfig, FilesSource, StdlibSource, TokensSource
+from launcher.data.config import DataConfig, FilesSource, StdlibSource
 from launcher.data.dataset import Reader, Splits, Tokens, Windows
-from launcher.data.sources import SourceFile, find_files, find_stdlib, require_files
-from launcher.data.token_files import check_format, check_width
+from launcher.data.sources import SourceFile, find_files, find_stdlib
 from launcher.data.words import Vocabulary, WordWindows, number_words
 from launcher.errors import Problem, UserError
 
 SEPARATOR = b"\0"
 """Follows each file of a text source, so that a model sees where the file ends; it counts as a token."""
-
-_PROBES = 64
-_PROBE_BYTES = 65536
 
 
 def open_stdlib(config: DataConfig, source: StdlibSource, reader: Reader) -> Splits:
@@ -57,7 +50,7 @@ def _open_text(config: DataConfig, unit: str, reader: Reader, found: list[Source
     else:
         tokens = [_byte_tokens(parts[validation], reader.vocab_size, place) for validation in (False, True)]
     train, validation = (Windows(part, config.seq_len) for part in tokens)
-    _check_lengths(train, validation, wants_validation=any(is_validation))
+    check_lengths(train, validation, wants_validation=any(is_validation))
     description = (
         f"{place}: {len(found)} files, {len(train.tokens):_} {unit} to train on, "
         f"{len(validation.tokens):_} to validate on, in {sum(is_validation)} files"
@@ -83,7 +76,7 @@ def _byte_tokens(parts: list[bytes], vocab_size: int, place: str) -> Tokens:
         message = f"holds byte {ids.max()}; model.vocab_size is {vocab_size}"
         remedy = "set model.vocab_size to 256, one for each byte"
         raise UserError(Problem(place, message, remedy, key="model.vocab_size"))
-    return Tokens(ids, vocab_size=vocab_size, place=place)
+    return Tokens(ids, vocab_size=vocab_size, place=place, token_bytes=np.ones(256, dtype=np.uint32))
 
 
 def split_files(found: list[SourceFile], fraction: float) -> list[bool]:
@@ -124,7 +117,8 @@ def _check_split(
         )
 
 
-def _check_lengths(train: Windows, validation: Windows, *, wants_validation: bool) -> None:
+def check_lengths(train: Windows, validation: Windows, *, wants_validation: bool) -> None:
+    """Raise UserError for a split that has no window."""
     wanted = [("to train on", train)] + ([("to validate on", validation)] if wants_validation else [])
     problems = [
         Problem.at(
@@ -139,65 +133,3 @@ def _check_lengths(train: Windows, validation: Windows, *, wants_validation: boo
     ]
     if problems:
         raise UserError(*problems)
-
-
-def open_tokens(config: DataConfig, source: TokensSource, reader: Reader) -> Splits:
-    """Flat files of token ids, memory-mapped where they are local."""
-    vocab_size = reader.vocab_size
-    urls = [source.train] + ([source.validation] if source.validation else [])
-    require_files(source.required_files())
-    dtype = np.dtype(source.dtype).newbyteorder("<")
-    for url in urls:
-        check_format(url, source.dtype)
-    ids = [_map_tokens(url, dtype) for url in urls]
-    windows = [
-        Windows(Tokens(i, vocab_size=vocab_size, place=url), config.seq_len)
-        for url, i in zip(urls, ids, strict=True)
-    ]
-    train, validation = (
-        windows[0],
-        windows[1] if source.validation else _no_windows(config.seq_len, vocab_size),
-    )
-    _check_lengths(train, validation, wants_validation=bool(source.validation))
-    digest = hashlib.blake2b(source.dtype.encode(), digest_size=16)
-    for window, i in zip(windows, ids, strict=True):
-        digest.update(f"\0{len(i)}\0".encode())
-        _probe(i, window.tokens, digest.update)
-    description = (
-        f"{source.train}: {len(ids[0]):_} tokens to train on, {len(validation.tokens):_} to validate on"
-    )
-    return Splits(train, validation, digest.hexdigest(), description)
-
-
-def _map_tokens(url: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    size = files.size(url)
-    if size % dtype.itemsize:
-        message = f"{size} bytes are not a whole number of {dtype.name} tokens"
-        remedy = "set data.source.dtype to what the file was written with"
-        raise UserError(Problem(url, message, remedy, key="data.source.dtype"))
-    path = files.local_path(url)
-    if path is None:
-        return np.frombuffer(files.read_bytes(url), dtype=dtype)
-    # An empty file cannot be memory-mapped; _check_lengths has the better message for it.
-    return np.memmap(path, dtype=dtype, mode="r") if size else np.empty(0, dtype)
-
-
-def _no_windows(seq_len: int, vocab_size: int) -> Windows:
-    return Windows(
-        Tokens(np.empty(0, np.uint8), vocab_size=vocab_size, place="data.source.validation"), seq_len
-    )
-
-
-def _probe(ids: NDArray[Any], tokens: Tokens, update: Callable[[bytes], None]) -> None:
-    """Check and hash evenly spaced parts, both ends included: all of a small file, some of a large one.
-
-    A wrong dtype or vocabulary shows here; the other ids are checked as they are read.
-    """
-    # A corpus may be terabytes, and every rank does this at every start: at most 64 parts of 64 KiB are read.
-    # An edit between them goes unnoticed, but not a change of the length, which the caller hashes.
-    count = min(len(ids), _PROBE_BYTES // ids.itemsize)
-    starts = sorted({int(s) for s in np.linspace(0, len(ids) - count, _PROBES)})
-    for start in starts:
-        check_width(ids[start : start + count], tokens.place)
-        tokens.read(start, count)
-        update(ids[start : start + count].tobytes())

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from launcher import files
 from launcher.errors import Problem, UserError
 
+MEGATRON = b"MMIDIDX\x00\x00"
 _FORMATS = {
     b"\x93NUMPY": "a NumPy array (.npy)",
     b"PK\x03\x04": "a zip archive (.npz, .pt)",
@@ -19,11 +20,8 @@ _FORMATS = {
     b"ARROW1": "Arrow",
     b"\xff\xff\xff\xffP\x01\x00\x00": "Arrow",
     b"\x89HDF\r\n": "HDF5",
-    b"MMIDIDX\x00\x00": "Megatron's index (.idx)",
+    MEGATRON: "Megatron's index (.idx)",
     b"\x80\x04\x95": "a pickle",
-    # llm.c's header of 256 int32 begins with its magic numbers.
-    (20240520).to_bytes(4, "little"): "llm.c's tokens with a header",
-    (20240801).to_bytes(4, "little"): "llm.c's tokens with a header",
 }
 _ENOUGH = 256
 """Ids from which a pattern in them means something."""

@@ -7,10 +7,13 @@ from typing import final
 
 import torch
 
+from launcher import files
 from launcher.checkpoint.catalog import Saved
 from launcher.checkpoint.restore import saved_recipe
-from launcher.data.config import DataConfig, TextSection
+from launcher.data.config import DataConfig, DatasetSource, TextSection
 from launcher.data.splits import open_splits
+from launcher.data.text_tokenizer import FileTokenizer
+from launcher.data.token_set import TOKENIZER, tokenizer_of
 from launcher.data.words import Vocabulary, WordWindows, cut, join
 from launcher.errors import Problem, UserError
 from models.config import LMConfig, max_chars
@@ -56,6 +59,10 @@ def open_tokenizer(saved: Saved) -> Tokenizer:
     if not isinstance(model, LMConfig):
         what = f"{model.type} with encoder {model.encoder.type} does not continue a prompt"
         raise UserError(Problem.at("model.type", what, "only a language model over tokens does"))
+    if saved.manifest.data.tokenizer is not None:
+        return Pieces(_kept_tokenizer(saved, recipe.data), model.vocab_size)
+    if isinstance(source, DatasetSource):
+        return Bytes(model.vocab_size)
     if not isinstance(source, TextSection):
         return Numbers(model.vocab_size, source.type)
     if source.unit == "bytes":
@@ -71,6 +78,43 @@ def _trained_vocabulary(saved: Saved, data: DataConfig, model: LMConfig) -> Voca
         raise UserError(Problem.at("data.source", message, "generate where the run was trained"))
     assert isinstance(splits.train, WordWindows), "a text by words is windows of words"
     return splits.train.vocabulary
+
+
+def _kept_tokenizer(saved: Saved, data: DataConfig) -> FileTokenizer:
+    """The tokenizer's file of the run's folder, or of the data: the one that the model was trained with."""
+    run_url = saved.url.rstrip("/").rsplit("/", 2)[0]
+    places = [files.join(run_url, TOKENIZER), tokenizer_of(data)]
+    for url in places:
+        if url is not None and files.is_file(url):
+            found = FileTokenizer.open(url, None, any_end=True)
+            if found.sha256 == saved.manifest.data.tokenizer:
+                return found
+    message = f"is not in {run_url}, nor in the data set: the model's tokens have no text"
+    raise UserError(Problem(TOKENIZER, message, "put there the file that the data were built with"))
+
+
+@final
+class Pieces(Tokenizer):
+    """Pieces of words, by the tokenizer.json that the data were built with."""
+
+    def __init__(self, tokenizer: FileTokenizer, vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self._stream = tokenizer.stream()
+        # A model may have entries beyond those of the tokenizer, to be of a size that is fast.
+        numbers = torch.arange(vocab_size)
+        self.suppressed = numbers >= tokenizer.vocab_size
+
+    def _encode(self, prompt: str) -> torch.Tensor:
+        return torch.from_numpy(self.tokenizer.encode([prompt])[0].astype("int64"))
+
+    def echo(self, prompt: str) -> str:
+        # The stream sees the prompt too: a first token may be the rest of a character.
+        for token in self.tokenizer.encode([prompt])[0].tolist():
+            self._stream(token)
+        return prompt
+
+    def decode(self, token: int) -> str:
+        return self._stream(token) or ""
 
 
 @final

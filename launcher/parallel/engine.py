@@ -29,6 +29,11 @@ class Evaluation:
     """Mean per target."""
     accuracy: float
     """Fraction of targets that the most likely symbol or class hits."""
+    bits_per_byte: float | None = None
+    """The loss by byte of text, where the bytes of the targets are known."""
+    loss_by_part: Mapping[str, float] | None = None
+    """Of each part of a mixture, of which `loss` is the mean by weight."""
+    bits_per_byte_by_part: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

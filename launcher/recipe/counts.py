@@ -32,6 +32,12 @@ _BYTES = {"GB": 1000**3, "GiB": 1024**3, "TB": 1000**4, "TiB": 1024**4, "MB": 10
 _UNITS = {"_s": (_SECONDS, 1), "_min": (_SECONDS, 60), "_hours": (_SECONDS, 3600), "_gib": (_BYTES, 1024**3)}
 
 
+def as_bytes(text: str) -> int | None:
+    """Bytes of `64MiB` or `1.5GB`; None for anything else."""
+    found = _QUANTITY.fullmatch(text)
+    return int(float(found[1]) * _BYTES[found[2]]) if found is not None and found[2] in _BYTES else None
+
+
 def as_quantity(key: str, text: str) -> float | None:
     """What `2h` is in the unit that a key's name ends in; None where either has none."""
     unit = next((found for ending, found in _UNITS.items() if key.endswith(ending)), None)

@@ -40,6 +40,12 @@ class ProgressLines:
         if record.baselines:
             best = max(record.baselines, key=lambda name: record.baselines[name])
             parts[-1] += f" ({best} {record.baselines[best]:.3f})"
+        if record.bits_per_byte is not None:
+            parts.append(
+                self._number("bits/byte", record.bits_per_byte, f"{record.bits_per_byte:.4f}", width=6)
+            )
+        of_parts = record.loss_by_part or {}
+        parts += [self._number(name, loss, format_fixed(loss, 4), width=6) for name, loss in of_parts.items()]
         parts.append(self._paint(_DIM, f"{record.sequences} sequences, {record.seconds:.1f} s"))
         return "  ".join(parts)
 

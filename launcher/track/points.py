@@ -36,6 +36,8 @@ def line_points(line: Mapping[str, Any]) -> list[Point]:
             continue
         named = value if isinstance(value, Mapping) else {}
         for name, number in [(key, value), *((f"{key}/{inner}", item) for inner, item in named.items())]:
+            # loss_by_part/wiki is shown as loss/wiki, beside the loss.
+            name = name.replace("_by_part/", "/", 1)
             if isinstance(number, int | float) and not isinstance(number, bool):
                 numbers[_NOT_IN_A_NAME.sub("_", prefix + name)] = float(number)
     time_ms = round(line["time"] * 1000)

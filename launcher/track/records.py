@@ -8,6 +8,11 @@ Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 """How an attempt ended, in MLflow's words; KILLED is a requested stop (preemption, ctrl-C)."""
 
 
+def _known_fields(record: "StepRecord | ValidationRecord") -> dict[str, object]:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """One logged training step. `step` is the number of optimizer steps completed, from 1."""
@@ -48,8 +53,7 @@ class StepRecord:
 
     def as_fields(self) -> dict[str, object]:
         """The fields as in a journal line, without those that are None."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return _known_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,15 @@ class ValidationRecord:
     """Accuracies of trivial baselines on the same samples, by name; empty for text."""
     sequences: int
     seconds: float
+    bits_per_byte: float | None = None
+    """The loss by byte of text; None where the bytes of tokens are not known."""
+    loss_by_part: Mapping[str, float] | None = None
+    """Of each part of a mixture; `loss` is their mean by weight."""
+    bits_per_byte_by_part: Mapping[str, float] | None = None
+
+    def as_fields(self) -> dict[str, object]:
+        """As StepRecord's."""
+        return _known_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,7 +107,7 @@ class Tracker:
         """Log an evaluation on validation data."""
         if self._journal is None:
             return
-        self.event("validation", dataclasses.asdict(record))
+        self.event("validation", record.as_fields())
         self.say(self._progress.validation_line(record))
 
     def lr_reduced(self, step: int, lr_multiplier: float) -> None:

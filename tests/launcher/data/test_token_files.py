@@ -19,7 +19,6 @@ IDS = np.random.default_rng(0).integers(0, 200, 5000)
         (b"\x1f\x8b\x08", "gzip"),
         (b"PAR1", "Parquet"),
         (b"MMIDIDX\x00\x00", "Megatron's index"),
-        ((20240520).to_bytes(4, "little"), "llm.c's tokens with a header"),
         (b'{"text": "It was the best of times, it was the worst of times, it was"}', "text"),
     ],
 )

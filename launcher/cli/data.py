@@ -1,0 +1,162 @@
+"""`launch data build`, `train-tokenizer`, `inspect` and `verify`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher import files
+from launcher.cli.arguments import positive
+from launcher.cli.parser import Parser
+from launcher.errors import Problem, UserError
+from launcher.recipe.counts import as_bytes
+
+_SOURCE = "file, folder, glob or fsspec URL of text, jsonl or parquet; or python-stdlib"
+
+
+def data_verb(arguments: Sequence[str]) -> int:
+    """Choose what is done."""
+    parser = Parser(prog="launch data", description="From a corpus to a data set that recipes read.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    _add_build(verbs.add_parser("build", help="tokenize a corpus; the same command continues after a stop"))
+    _add_train(verbs.add_parser("train-tokenizer", help="a byte-level BPE tokenizer of a corpus"))
+    shown = verbs.add_parser("inspect", help="what a data set or a file of tokens holds")
+    shown.add_argument("place", help="folder of a data set, or a .bin file")
+    shown.add_argument("--documents", type=int, default=2, metavar="N", help="show the first N; default 2")
+    checked = verbs.add_parser("verify", help="read a data set whole and compare every digest")
+    checked.add_argument("place", help="folder of a data set")
+    options = parser.parse_args(arguments)
+    run = {"build": _build, "train-tokenizer": _train, "inspect": _inspect, "verify": _verify}
+    return run[options.verb](options)
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
+    parser.add_argument("-o", dest="out", required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="FILE", help="a tokenizer.json, or bytes for the bytes of UTF-8"
+    )
+    parser.add_argument("--field", metavar="NAME", help="of the text; default: text, else content")
+    parser.add_argument("--format", choices=("text", "jsonl", "parquet"), help="default: by the file's name")
+    parser.add_argument(
+        "--validation",
+        type=_share,
+        default=0.005,
+        metavar="SHARE",
+        help="of the documents, chosen by a hash of their text; default 0.005",
+    )
+    parser.add_argument(
+        "--dedup", choices=("none", "exact"), default="none", help="drop texts that are there already"
+    )
+    parser.add_argument(
+        "--end-of-text", metavar="TOKEN", help="the special token after each document; default: found"
+    )
+    parser.add_argument(
+        "--max-document", type=_size, default=64 << 20, metavar="SIZE", help="leave longer ones out; 64MiB"
+    )
+    parser.add_argument(
+        "--max-bad", type=_share, default=0.001, metavar="SHARE", help="refuse above; default 0.001 of rows"
+    )
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes; default: one for each core")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
+    parser.add_argument("-o", dest="out", required=True, metavar="FILE", help="tokenizer.json to write")
+    parser.add_argument("--vocab-size", type=positive, default=32_768, metavar="N", help="default 32768")
+    parser.add_argument("--field", metavar="NAME", help="of the text; default: text, else content")
+    parser.add_argument("--format", choices=("text", "jsonl", "parquet"), help="default: by the file's name")
+    parser.add_argument(
+        "--sample", type=_size, default=1 << 30, metavar="SIZE", help="text to learn from; default 1GiB"
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; write a share from 0 to below 1, such as 0.01")
+    return share
+
+
+def _size(text: str) -> int:
+    size = as_bytes(text)
+    if not size:
+        raise argparse.ArgumentTypeError(f"got {text!r}; write a size, such as 64MiB")
+    return size
+
+
+def _say(line: str) -> None:
+    print(f"data: {line}", file=sys.stderr, flush=True)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from launcher.corpus.build import Request, build
+    from launcher.corpus.describe import describe_lines
+
+    cores = len(os.sched_getaffinity(0))
+    workers = options.workers or cores
+    # The library's own threads, where there are fewer files than cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
+    request = Request(
+        sources=tuple(options.sources),
+        out=_local(options.out),
+        tokenizer=options.tokenizer,
+        end_of_text=options.end_of_text,
+        format=options.format,
+        field=options.field,
+        validation_fraction=options.validation,
+        dedup=options.dedup == "exact",
+        max_document_bytes=options.max_document,
+        max_bad=options.max_bad,
+        workers=workers,
+    )
+    done = build(request, _say)
+    print("\n".join(describe_lines(done)))
+    print(f"next: data.source={{type: dataset, path: {options.out}}} in a recipe, and")
+    print(f"      model.vocab_size of at least {done.tokenizer.vocab_size}")
+    return 0
+
+
+def _local(place: str) -> Path:
+    path = files.local_path(place)
+    if path is None:
+        remedy = "build on a disk, then copy the folder; recipes read it from any URL"
+        raise UserError(Problem(f"-o {place}", "is not a local folder", remedy))
+    if path.exists() and not path.is_dir():
+        raise UserError(Problem(f"-o {place}", "is a file", "choose a folder"))
+    return path
+
+
+def _train(options: argparse.Namespace) -> int:
+    from launcher.corpus.train_tokenizer import train_tokenizer
+
+    if options.vocab_size < 257:
+        place = f"--vocab-size {options.vocab_size}"
+        raise UserError(Problem(place, "is too few: 256 bytes and one that ends a text", "give 257 or more"))
+    _local(str(Path(options.out).parent))
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    size = train_tokenizer(
+        options.sources, options.out, options.vocab_size, options.format, options.field, options.sample, _say
+    )
+    print(f"{options.out}: {size:,} tokens")
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from launcher.corpus.describe import inspect_lines
+
+    print("\n".join(inspect_lines(options.place, options.documents)))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from launcher.corpus.describe import verify_lines
+
+    for line in verify_lines(options.place):
+        print(line, flush=True)
+    return 0

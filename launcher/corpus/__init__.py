@@ -1,0 +1,1 @@
+"""From a corpus to a token set: raw files -> documents -> tokens -> shards."""
