@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.config import AttentionConfig
+from models.documents import Documents
 from models.facts import ParamFacts
 from models.footprint import REAL, Footprint, Pass
 from models.layers import Linear, linear_facts
@@ -30,8 +31,13 @@ class Attention(Mixer):
         self.scale = logit_scale(config, self.d_head)
         self.query, self.key, self.value, self.output = (Linear(d_model, d_model) for _ in range(4))
 
-    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+    ) -> torch.Tensor:
         q, k, v = self._project(x_BLH, first=0)
+        if documents is not None:
+            # Rotary positions need no start of their own: only differences of two matter.
+            return self._attend(q, k, v, documents.visible()[:, None], causal=False)
         # padding comes last, so a causal position never sees it
         keys = None if self.causal or mask_BL is None else mask_BL[:, None, None]
         return self._attend(q, k, v, keys, causal=self.causal)

@@ -8,6 +8,8 @@ from models.section import Count, Section, Size
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
 LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ssd", "ffn"]
+KEEP_APART: frozenset[LayerName] = frozenset({"s4d", "s4", "dss", "attention", "ssd", "ffn"})
+"""Kinds that can keep several documents of one row apart."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.config import FFNConfig
+from models.documents import Documents
 from models.facts import ParamFacts
 from models.footprint import REAL, Footprint, Pass
 from models.layers import Dropout, Linear, linear_facts
@@ -22,7 +23,9 @@ class FFN(Mixer):
         self.dropout = dropout
         self.down = Linear(config.expand * d_model, d_model)
 
-    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+    ) -> torch.Tensor:
         return self.down(self.dropout(nn.functional.gelu(self.up(x_BLH))))
 
     def initial_state(self, batch_size: int, device: torch.device) -> State:

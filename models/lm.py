@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.config import LMConfig
+from models.documents import Documents
 from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.footprint import REAL, Footprint, Pass
@@ -43,13 +44,19 @@ class LM(nn.Module):
         self.readout = None if tied else Linear(config.d_model, config.vocab_size, bias=False)
 
     def forward(
-        self, tokens_BL: torch.Tensor, states: Sequence[State] | None = None
+        self,
+        tokens_BL: torch.Tensor,
+        states: Sequence[State] | None = None,
+        documents: Documents | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, list[State]]:
-        """Logits; with the states before (of `initial_states` or an earlier call), also the states after."""
+        """Logits; with the states before (of `initial_states` or an earlier call), also the states after.
+
+        With documents, no position sees another document's.
+        """
         # With and without states it must be this method: hooks of FSDP, DDP and DeepSpeed, which gather
         # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
         x_BLH = self.embedding_dropout(self.embedding(tokens_BL))
-        x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states)
+        x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states, documents=documents)
         logits_BLV = self._read_out(x_BLH)
         return logits_BLV if states is None else (logits_BLV, after)
 

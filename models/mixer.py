@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from models.documents import Documents
+
 State = tuple[torch.Tensor, ...]
 Step = Callable[[torch.Tensor, State], tuple[torch.Tensor, State]]
 """One token: x (B, H) and the state before it -> the output (B, H) and the state after it."""
@@ -19,8 +21,13 @@ class Mixer(nn.Module, abc.ABC):
     """Abstract branch of a residual layer. The three ways give the same numbers, up to rounding."""
 
     @abc.abstractmethod
-    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
-        """Mix whole sequences. `mask_BL` is true where a position is valid; only who looks ahead needs it."""
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+    ) -> torch.Tensor:
+        """Mix whole sequences. `mask_BL` is true where a position is valid; only who looks ahead needs it.
+
+        `documents` are to be kept apart; given only to kinds in config.KEEP_APART.
+        """
 
     @abc.abstractmethod
     def initial_state(self, batch_size: int, device: torch.device) -> State:

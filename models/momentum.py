@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from models.config import MomentumConfig
+from models.documents import Documents
 from models.facts import ParamFacts
 from models.footprint import REAL, Footprint, Pass
 from models.layers import Linear, linear_facts
@@ -33,7 +34,9 @@ class MomentumAttention(Mixer):
         self.momentum, self.step_size = config.momentum, config.step_size
         self.query, self.key, self.value, self.output = (Linear(d_model, d_model) for _ in range(4))
 
-    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+    ) -> torch.Tensor:
         return self.advance(x_BLH, self.initial_state(x_BLH.shape[0], x_BLH.device))[0]
 
     def initial_state(self, batch_size: int, device: torch.device) -> State:

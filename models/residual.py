@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.config import BackboneSection, LayerName, branch_factor
+from models.documents import Documents
 from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.footprint import REAL, Footprint, Pass
 from models.inits import constant
@@ -36,14 +37,19 @@ class Residual(nn.Module):
         return mixer
 
     def forward(
-        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, state: State | None = None
+        self,
+        x_BLH: torch.Tensor,
+        mask_BL: torch.Tensor | None = None,
+        state: State | None = None,
+        documents: Documents | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, State]:
         """The layer's output; with a state before, also the state after."""
         # One method for both, not an `advance` beside it: FSDP gathers this layer's parameters, and
         # activation checkpointing and torch.compile wrap it, around `forward` alone.
         inputs = normalise(self.norm, x_BLH, mask_BL) if self.prenorm else x_BLH
         if state is None:
-            return self._add(x_BLH, self.mixer(inputs, mask_BL), mask_BL)
+            apart = () if documents is None else (documents,)  # not every kind knows of them
+            return self._add(x_BLH, self.mixer(inputs, mask_BL, *apart), mask_BL)
         branch_BLH, state = self.mixer.advance(inputs, state)
         return self._add(x_BLH, branch_BLH, mask_BL), state
 
@@ -93,12 +99,13 @@ def run_layers(
     x_BLH: torch.Tensor,
     mask_BL: torch.Tensor | None = None,
     states: Sequence[State] | None = None,
+    documents: Documents | None = None,
 ) -> tuple[torch.Tensor, list[State]]:
     """Through all layers: what the head sees, and the states after, where there were states before."""
     outputs, after = [], []
     for index, layer in enumerate(layers):
         if states is None:
-            x_BLH = layer(x_BLH, mask_BL)
+            x_BLH = layer(x_BLH, mask_BL, None, documents)
         else:
             x_BLH, state = layer(x_BLH, mask_BL, states[index])
             after.append(state)

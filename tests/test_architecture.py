@@ -28,7 +28,7 @@ DOORS = {
     "sklearn": "launcher/data/digits.py",
     "matplotlib": "launcher/report/",
     "tokenizers": "launcher/data/text_tokenizer.py",
-    "pyarrow": "launcher/corpus/documents.py",
+    "pyarrow": "launcher/corpus/row_readers.py",
     "safetensors": "models/exported.py",
     "argparse": "launcher/cli/",
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.launch import launch
 
 ROOT = Path(__file__).parents[1]
-SOURCE = (ROOT / "recipes" / "s4-lm-1b.yaml").read_text()
+SOURCE = (ROOT / "tests" / "launcher" / "recipe" / "mistakes_recipe.yaml").read_text()
 PARTS = (ROOT / "docs" / "mistakes.md").read_text().split("\n## ")[1:]
 
 

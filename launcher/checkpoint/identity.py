@@ -81,6 +81,7 @@ def describe_data(recipe: Recipe, fingerprint: str, tokenizer: str | None) -> Da
         seq_len=recipe.data.seq_len,
         truncated_bptt=recipe.train.truncated_bptt,
         max_chars=max_chars(recipe.model),
+        documents=recipe.data.documents,
         tokenizer=tokenizer,
     )
 

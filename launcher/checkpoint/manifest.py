@@ -58,6 +58,7 @@ class DataEntry(Entry):
     seq_len: int
     truncated_bptt: bool = False
     max_chars: int | None = None
+    documents: str = "joined"
     tokenizer: str | None = None
     """sha256 of the tokenizer's file, where the data have one."""
 

@@ -10,9 +10,7 @@ from launcher import files
 from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
-from launcher.cli.data_check import check_data, data_supply
 from launcher.cli.parser import Parser
-from launcher.data.supply import supply_lines
 from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -61,6 +59,8 @@ def start_run(loaded: LoadedRecipe, places: Iterator[str], path: str) -> int:
     """Check what can be checked, then start in the first free place; `path` is where the recipe was read."""
     # Whatever can be refused is refused before the folder is written or a job is queued.
     with loaded.locating():
+        from launcher.cli.data_check import check_data
+
         check_data(loaded.recipe)
         show_hints(find_hints(loaded))
         require_passed(loaded.recipe, path)
@@ -127,7 +127,9 @@ def _load(options: argparse.Namespace) -> LoadedRecipe:
 
 
 def _show(loaded: LoadedRecipe, run_url: str, *, full: bool = True, as_json: bool = False) -> int:
+    from launcher.cli.data_check import data_supply
     from launcher.cli.tracking import run_environment
+    from launcher.data.supply import supply_lines
     from launcher.plan.plan_record import plan_record
     from launcher.plan.plan_text import plan_text
     from launcher.submit import prepare

@@ -16,14 +16,15 @@ from pydantic import ValidationError
 
 from launcher import files
 from launcher.corpus.build_progress import BuildProgress
-from launcher.corpus.documents import choose_field
 from launcher.corpus.raw_files import Format, RawFile, Unit, cut_units, find_raw_files, part_id
-from launcher.corpus.unit import SPLITS, Options, Part, Task, hash_documents, make_part
+from launcher.corpus.row_readers import choose_field
+from launcher.corpus.unit import Options, Part, Task, hash_documents, make_part
 from launcher.data.text_tokenizer import TextTokenizer, open_text_tokenizer
 from launcher.data.token_set import (
     DATASET,
     FORMAT,
     SOURCES,
+    SPLITS,
     TOKEN_BYTES,
     TOKENIZER,
     Rows,
@@ -290,7 +291,7 @@ def _publish(
         options=asked,
         rows=Rows(**{name: sum(getattr(part.rows, name) for part in parts) for name in Rows.model_fields}),
         bad_rows=[line for part in parts for line in part.bad_rows][:100],
-        splits=splits,  # type: ignore[arg-type]
+        splits=splits,
     )
     if tokenizer.sha256 is not None:
         files.write_bytes(str(out / TOKENIZER), files.read_bytes(request.tokenizer))

@@ -141,7 +141,7 @@ def _cut_file(file: RawFile, target: int) -> Iterator[Piece]:
             end = min(begin + target, file.bytes)
             yield Piece(file, begin, end, end - begin)
     else:
-        from launcher.corpus.documents import row_group_bytes
+        from launcher.corpus.row_readers import row_group_bytes
 
         begin, size = 0, 0
         sizes = row_group_bytes(file)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from launcher import files
-from launcher.corpus.documents import DamagedFileError, Document, choose_field, read_documents
 from launcher.corpus.raw_files import Format, RawFile, cut_units, find_raw_files
+from launcher.corpus.row_readers import DamagedFileError, Document, choose_field, read_documents
 from launcher.corpus.unit import damage
 from launcher.data.text_tokenizer import FileTokenizer, train_bpe
 from launcher.errors import Problem, UserError

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher import files
-from launcher.corpus.documents import BadRow, DamagedFileError, Document, read_documents
 from launcher.corpus.raw_files import Unit
+from launcher.corpus.row_readers import BadRow, DamagedFileError, Document, read_documents
 from launcher.data.text_tokenizer import TextTokenizer, open_text_tokenizer
-from launcher.data.token_set import Record, Rows, Shard
+from launcher.data.token_set import SPLITS, Record, Rows, Shard, SplitName
 from launcher.errors import Problem, UserError
 
 _BATCH_BYTES, _BATCH_DOCUMENTS = 1 << 20, 512
 _SHOWN_BAD = 20
-SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ class Part(Record):
 
     rows: Rows
     bad_rows: list[str]
-    shards: dict[str, Shard]
+    shards: dict[SplitName, Shard]
     """By split; a split without documents has none."""
     stamps: list[str]
     """Of the files, when they were read."""
@@ -160,7 +159,10 @@ def _take(documents: Iterator[Document]) -> list[Document]:
 
 
 def _write(
-    batch: Sequence[Document], tokenizer: TextTokenizer, writers: dict[str, "_ShardWriter"], fraction: float
+    batch: Sequence[Document],
+    tokenizer: TextTokenizer,
+    writers: Mapping[SplitName, "_ShardWriter"],
+    fraction: float,
 ) -> None:
     ids = tokenizer.encode([document.text for document in batch])
     for document, numbers in zip(batch, ids, strict=True):

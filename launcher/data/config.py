@@ -345,6 +345,10 @@ class DataConfig(Section):
     Only for `python-stdlib` and `files`: the other sources have validation settings of their own."""
     prefetch: Annotated[int, Field(ge=0, le=1024)] = 2
     """Batches prepared ahead by a background thread; 0 reads in the training thread."""
+    documents: Literal["joined", "separate"] = "joined"
+    """joined: windows are cut from the stream, whatever borders are in them. separate: rows are packed with
+    whole documents, none of which sees another or predicts another's first token. For source `dataset`, and
+    mixtures of it."""
     stage: str | None = None
     """Folder of a disk that each node has: a data set is copied there before the first step, and compared
     with its digests. Null reads it where it is."""

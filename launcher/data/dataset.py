@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from launcher.data.ids import Ids
 from launcher.data.order import windows_of_step
 from launcher.errors import Problem, UserError
+from models.documents import Documents
 
 IGNORED = -100
 """Target that the loss skips: cross_entropy's default ignore_index."""
@@ -32,6 +33,8 @@ class Batch:
     begins: bool | None = None
     """For rows that are streams: True where their first windows are read, False where they continue the step
     before. None where rows are not streams."""
+    documents: Documents | None = None
+    """Which positions may see each other; None where all may that come before."""
 
 
 class Dataset(abc.ABC):

@@ -15,6 +15,7 @@ from launcher.data.order import shuffled
 from launcher.data.shares import Shares
 from launcher.data.supply import Supply, check_supplies
 from launcher.errors import Problem, UserError
+from models.documents import join_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,10 @@ class Mixture(Dataset):
             places = np.flatnonzero(which == at)
             rows.append((places, self.parts[at].samples.batch(indices[places] - self._begins[at])))
         back = torch.from_numpy(np.argsort(np.concatenate([places for places, _ in rows])))
-        first = rows[0][1]
-        return replace(
-            first,
-            x=torch.cat([batch.x for _, batch in rows])[back],
-            y=torch.cat([batch.y for _, batch in rows])[back],
-        )
+        found = [batch for _, batch in rows]
+        x, y = (torch.cat(parts)[back] for parts in zip(*((one.x, one.y) for one in found), strict=True))
+        apart = [one.documents for one in found if one.documents is not None]
+        return Batch(x, y, documents=join_rows(apart, back) if apart else None)
 
 
 def open_mixture(config: DataConfig, source: MixtureSource, reader: Reader) -> Splits:

@@ -19,6 +19,8 @@ from launcher.errors import Problem, UserError
 
 DATASET, SOURCES, TOKENIZER, TOKEN_BYTES = "dataset.json", "sources.json", "tokenizer.json", "token_bytes.bin"
 FORMAT = 1
+SplitName = Literal["train", "validation"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation")
 Width = Literal["uint8", "uint16", "uint32"]
 Number = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -94,7 +96,7 @@ class TokenSet(Record):
     rows: Rows
     bad_rows: list[str]
     """The first of them, each with its place and what is wrong."""
-    splits: dict[Literal["train", "validation"], Split]
+    splits: dict[SplitName, Split]
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 """Sources of token ids: files, flat or of other programs, and data sets of `launch data build`."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from launcher import files
 from launcher.data.config import DataConfig, DatasetSource, TokensSource
-from launcher.data.dataset import Reader, Splits, Tokens, Windows
+from launcher.data.dataset import Dataset, Reader, Splits, Tokens, Windows
 from launcher.data.ids import IdFile, Ids, Stored
+from launcher.data.packing import Ends, PackedDocuments
 from launcher.data.sources import require_files
 from launcher.data.staging_area import staged
 from launcher.data.streams import check_lengths
 from launcher.data.token_files import check_width
 from launcher.data.token_formats import open_token_file
-from launcher.data.token_set import TOKEN_BYTES, TokenSet, check_vocabulary, read_token_set
+from launcher.data.token_set import SPLITS, TOKEN_BYTES, SplitName, TokenSet, check_vocabulary, read_token_set
 from launcher.errors import Problem, UserError
 
 _PROBES = 64
@@ -86,28 +87,44 @@ def open_dataset(config: DataConfig, source: DatasetSource, reader: Reader) -> S
     token_set = read_token_set(source.path)
     check_vocabulary(source.path, token_set, reader.vocab_size)
     place = source.path if config.stage is None else staged(source.path, token_set, config.stage)
-    train, validation = (
-        Windows(
-            Tokens(
-                _stored(place, token_set, split),
-                vocab_size=reader.vocab_size,
-                place=f"{source.path}, {split}",
-                token_bytes=_token_bytes(place, token_set),
-            ),
-            config.seq_len,
+    tokens = [
+        Tokens(
+            _stored(place, token_set, split),
+            vocab_size=reader.vocab_size,
+            place=f"{source.path}, {split}",
+            token_bytes=_token_bytes(place, token_set),
         )
-        for split in ("train", "validation")
-    )
-    check_lengths(train, validation, wants_validation=len(validation.tokens) > 0)
-    description = (
-        f"{source.path}: {len(train.tokens):_} tokens to train on, {len(validation.tokens):_} to validate on"
-    )
-    return Splits(train, validation, token_set.fingerprint, description, token_set.tokenizer.sha256)
+        for split in SPLITS
+    ]
+    windows = [Windows(one, config.seq_len) for one in tokens]
+    check_lengths(*windows, wants_validation=len(tokens[1]) > 0)
+    description = f"{source.path}: {len(tokens[0]):_} tokens to train on, {len(tokens[1]):_} to validate on"
+    samples: Sequence[Dataset] = windows
+    if config.documents == "separate":
+        fill = token_set.tokenizer.end_of_text
+        samples = [
+            PackedDocuments(one, _ends(place, token_set, split), config.seq_len, fill)
+            for one, split in zip(tokens, SPLITS, strict=True)
+        ]
+    return Splits(samples[0], samples[1], token_set.fingerprint, description, token_set.tokenizer.sha256)
 
 
-def _stored(place: str, token_set: TokenSet, split: str) -> Stored:
+def _ends(place: str, token_set: TokenSet, split: SplitName) -> Ends:
+    kind = np.dtype("<i8")
+    return Ends(
+        [
+            (
+                shard.tokens,
+                Stored([IdFile(files.join(place, f"{shard.name}.idx"), kind, shard.documents)], kind),
+            )
+            for shard in token_set.splits[split].shards
+        ]
+    )
+
+
+def _stored(place: str, token_set: TokenSet, split: SplitName) -> Stored:
     dtype = np.dtype(token_set.dtype).newbyteorder("<")
-    shards = token_set.splits[split].shards  # type: ignore[index]
+    shards = token_set.splits[split].shards
     return Stored([IdFile(files.join(place, f"{s.name}.bin"), dtype, s.tokens) for s in shards], dtype)
 
 

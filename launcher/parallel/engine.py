@@ -121,7 +121,8 @@ def _predict(
     states = recurrent_state.before(batch, micro) if recurrent_state is not None else None
     if recurrent_state is None or states is None:
         lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
-        logits = model(x, *lengths)
+        apart = {} if batch.documents is None else {"documents": batch.documents.to(device)}
+        logits = model(x, *lengths, **apart)
     else:
         logits, after = model(x, states)
         recurrent_state.keep(after, micro)

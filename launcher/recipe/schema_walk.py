@@ -104,7 +104,10 @@ class Shape:
         if "$ref" in schema:
             return self.describe(self.root["$defs"][schema["$ref"].rpartition("/")[2]])
         if "anyOf" in schema:
-            return " or ".join(dict.fromkeys(self.describe(option) for option in schema["anyOf"]))
+            options = list(schema["anyOf"])
+            if len(options) == 2 and options[1].get("type") == "null" and (words := allowed(options[0])):
+                return any_of([*words, "null"])
+            return " or ".join(dict.fromkeys(self.describe(option) for option in options))
         if tags := self.variants(schema):
             return f"a section whose `{self.tag_key(schema)}` is {any_of(tags)}"
         if "const" in schema or "enum" in schema:

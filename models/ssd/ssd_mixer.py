@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from models.config import SSDConfig
+from models.documents import Documents
 from models.facts import ParamFacts, Role, prefixed
 from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, log_of_uniform, softplus_log_uniform, uniform
@@ -101,8 +102,22 @@ class SSD(Mixer):
         self.dropout = dropout
         self.output = Linear(self.d_inner, d_model, bias=False)
 
-    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
-        return self.advance(x_BLH, self.initial_state(x_BLH.shape[0], x_BLH.device))[0]
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+    ) -> torch.Tensor:
+        if documents is None:
+            return self.advance(x_BLH, self.initial_state(x_BLH.shape[0], x_BLH.device))[0]
+        projected = [part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)]
+        sizes = [self.d_inner, self.d_BC, self.num_heads]
+
+        def mix(all_DTX: torch.Tensor) -> torch.Tensor:
+            fresh = self.initial_state(all_DTX.shape[0], all_DTX.device)
+            input_DTI, bc_DTX, dt_DTA = all_DTX.split(sizes, dim=-1)
+            return self._run_space(input_DTI, bc_DTX, dt_DTA, fresh)[0]
+
+        with no_autocast(x_BLH):
+            y_BLI = documents.apart(mix, torch.cat([projected[0], *projected[2:]], dim=-1))
+        return self._finish(y_BLI, projected[1], x_BLH)
 
     def initial_state(self, batch_size: int, device: torch.device) -> State:
         dtype = torch.promote_types(self.space.A_log.dtype, torch.float32)
@@ -119,11 +134,23 @@ class SSD(Mixer):
             part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)
         )
         with no_autocast(x_BLH):
-            input_BLI, inputs = self.input_conv(input_BLI, state[0])
-            bc_BLX, bcs = self.BC_conv(bc_BLX, state[1])
-            y_BLI, h_BANP = self.space(input_BLI, bc_BLX, dt_BLA, state[2])
+            y_BLI, state = self._run_space(input_BLI, bc_BLX, dt_BLA, state)
+        return self._finish(y_BLI, gate_BLI, x_BLH), state
+
+    def _run_space(
+        self, input_BLI: torch.Tensor, bc_BLX: torch.Tensor, dt_BLA: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, State]:
+        """From what the matrices make of the input to what the state space does, and the state after."""
+        input_BLI, inputs = self.input_conv(input_BLI, state[0])
+        bc_BLX, bcs = self.BC_conv(bc_BLX, state[1])
+        y_BLI, h_BANP = self.space(input_BLI, bc_BLX, dt_BLA, state[2])
+        return y_BLI, (inputs, bcs, h_BANP)
+
+    def _finish(self, y_BLI: torch.Tensor, gate_BLI: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
+        with no_autocast(x_BLH):
             y_BLI = self.inner_norm(y_BLI * nn.functional.silu(gate_BLI.to(y_BLI.dtype)))
-        return self.output(self.dropout(y_BLI.to(x_BLH.dtype))), (inputs, bcs, h_BANP)
+        output: torch.Tensor = self.output(self.dropout(y_BLI.to(x_BLH.dtype)))
+        return output
 
 
 def ssd_facts(config: SSDConfig) -> dict[str, ParamFacts]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.convolution import fft_length
+from models.documents import Documents
 from models.facts import ParamFacts, prefixed
 from models.footprint import REAL, Footprint, Pass
 from models.layers import Dropout, Linear, linear_facts
@@ -30,7 +31,12 @@ class SSMMixer(Mixer):
         self.gate = Linear(d_model, d_inner) if config.gate else None
         self.output = Linear(d_inner, 2 * d_model if config.final_act == "glu" else d_model)
 
-    def forward(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+    ) -> torch.Tensor:
+        if documents is not None:
+            y_BLX = documents.apart(lambda x_DTH: self.ssm(x_DTH).transpose(1, 2), x_BLH)
+            return self._mix(y_BLX.transpose(1, 2), x_BLH)
         if self.bidirectional and mask_BL is not None:
             x_BLH = x_BLH * mask_BL[..., None]
         return self._mix(self.ssm(x_BLH), x_BLH)

@@ -3,11 +3,11 @@
 import posixpath
 from collections.abc import Iterator
 
-from launcher.data.config import LabelledSource, TextSection, TokensSource
+from launcher.data.config import LabelledSource, MixtureSource, TextSection, TokensSource
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, refuse, room_for
-from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder
+from models.config import KEEP_APART, CharCNNEncoder, ClassifierConfig, LinearEncoder
 
 _ENCODERS = {
     "tokens": "encoder token",
@@ -131,6 +131,37 @@ def growing_modes_are_not_carried(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield refuse(loaded, "model.dss.version", message, f"use version exp, {_OFF}")
 
 
+_JOIN = "or set data.documents=joined"
+
+
+def documents_have_borders(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`data.documents: separate` needs a source that knows where documents end: `dataset`, mixtures of it."""
+    source = loaded.recipe.data.source
+    kinds = [part.source.type for part in source.parts.values()] if isinstance(source, MixtureSource) else []
+    if loaded.recipe.data.documents == "separate" and {*kinds, source.type} - {"dataset", "mixture"}:
+        message = "<data.source.type> does not say where documents end, but <data.documents>"
+        yield refuse(loaded, "data.documents", message, f"use data of `launch data build`, {_JOIN}")
+
+
+def layers_keep_documents_apart(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`data.documents: separate` needs layers that keep them apart, and states that are not carried."""
+    recipe = loaded.recipe
+    if recipe.data.documents != "separate":
+        return
+    if mixed := [kind for kind in dict.fromkeys(recipe.model.pattern) if kind not in KEEP_APART]:
+        message = f"<model.pattern> has {', '.join(mixed)}, which mixes documents, but <data.documents>"
+        yield refuse(loaded, "model.pattern", message, f"use {', '.join(sorted(KEEP_APART))}, {_JOIN}")
+    if recipe.model.norm == "batch":
+        message = "<model.norm> normalises by the other documents, but <data.documents>"
+        yield refuse(loaded, "model.norm", message, f"use layer or rms, {_JOIN}")
+    if recipe.train.truncated_bptt:
+        message = "<train.truncated_bptt> carries states into the next document, but <data.documents>"
+        yield refuse(loaded, "train.truncated_bptt", message, f"turn it off, {_JOIN}")
+    if recipe.parallel.compile:
+        message = "<parallel.compile> would compile again for every layout of documents, but <data.documents>"
+        yield refuse(loaded, "parallel.compile", message, f"turn it off, {_JOIN}")
+
+
 DATA_RULES = (
     Rule("encoder-reads-source", encoder_reads_the_source),
     Rule("characters-have-room", encoder_knows_every_character),
@@ -144,4 +175,6 @@ DATA_RULES = (
     Rule("bptt-needs-stream", carried_data_continue),
     Rule("bptt-without-attention", attention_is_not_carried),
     Rule("bptt-stays-finite", growing_modes_are_not_carried),
+    Rule("documents-have-borders", documents_have_borders),
+    Rule("documents-are-kept-apart", layers_keep_documents_apart),
 )

@@ -14,7 +14,7 @@ from launcher.recipe.compile import compile_recipe
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-SOURCE = (ROOT / "recipes" / "s4-lm-1b.yaml").read_text()
+SOURCE = (HERE / "mistakes_recipe.yaml").read_text()
 MISTAKES: list[dict[str, Any]] = yaml.safe_load((HERE / "mistakes.yaml").read_text())
 
 READS_ALL = """

@@ -274,9 +274,29 @@ DATA = [
     ),
     broken(
         "ids-reach-vocabulary",
-        ("data={source: {type: tokens, train: A.bin}, seq_len: 32}", "model.vocab_size=128256"),
-        "data.source.dtype = uint16 (default) holds ids below 65536, but model.vocab_size = 128256",
-        place="override 'data={source: {type: tokens, train: A.bin}, seq_len: 32}'",
+        (
+            "data={source: {type: tokens, train: A.bin, dtype: uint16}, seq_len: 32}",
+            "model.vocab_size=128256",
+        ),
+        "data.source.dtype = uint16 holds ids below 65536, but model.vocab_size = 128256",
+        place="override 'data={source: {type: tokens, train: A.bin, dtype: uint16}, seq_len: 32}'",
+    ),
+    broken(
+        "documents-have-borders",
+        "data.documents=separate",
+        "data.source.type = files (small.yaml:13:18) does not say where documents end, but data.documents",
+        "use data of `launch data build`",
+    ),
+    broken(
+        "documents-are-kept-apart",
+        (
+            "data={source: {type: dataset, path: x}, seq_len: 32, documents: separate}",
+            "model.pattern=[s4d, momentum]",
+            "model.momentum.d_head=8",
+        ),
+        "model.pattern = [s4d, momentum] has momentum, which mixes documents, but data.documents = separate",
+        "use attention, dss, ffn, s4, s4d, ssd, or set data.documents=joined",
+        place="override 'model.pattern=[s4d, momentum]'",
     ),
     broken(
         "validation-is-apart",
