@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Mapping
+from typing import Any
 
 from launcher import files
 from launcher.checkpoint.catalog import Saved
@@ -187,14 +188,22 @@ def check_source(saved: Saved, before: DataConfig, now: DataConfig) -> None:
         {"data.validation_fraction": config.fraction_for_validation}
         | {
             f"data.source.{key}": value
-            for key, value in config.source.model_dump().items()
-            if key not in ADDRESSES
+            for key, value in _without_addresses(config.source.model_dump()).items()
         }
         for config in (before, now)
     )
     if different := _differences(theirs, ours, both=True):
         message = "was trained on other data:\n    " + "\n    ".join(different)
         raise UserError(Problem(saved.url, message, SAME_DATA))
+
+
+def _without_addresses(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data are, also of the parts of a mixture."""
+    return {
+        key: _without_addresses(value) if isinstance(value, Mapping) else value
+        for key, value in source.items()
+        if key not in ADDRESSES
+    }
 
 
 def _differences(before: Mapping[str, object], now: Mapping[str, object], *, both: bool = False) -> list[str]:

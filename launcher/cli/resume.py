@@ -136,6 +136,7 @@ def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
         describe_data,
     )
     from launcher.checkpoint.restore import saved_recipe
+    from launcher.data.token_set import fingerprint_of
     from launcher.plan.parameters import meta_shapes
 
     parameters = prepared.plan.parameters
@@ -145,9 +146,11 @@ def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
     check_model(saved, meta_shapes(before.model), parameters.shapes)
     check_identity(saved, parameters)
     check_source(saved, before.data, loaded.recipe.data)
-    # The ranks read the data and compare its content; here only its description is compared.
-    data = saved.manifest.data
-    check_data(saved, describe_data(loaded.recipe, data.fingerprint, data.tokenizer))
+    # The ranks read the data and compare its content; here only what costs nothing to read is compared.
+    known = fingerprint_of(loaded.recipe.data)
+    if known is None:
+        known = saved.manifest.data.fingerprint, saved.manifest.data.tokenizer
+    check_data(saved, describe_data(loaded.recipe, *known))
     return before
 
 

@@ -117,6 +117,14 @@ def tokenizer_of(config: DataConfig) -> str | None:
     return next((url for url in urls if files.is_file(url)), None)
 
 
+def fingerprint_of(config: DataConfig) -> tuple[str, str | None] | None:
+    """What a run on a data set records of it: fingerprint and tokenizer. None for other sources."""
+    if not isinstance(config.source, DatasetSource):
+        return None
+    found = read_token_set(config.source.path)
+    return found.fingerprint, found.tokenizer.sha256
+
+
 def width_for(vocab_size: int) -> Width:
     """The narrowest ids that hold a vocabulary: one too narrow would wrap around."""
     return "uint8" if vocab_size <= 1 << 8 else "uint16" if vocab_size <= 1 << 16 else "uint32"
