@@ -11,27 +11,61 @@ from launcher.cli.arguments import positive
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.recipe.counts import as_bytes
+from launcher.recipe.suggest import close_matches, did_you_mean
 
 _SOURCE = "file, folder, glob or fsspec URL of text, jsonl or parquet; or python-stdlib"
 
 
+_HELP = """\
+usage: launch data VERB ...
+
+From a corpus to a data set that recipes read.
+
+  build            tokenize a corpus; the same command continues after a stop
+  train-tokenizer  a byte-level BPE tokenizer of a corpus
+  inspect          what a data set or a file of tokens holds
+  verify           read a data set whole and compare every digest
+
+`launch data VERB --help` says more.
+"""
+
+
 def data_verb(arguments: Sequence[str]) -> int:
     """Choose what is done."""
-    parser = Parser(prog="launch data", description="From a corpus to a data set that recipes read.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
-    _add_build(verbs.add_parser("build", help="tokenize a corpus; the same command continues after a stop"))
-    _add_train(verbs.add_parser("train-tokenizer", help="a byte-level BPE tokenizer of a corpus"))
-    shown = verbs.add_parser("inspect", help="what a data set or a file of tokens holds")
-    shown.add_argument("place", help="folder of a data set, or a .bin file")
-    shown.add_argument("--documents", type=int, default=2, metavar="N", help="show the first N; default 2")
-    checked = verbs.add_parser("verify", help="read a data set whole and compare every digest")
-    checked.add_argument("place", help="folder of a data set")
-    options = parser.parse_args(arguments)
-    run = {"build": _build, "train-tokenizer": _train, "inspect": _inspect, "verify": _verify}
-    return run[options.verb](options)
+    verbs = {
+        "build": (_add_build, _build),
+        "train-tokenizer": (_add_train, _train),
+        "inspect": (_add_inspect, _inspect),
+        "verify": (_add_verify, _verify),
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb not in verbs:
+        remedy = did_you_mean(close_matches(verb, verbs)) or f"verbs are {', '.join(verbs)}"
+        raise UserError(Problem(f"launch data {verb}", "is not a verb", remedy))
+    add, run = verbs[verb]
+    parser = Parser(prog=f"launch data {verb}")
+    add(parser)
+    return run(parser.parse_args(rest))
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.description = "What a data set or a file of tokens holds, and its first documents."
+    parser.add_argument("place", help="folder of a data set, or a .bin file")
+    parser.add_argument("--documents", type=int, default=2, metavar="N", help="show the first N; default 2")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read a data set whole and compare every digest."
+    parser.add_argument("place", help="folder of a data set")
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tokenize a corpus into a data set. The same command continues after a stop or a kill."
+    )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", dest="out", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument(
@@ -62,6 +96,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Train a byte-level BPE tokenizer on a corpus."
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCE)
     parser.add_argument("-o", dest="out", required=True, metavar="FILE", help="tokenizer.json to write")
     parser.add_argument("--vocab-size", type=positive, default=32_768, metavar="N", help="default 32768")
@@ -97,11 +132,6 @@ def _build(options: argparse.Namespace) -> int:
     from launcher.corpus.build import Request, build
     from launcher.corpus.describe import describe_lines
 
-    cores = len(os.sched_getaffinity(0))
-    workers = options.workers or cores
-    # The library's own threads, where there are fewer files than cores.
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
     request = Request(
         sources=tuple(options.sources),
         out=_local(options.out),
@@ -113,13 +143,19 @@ def _build(options: argparse.Namespace) -> int:
         dedup=options.dedup == "exact",
         max_document_bytes=options.max_document,
         max_bad=options.max_bad,
-        workers=workers,
+        workers=options.workers or len(os.sched_getaffinity(0)),
+        limit_threads=_limit_threads,
     )
     done = build(request, _say)
     print("\n".join(describe_lines(done)))
     print(f"next: data.source={{type: dataset, path: {options.out}}} in a recipe, and")
     print(f"      model.vocab_size of at least {done.tokenizer.vocab_size}")
     return 0
+
+
+def _limit_threads(count: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
+    os.environ["RAYON_NUM_THREADS"] = str(count)
 
 
 def _local(place: str) -> Path:

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +58,8 @@ class Request:
     max_bad: float = 0.001
     """Share of bad rows above which a build is refused."""
     workers: int
+    limit_threads: Callable[[int], None] = lambda count: None
+    """Sets the library's threads in each process: more than one where parts are fewer than cores."""
 
 
 def build(request: Request, say: Callable[[str], None]) -> TokenSet:
@@ -82,10 +83,10 @@ def build(request: Request, say: Callable[[str], None]) -> TokenSet:
             return done
         _start(request.out, asked)
         units = cut_units(found)
-        size = sum(unit.bytes for unit in units)
-        say(
-            f"{len(found):,} files, {size / 1e9:.3g} GB, in {len(units):,} parts; {request.workers} processes"
-        )
+        size = sum(file.bytes for file in found)
+        workers = max(1, min(request.workers, len(units)))
+        request.limit_threads(max(1, request.workers // workers))
+        say(f"{len(found):,} files, {size / 1e9:.3g} GB, in {len(units):,} parts; {workers} processes")
         dropped = _find_duplicates(units, options, request, say) if request.dedup else [b""] * len(units)
         parts = _make_parts(units, dropped, options, asked, request, say)
         return _publish(request, asked, found, tokenizer, options.dtype, parts)
@@ -202,6 +203,7 @@ def _make_parts(
     ]
     if parts and tasks:
         say(f"{len(parts):,} of {len(units):,} parts are there already")
+    tasks.sort(key=lambda task: -task.unit.bytes)  # the last ones are short, and all processes end together
     progress = BuildProgress(sum(task.unit.bytes for task in tasks), len(tasks), say)
     for task, part in _run(make_part, tasks, request.workers):
         files.write_text(str(out / _PARTS / f"{task.id}.json"), part.model_dump_json() + "\n")
@@ -325,8 +327,3 @@ def _remove_left(out: Path, done: TokenSet) -> None:
             path.unlink()
     (out / REQUEST).unlink()
     shutil.rmtree(out / _PARTS)
-
-
-def default_workers() -> int:
-    """As many processes as cores that this one may use."""
-    return len(os.sched_getaffinity(0))

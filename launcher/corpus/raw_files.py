@@ -28,7 +28,10 @@ _ENDINGS: dict[str, Format] = {
 _COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
 _UNITS = 4096
 """About as many units as a corpus is cut into, where its files allow."""
-_LEAST, _MOST = 16 << 20, 1 << 30
+_LEAST, _MOST = 8 << 20, 1 << 30
+"""Bytes of text in a unit."""
+_EXPANDS = 4
+"""About what compressed files expand to. Only how evenly the work is shared depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class RawFile:
     """Changes when the file does: time of the last change, or an object store's ETag."""
     format: Format
     compression: str | None
+
+    @property
+    def text_bytes(self) -> int:
+        """About how much text it holds."""
+        return self.bytes * (_EXPANDS if self.compression or self.format == "parquet" else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class Unit:
 
     @property
     def bytes(self) -> int:
-        """Bytes that are read."""
+        """Of text, about."""
         return sum(piece.bytes for piece in self.pieces)
 
     def identity(self) -> list[object]:
@@ -115,7 +123,7 @@ def _recognise(url: str, format: Format | None) -> tuple[Format, str | None] | N
 
 def cut_units(found: Sequence[RawFile]) -> list[Unit]:
     """Small files together, large ones in parts: by the files alone, so that every build cuts alike."""
-    target = min(_MOST, max(_LEAST, sum(file.bytes for file in found) // _UNITS))
+    target = min(_MOST, max(_LEAST, sum(file.text_bytes for file in found) // _UNITS))
     units: list[Unit] = []
     together: list[Piece] = []
     for file in found:
@@ -134,8 +142,8 @@ def cut_units(found: Sequence[RawFile]) -> list[Unit]:
 
 
 def _cut_file(file: RawFile, target: int) -> Iterator[Piece]:
-    if file.bytes < 2 * target or file.format == "text" or (file.compression and file.format == "jsonl"):
-        yield Piece(file, 0, None, file.bytes)
+    if file.text_bytes < 2 * target or file.format == "text" or (file.compression and file.format == "jsonl"):
+        yield Piece(file, 0, None, file.text_bytes)
     elif file.format == "jsonl":
         for begin in range(0, file.bytes, target):
             end = min(begin + target, file.bytes)
@@ -146,7 +154,7 @@ def _cut_file(file: RawFile, target: int) -> Iterator[Piece]:
         begin, size = 0, 0
         sizes = row_group_bytes(file)
         for group, more in enumerate(sizes):
-            size += more
+            size += more * _EXPANDS
             if size >= target or group + 1 == len(sizes):
                 yield Piece(file, begin, group + 1, size)
                 begin, size = group + 1, 0

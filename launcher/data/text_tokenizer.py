@@ -120,6 +120,10 @@ class FileTokenizer(TextTokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
+    def library_tokenizer(self) -> Any:
+        """The library's own object, to be measured by itself."""
+        return self._tokenizer
+
     def as_json(self) -> dict[str, Any]:
         """The content of a tokenizer.json that says the same."""
         found: dict[str, Any] = json.loads(self._tokenizer.to_str())

@@ -203,7 +203,7 @@ def test_documents_apart_train_alike_under_every_sharding(folder: Path) -> None:
         (["train-tokenizer", "x", "-o", "t", "--vocab-size", "9"], "256 bytes and one that ends a text"),
         (["inspect", "nowhere"], "there is no such folder"),
         (["verify", "."], "is not a data set"),
-        (["bild"], "invalid choice: 'bild'"),
+        (["bild"], "launch data bild: is not a verb\n    did you mean build?"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_screen(words: list[str], said: str, tmp_path: Path) -> None:
