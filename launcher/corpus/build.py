@@ -86,7 +86,7 @@ def build(request: Request, say: Callable[[str], None]) -> TokenSet:
         size = sum(file.bytes for file in found)
         workers = max(1, min(request.workers, len(units)))
         request.limit_threads(max(1, request.workers // workers))
-        say(f"{len(found):,} files, {size / 1e9:.3g} GB, in {len(units):,} parts; {workers} processes")
+        say(f"{size / 1e9:.3g} GB in {len(found):,} file(s), {len(units):,} part(s), {workers} process(es)")
         dropped = _find_duplicates(units, options, request, say) if request.dedup else [b""] * len(units)
         parts = _make_parts(units, dropped, options, asked, request, say)
         return _publish(request, asked, found, tokenizer, options.dtype, parts)

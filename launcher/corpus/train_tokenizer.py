@@ -24,7 +24,7 @@ def train_tokenizer(
         raise UserError(Problem(f"-o {out}", "is there already", "choose another name, or remove it"))
     found = find_raw_files(sources, format)
     size = sum(file.bytes for file in found)
-    say(f"{len(found):,} files, {size / 1e9:.3g} GB; a pass over the text, then merges")
+    say(f"{size / 1e9:.3g} GB in {len(found):,} file(s): a pass over the text, then merges")
     content = train_bpe(_sample(found, choose_field(found, field), sample_bytes), vocab_size)
     files.write_text(out, content)
     return FileTokenizer(content.encode(), out).vocab_size

@@ -66,6 +66,9 @@ def replicate_model(model: nn.Module, config: ParallelConfig, world: World) -> n
     if config.strategy != "ddp" or world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
+    # Of a layer that is called for several groups of documents, D (H, 1) may get a gradient whose dimension
+    # of size 1 has another stride: the same numbers in the same order, and a page of C++ on every console.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     with warnings.catch_warnings():
         # torch 2.13 says on every rank that this option has a new name, which torch 2.9 does not know.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
