@@ -18,7 +18,7 @@ COPY cluster cluster
 COPY recipes recipes
 # The base image's torch is kept: its version, not the constraints', must win.
 RUN grep -v '^torch==' constraints.txt > /tmp/constraints.txt \
- && python3 -m pip install --no-cache-dir -c /tmp/constraints.txt '.[s3]' \
+ && python3 -m pip install --no-cache-dir -c /tmp/constraints.txt '.[s3,data]' \
  && rm /tmp/constraints.txt
 
 RUN useradd --create-home --uid 1000 researcher

@@ -102,7 +102,7 @@ def shrunk_layers(recipe: Recipe) -> int:
 
 def shrunk_length(recipe: Recipe) -> int:
     """Sequences of text and tokens can be shortened; those of a generated task cannot."""
-    return min(recipe.data.seq_len, SEQ_LEN) if recipe.data.source.is_stream else recipe.data.seq_len
+    return min(recipe.data.seq_len, SEQ_LEN) if recipe.data.source.any_length else recipe.data.seq_len
 
 
 def sharded_ranks(recipe: Recipe) -> int:

@@ -1,5 +1,6 @@
 """Data section of a recipe. Torch-free."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -41,6 +42,11 @@ class SourceSection(Section):
     type: str
     is_stream: ClassVar[bool] = False
     """Whether samples are consecutive windows, of any length, cut from one long stream."""
+
+    @property
+    def any_length(self) -> bool:
+        """Whether data.seq_len may be anything."""
+        return self.is_stream
 
     def shape(self) -> TaskShape:
         """What a model must read from this source and predict."""
@@ -135,7 +141,7 @@ class MixturePart(Section):
     """The run is refused where it would read the part more often; null: any number of times."""
 
 
-PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class MixtureSource(SourceSection):
@@ -143,12 +149,19 @@ class MixtureSource(SourceSection):
     within one sample. Each part has its own order and epochs, and a validation loss of its own."""
 
     type: Literal["mixture"]
-    parts: Annotated[dict[PartName, MixturePart], Field(min_length=1, max_length=256)]
-    """By name, as in `validation_loss_part`."""
+    parts: Annotated[dict[str, MixturePart], Field(min_length=1, max_length=256)]
+    """By name, as in the metric validation_loss/NAME."""
+
+    @property
+    def any_length(self) -> bool:
+        """See SourceSection: every part is one long stream."""
+        return True
 
     @model_validator(mode="after")
-    def _bytes_only(self) -> "MixtureSource":
+    def _parts_fit(self) -> "MixtureSource":
         for name, part in self.parts.items():
+            if _PART_NAME.fullmatch(name) is None:
+                raise ValueError(f"part {name!r} is in a metric's name; use letters, digits, _, . and -")
             if isinstance(part.source, TextSection) and part.source.unit == "words":
                 raise ValueError(
                     f"part {name} is text by words, which has a vocabulary of its own; use unit bytes"

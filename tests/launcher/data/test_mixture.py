@@ -12,6 +12,7 @@ from launcher.data.splits import open_splits
 from launcher.data.supply import supplies, supply_lines
 from launcher.errors import UserError
 from tests.launcher.corpus.corpora import made, texts, write_lines
+from tests.small_run import small_recipe
 
 SIZES = {"web": 120, "wiki": 40, "code": 5}
 WEIGHTS = {"web": 0.7, "wiki": 0.2, "code": 0.1}
@@ -131,6 +132,13 @@ def test_a_part_repeated_beyond_its_limit_is_refused_by_the_plan_and_by_the_rank
     assert "10.0%" in lines[3]
 
 
+def test_a_check_opens_a_mixture(folder: Path) -> None:
+    from launcher.check.proxy import first_batch
+
+    recipe = small_recipe().model_copy(update={"data": config(folder)})
+    assert first_batch(recipe).x.shape == (8, 16)
+
+
 def test_another_weight_is_other_data(folder: Path) -> None:
     one, two = config(folder), config(folder)
     assert isinstance(two.source, MixtureSource)
@@ -159,3 +167,29 @@ def test_parts_with_different_tokenizers_are_refused(folder: Path, tmp_path: Pat
     asked = DataConfig(source=MixtureSource(type="mixture", parts=parts), seq_len=16)
     with pytest.raises(UserError, match="the parts have different tokenizers"):
         open_splits(asked, 512)
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", ".nan", ".inf"])
+def test_a_weight_that_cannot_be_a_share_is_refused_at_its_place(weight: str) -> None:
+    parts = f"{{a: {{source: {{type: dataset, path: x}}, weight: {weight}}}}}"
+    with pytest.raises(
+        UserError,
+        match=r"data\.source\.parts\.a\.weight is [^m]*(must be a number > 0|write a finite number)",
+    ):
+        small_recipe(f"data={{source: {{type: mixture, parts: {parts}}}, seq_len: 16}}")
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ("{}", "parts is a section, must be a section of names, each with"),
+        ("{'a b': {source: {type: dataset, path: x}, weight: 1}}", "part 'a b' is in a metric's name"),
+        ("{a: {source: {type: listops}, weight: 1}}", "must be dataset, files, python-stdlib or tokens"),
+        ("{a: {source: {type: dataset, path: x}, wieght: 1}}", "did you mean 'weight'"),
+        ("{a: {source: {type: datasets, path: x}, weight: 1}}", "did you mean dataset"),
+        ("{a: {source: {type: python-stdlib, unit: words}, weight: 1}}", "part a is text by words"),
+    ],
+)
+def test_what_cannot_be_a_part_is_refused(parts: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        small_recipe(f"data={{source: {{type: mixture, parts: {parts}}}, seq_len: 16}}")
