@@ -20,6 +20,7 @@ from launcher.check.coordinates import (
     measure_coordinates,
     measure_sharded,
 )
+from launcher.check.factors import check_factors
 from launcher.check.health import (
     Finding,
     check_gradient_flow,
@@ -67,6 +68,8 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
         values = measure_coordinates(setting, cpu_world())
         slopes = fit_slopes(values, recipe.mup.type)
         findings = [judge_slopes("coordinate check", slopes)]
+        if recipe.mup.type != "umup":
+            findings.append(check_factors(recipe, widths))
         sharded: list[Slope] = []
         if (ranks := sharded_ranks(recipe)) > 1:
             say(f"coordinate check under {sharding_name(recipe)} on {ranks} processes")

@@ -148,6 +148,10 @@ def _build(options: argparse.Namespace) -> int:
     )
     done = build(request, _say)
     print("\n".join(describe_lines(done)))
+    if options.validation and not done.splits["validation"].documents:
+        print(
+            f"no document was chosen for validation: --validation above {options.validation:g} chooses more"
+        )
     print(f"next: data.source={{type: dataset, path: {options.out}}} in a recipe, and")
     print(f"      model.vocab_size of at least {done.tokenizer.vocab_size}")
     return 0

@@ -35,12 +35,16 @@ def wants_colour() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def problems_json(problems: Sequence[Problem]) -> str:
+def problem_records(problems: Sequence[Problem]) -> list[dict[str, str | None]]:
     """For programs."""
-    records = [
+    return [
         {"place": p.place, "message": p.message, "remedy": p.remedy, "rule": p.rule or None} for p in problems
     ]
-    return json.dumps({"problems": records}, indent=1, ensure_ascii=False)
+
+
+def problems_json(problems: Sequence[Problem]) -> str:
+    """The same as text."""
+    return json.dumps({"problems": problem_records(problems)}, indent=1, ensure_ascii=False)
 
 
 def _lines(problem: Problem, source: Sequence[str], *, colour: bool) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cli.parser import Parser
-from launcher.cli.problems import shown_lines, wants_colour
+from launcher.cli.problems import problem_records, shown_lines, wants_colour
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen, load_recipe
 from launcher.recipe.loaded import LoadedRecipe
@@ -27,10 +27,7 @@ def validate_recipes(arguments: Sequence[str]) -> int:
     paths = [word for word in options.recipes if word not in overrides]
     found = {path: _problems(path, overrides) for path in paths}
     if options.json:
-        records = {
-            path: [{"place": p.place, "message": p.message, "remedy": p.remedy} for p in problems]
-            for path, problems in found.items()
-        }
+        records = {path: problem_records(problems) for path, problems in found.items()}
         print(json.dumps(records, indent=1, ensure_ascii=False))
     else:
         for path, problems in found.items():

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from launcher.track.mlflow import MlflowTarget
 def sweep_recipe(arguments: Sequence[str]) -> int:
     """Train a recipe at every point of a grid, here. Returns 0 if every point has a result, else 1."""
     options = parse(_parser(), arguments)
-    if options.cluster is None and not options.table and on_submit_host():
+    if options.cluster is None and not (options.table or options.best) and on_submit_host():
         remedy = "--cluster slurm submits a job array; --cluster local trains on this host all the same"
         raise UserError(Problem("launch sweep", "this is a host that jobs are submitted from", remedy))
     drops = [word for word in options.axes if word.startswith("~")]
@@ -46,6 +47,8 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     from launcher.sweep.sweep_mlflow import open_parent
     from launcher.sweep.sweep_text import sweep_text
 
+    if options.best:
+        return _print_best(options.recipe, drops, points, out)
     os.environ |= mlflow_environment()
     parent = open_parent(target, recipe.name, out, options.axes, _say)
     if options.cluster == "slurm" and not options.table:
@@ -67,6 +70,19 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     parent.close(transfers, [out / RESULTS, out / PICTURE])
     # A diverged point is a result: too high a rate is part of what a sweep of rates finds.
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
+
+
+def _print_best(path: str, drops: Sequence[str], points: Sequence[SweepPoint], out: Path) -> int:
+    """The recipe on stdout, what is to be known of it on stderr."""
+    from launcher.sweep.best import best_recipe
+    from launcher.sweep.run_sweep import SweepOptions, run_sweep
+
+    asked = SweepOptions(out=out, jobs=1, threads=1, mlflow=None, say=lambda text: None, only_read=True)
+    best = best_recipe(path, drops, points, run_sweep(points[0].recipe.name, points, asked), out)
+    for remark in best.remarks:
+        print(f"launch: {remark}", file=sys.stderr)
+    print(best.text, end="")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         help="local: here; slurm: a job array, --jobs tasks at once; needed on a host of a Slurm cluster",
     )
     parser.add_argument("--table", action="store_true", help="only the table of what is done; trains nothing")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="print the recipe at its own width with the best values at the largest width tried, and where "
+        "they come from; trains nothing",
+    )
     add_profile(parser)
     return parser
 

@@ -80,6 +80,7 @@ def build(request: Request, say: Callable[[str], None]) -> TokenSet:
         done = _finished(request.out, asked, found)
         if done is not None:
             say(f"{request.out}: is built already")
+            _remove_left(request.out, done)  # by a kill between the last two lines of the build
             return done
         _start(request.out, asked)
         units = cut_units(found)
@@ -116,7 +117,7 @@ def _alone(out: Path) -> Iterator[None]:
 def _finished(out: Path, asked: dict[str, Any], found: Sequence[RawFile]) -> TokenSet | None:
     """The data set that is there, if it is the one asked for. Raises UserError for another one."""
     if not (out / DATASET).exists():
-        if foreign := [path.name for path in out.iterdir() if path.name not in _OURS and not _is_ours(path)]:
+        if foreign := [path.name for path in out.iterdir() if not _is_ours(path.name)]:
             message = f"is not empty and is not a data set: it holds {', '.join(sorted(foreign)[:5])}"
             raise UserError(Problem(f"-o {out}", message, "choose another folder"))
         return None
@@ -132,11 +133,12 @@ def _finished(out: Path, asked: dict[str, Any], found: Sequence[RawFile]) -> Tok
 
 _CUT_OFF = re.compile(r"\.partial-.*|\..*\.[0-9a-f]{32}")
 """Files that a process was writing when it was killed."""
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-[0-9a-f]{{16}}\.(bin|idx)")
 _OURS = (REQUEST, _LOCK, _PARTS, SOURCES, TOKENIZER, TOKEN_BYTES)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name.startswith((*(f"{split}-" for split in SPLITS), ".partial-", "."))
+def _is_ours(name: str) -> bool:
+    return name in _OURS or bool(_SHARD.fullmatch(name) or _CUT_OFF.fullmatch(name))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -170,10 +172,12 @@ def _find_duplicates(
 ) -> list[bytes]:
     """Numbers of the documents of each unit that an earlier one equals; about 50 bytes of memory each."""
     say("looking for duplicates")
+    progress = BuildProgress(sum(unit.bytes for unit in units), len(units), say)
     tasks = [_task(unit, str(at), options, request.out) for at, unit in enumerate(units)]
     keys: list[bytes] = [b""] * len(units)
     for task, answer in _run(hash_documents, tasks, request.workers):
         keys[int(task.id)] = answer
+        progress.add(task.unit.bytes, 0)
     high_low = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
     # Stable, so that of equal ones the earliest comes first and stays.
     order = np.lexsort((high_low[:, 1], high_low[:, 0]))
@@ -232,7 +236,11 @@ def _run(
 ) -> Iterator[tuple[Task, Any]]:
     """Each task's answer. After all of them, raises UserError for those that met a damaged file."""
     problems = []
-    for task, answer in run_each(function, tasks, jobs=workers, context=forkserver("launcher.corpus.unit")):
+    if min(workers, len(tasks)) == 1:  # no process is worth its start
+        answers: Iterator[tuple[Task, Any]] = ((task, function(task, 0)) for task in tasks)
+    else:
+        answers = run_each(function, tasks, jobs=workers, context=forkserver("launcher.corpus.unit"))
+    for task, answer in answers:
         if isinstance(answer, Failure):
             raise _as_error(task, answer)
         if isinstance(answer, Problem):
@@ -296,7 +304,7 @@ def _publish(
         splits=splits,
     )
     if tokenizer.sha256 is not None:
-        files.write_bytes(str(out / TOKENIZER), files.read_bytes(request.tokenizer))
+        files.write_bytes(str(out / TOKENIZER), tokenizer.content)
         lengths = tokenizer.token_bytes()
         if lengths is not None:
             files.write_bytes(str(out / TOKEN_BYTES), lengths.astype("<u4").tobytes())
@@ -323,7 +331,7 @@ def _remove_left(out: Path, done: TokenSet) -> None:
     """Shards of sources that have changed since, and the build's own records."""
     named = {shard.name for split in done.splits.values() for shard in split.shards}
     for path in out.iterdir():
-        if path.suffix in (".bin", ".idx") and path.stem not in named and path.name != TOKEN_BYTES:
+        if _SHARD.fullmatch(path.name) and path.stem not in named:
             path.unlink()
-    (out / REQUEST).unlink()
-    shutil.rmtree(out / _PARTS)
+    (out / REQUEST).unlink(missing_ok=True)
+    shutil.rmtree(out / _PARTS, ignore_errors=True)

@@ -24,6 +24,9 @@ class BuildProgress:
         self._last = now
         spent = now - self._began
         left = time.strftime("%H:%M:%S", time.gmtime(spent * (self._total / max(1, self._bytes) - 1)))
+        if not self._tokens:  # of a pass that makes none
+            self._say(f"{self._done:,} of {self._count:,} parts, {left} left")
+            return
         rate = self._tokens / max(spent, 1e-9)
         self._say(
             f"{self._done:,} of {self._count:,} parts, {self._tokens:,} tokens, {rate / 1e6:.2f} M tokens/s, "

@@ -37,10 +37,16 @@ class DamagedFileError(Exception):
     """A file that cannot be read to its end: (place, what is wrong)."""
 
 
-def read_documents(pieces: Sequence[Piece], field: str) -> Iterator[Document | BadRow]:
-    """Every row of the pieces. Raises DamagedFileError for a file that is cut off or damaged."""
+def read_documents(pieces: Sequence[Piece], field: str, most: int) -> Iterator[Document | BadRow]:
+    """Every row of the pieces. Raises DamagedFileError for a file that is cut off or damaged.
+
+    Of a file of text with more than `most` bytes only the first `most` + 1 are read.
+    """
     for piece in pieces:
-        yield from _READERS[piece.file.format](piece, field)
+        if piece.file.format == "text":
+            yield _read_text(piece, most)
+        else:
+            yield from (_read_lines if piece.file.format == "jsonl" else _read_parquet)(piece, field)
 
 
 def _document(value: object, place: str, field: str) -> Document | BadRow:
@@ -57,13 +63,15 @@ def _kind(value: object) -> str:
     return "null" if value is None else kinds.get(type(value), type(value).__name__)
 
 
-def _read_text(piece: Piece, field: str) -> Iterator[Document | BadRow]:
+def _read_text(piece: Piece, most: int) -> Document | BadRow:
     with _open(piece.file) as stream:
-        content = _guarded(stream.read, piece.file, "")
+        content = _guarded(lambda: stream.read(most + 1), piece.file, "")
+    if len(content) > most:  # too long, whatever is in it: it may end within a character
+        return Document("", content)
     try:
-        yield Document(content.decode(), content)
+        return Document(content.decode(), content)
     except UnicodeDecodeError as error:
-        yield BadRow(piece.file.url, f"byte {error.start} is not UTF-8")
+        return BadRow(piece.file.url, f"byte {error.start} is not UTF-8")
 
 
 def _read_lines(piece: Piece, field: str) -> Iterator[Document | BadRow]:
@@ -115,9 +123,6 @@ def _read_parquet(piece: Piece, field: str) -> Iterator[Document | BadRow]:
             for value in batch.column(0).to_pylist():
                 row += 1
                 yield _document(value, f"{piece.file.url}, row {row}", field)
-
-
-_READERS = {"text": _read_text, "jsonl": _read_lines, "parquet": _read_parquet}
 
 
 def _guarded(read: Any, file: RawFile, where: str) -> Any:

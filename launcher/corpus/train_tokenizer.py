@@ -9,6 +9,9 @@ from launcher.corpus.unit import damage
 from launcher.data.text_tokenizer import FileTokenizer, train_bpe
 from launcher.errors import Problem, UserError
 
+_LONGEST = 64 << 20
+"""Longer texts are left out, as a build does by default."""
+
 
 def train_tokenizer(
     sources: Sequence[str],
@@ -36,7 +39,7 @@ def _sample(found: Sequence[RawFile], field: str, most: int) -> Iterator[str]:
     for at, unit in enumerate(units):
         left = most * (at + 1) // len(units) - most * at // len(units)
         try:
-            for document in read_documents(unit.pieces, field):
+            for document in read_documents(unit.pieces, field, _LONGEST):
                 if isinstance(document, Document):
                     yield document.text
                     left -= len(document.utf8)

@@ -65,7 +65,7 @@ def hash_documents(task: Task, slot: int) -> bytes | Problem:
     """16 bytes for each document of a unit that is long enough and not too long."""
     keys = []
     try:
-        for found in read_documents(task.unit.pieces, task.options.field):
+        for found in read_documents(task.unit.pieces, task.options.field, task.options.max_document_bytes):
             if isinstance(found, Document) and 0 < len(found.utf8) <= task.options.max_document_bytes:
                 keys.append(_key(found.utf8))
     except (DamagedFileError, UserError, OSError) as error:
@@ -128,7 +128,7 @@ def _kept(task: Task, counts: dict[str, int], bad: list[str]) -> Iterator[Docume
     """The documents that become tokens; counts all others."""
     dropped = set(np.frombuffer(task.dropped, dtype=np.int64).tolist())
     number = -1
-    for found in read_documents(task.unit.pieces, task.options.field):
+    for found in read_documents(task.unit.pieces, task.options.field, task.options.max_document_bytes):
         counts["read"] += 1
         if isinstance(found, BadRow):
             counts["bad"] += 1

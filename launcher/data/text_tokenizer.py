@@ -27,6 +27,8 @@ class TextTokenizer(abc.ABC):
     special: dict[str, int]
     sha256: str | None
     """Of the file; None where there is none."""
+    content: bytes = b""
+    """Of the file."""
 
     @abc.abstractmethod
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.integer]]:
@@ -83,7 +85,7 @@ class FileTokenizer(TextTokenizer):
         self._tokenizer.no_truncation()
         # A text that contains "<|endoftext|>" must not end there.
         self._tokenizer.encode_special_tokens = True
-        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.content, self.sha256 = content, hashlib.sha256(content).hexdigest()
         added = self._tokenizer.get_added_tokens_decoder()
         self.special = {token.content: number for number, token in sorted(added.items()) if token.special}
         # The library's own count leaves gaps between ids out.

@@ -74,7 +74,25 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         *forecast_lines(recipe, plan),
         *_warning(recipe),
         f"base shapes  {plan.parameters.base_shapes_hash}",
+        *_provenance(recipe),
     ]
+
+
+def _provenance(recipe: Recipe) -> list[str]:
+    """Where values were tuned, and on what that rests."""
+    found = recipe.provenance
+    if found is None:
+        return []
+    values = ", ".join(f"{key}={value}" for key, value in found.values.items())
+    half, centre = found.optimum_half_width, found.optimum_log2_lr
+    near = "" if centre is None else f", rate between those tried 2^{centre:.2f}"
+    near += "" if half is None else f" +- {half:.2f} octaves"
+    check = f"check {found.check} passed" if found.check else "no passed check is recorded"
+    line = (
+        f"{values} at width {found.d_model}, best of {found.points} by loss {found.loss:.4f} over "
+        f"{found.seeds} seed(s) of {found.steps:,} steps{near}; {check}; {found.sweep}"
+    )
+    return wrap("tuned        ", line)
 
 
 def _parameters_by_part(plan: Plan) -> dict[str, float]:

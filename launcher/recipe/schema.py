@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.config import ClusterConfig
-from launcher.check.config import CheckConfig
+from launcher.check.config import CheckConfig, Provenance
 from launcher.checkpoint.config import CheckpointConfig
 from launcher.data.config import DataConfig
 from launcher.guard.config import GuardConfig
@@ -56,4 +56,6 @@ class Recipe(Section):
     track: TrackConfig
     guard: GuardConfig = GuardConfig()
     check: CheckConfig = CheckConfig()
+    provenance: Provenance | None = None
+    """Where values were tuned: written by `launch sweep --best`."""
     cluster: ClusterConfig = ClusterConfig()

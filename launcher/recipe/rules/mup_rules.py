@@ -32,6 +32,25 @@ def bases_are_for_mup(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield from only_for(loaded, key, "mup.type", ["mup"], "remove it, or use type mup")
 
 
+def tuned_values_are_kept(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`check.tuned` needs `provenance`, whose values are those of the recipe."""
+    recipe = loaded.recipe
+    if not recipe.check.tuned:
+        return
+    if recipe.provenance is None:
+        message = "<check.tuned> needs provenance, which says where the values were tuned"
+        yield refuse(loaded, "check.tuned", message, "write the recipe with `launch sweep RECIPE ... --best`")
+        return
+    for key, value in recipe.provenance.values.items():
+        try:
+            now = loaded.value(key)
+        except (AttributeError, KeyError, IndexError, TypeError):
+            now = None
+        if now != value:
+            message = f"<check.tuned>, but {key} is {as_written(now)}, and {as_written(value)} was tuned"
+            yield refuse(loaded, key, message, f"use {as_written(value)}, or tune again")
+
+
 def mup_has_a_base(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`mup.type: mup` needs the width at which the rates were tuned."""
     mup = loaded.recipe.mup
@@ -124,4 +143,5 @@ MUP_RULES = (
     Rule("umup-layers", umup_knows_the_layers),
     Rule("umup-model", umup_knows_the_model),
     Rule("umup-optimizers", umup_knows_the_optimizer),
+    Rule("tuned-values-are-kept", tuned_values_are_kept),
 )

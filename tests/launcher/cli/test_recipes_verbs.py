@@ -38,7 +38,7 @@ def test_all_recipes_are_valid_and_listed_and_no_torch_is_imported() -> None:
     assert done.stdout.splitlines() == [f"{path}: ok" for path in recipes]
     listed = launch("recipes", folder=ROOT).stdout.splitlines()
     assert [line.split()[0] for line in listed[1:]] == recipes
-    assert re.search(r"s4-lm-1b.yaml +s4\+ffn 38 x 2048 +tokens +20,000 +A language", "\n".join(listed))
+    assert re.search(r"s4-lm-1b.yaml +s4\+ffn 38 x 2048 +dataset +20,000 +A language", "\n".join(listed))
     program = f"import sys; from launcher.cli.main import main; main(['validate', *{recipes!r}])"
     check = f"{program}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -181,6 +181,12 @@ MUP = [
     broken("mup-needs-base", "mup={type: mup}", "needs the width at which the rates were tuned"),
     broken("one-base", "mup.base_shapes=b.bsh", "mup.base_width = 16 and", "are two bases", place="23:30"),
     broken(
+        "tuned-values-are-kept",
+        "check.tuned=true",
+        "needs provenance, which says where the values were tuned",
+        "`launch sweep RECIPE ... --best`",
+    ),
+    broken(
         "delta-differs", "mup.delta_width=16", "mup.delta_width = 16 equals mup.base_width = 16 (small.yaml"
     ),
     broken(
