@@ -143,6 +143,15 @@ def documents_have_borders(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield refuse(loaded, "data.documents", message, f"use data of `launch data build`, {_JOIN}")
 
 
+def stage_is_for_data_sets(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`data.stage` copies data sets of `launch data build`; other sources are read where they are."""
+    source = loaded.recipe.data.source
+    kinds = [part.source.type for part in source.parts.values()] if isinstance(source, MixtureSource) else []
+    if loaded.recipe.data.stage is not None and "dataset" not in [*kinds, source.type]:
+        message = "<data.stage> has nothing to copy of <data.source.type>"
+        yield refuse(loaded, "data.stage", message, "leave it out, or use data of `launch data build`")
+
+
 def layers_keep_documents_apart(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`data.documents: separate` needs layers that keep them apart, and states that are not carried."""
     recipe = loaded.recipe
@@ -177,4 +186,5 @@ DATA_RULES = (
     Rule("bptt-stays-finite", growing_modes_are_not_carried),
     Rule("documents-have-borders", documents_have_borders),
     Rule("documents-are-kept-apart", layers_keep_documents_apart),
+    Rule("stage-is-for-data-sets", stage_is_for_data_sets),
 )

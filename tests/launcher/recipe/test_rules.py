@@ -294,6 +294,11 @@ DATA = [
         "use data of `launch data build`",
     ),
     broken(
+        "stage-is-for-data-sets",
+        "data.stage=/disk",
+        "has nothing to copy of data.source.type = files",
+    ),
+    broken(
         "documents-are-kept-apart",
         (
             "data={source: {type: dataset, path: x}, seq_len: 32, documents: separate}",
