@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from launcher.data.dataset import Batch
+from models.attention import Attention, rotate
 from models.lm import LM
 from models.residual import residuals
 from models.ssd.ssd_mixer import SSD
@@ -85,6 +86,28 @@ def mean_abs(tensor: torch.Tensor) -> float:
 def changes(now: Recording, before: Recording) -> dict[str, float]:
     """Mean change of a coordinate of each output since an earlier pass over the same batch."""
     return {name: mean_abs(tensor - before.outputs[name]) for name, tensor in now.outputs.items()}
+
+
+def logit_changes(model: nn.Module, now: Recording, before: Recording) -> Iterator[tuple[str, float]]:
+    """Mean change of the logits of each attention layer.
+
+    No module returns them, and softmax and the sum over values hide their growth: at the scale 1/sqrt(d) they
+    grow as sqrt(d), and the layer's output by less than the bound.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, Attention) and f"{name}.query" in now.outputs:
+            change = _logits(module, name, now) - _logits(module, name, before)
+            yield f"{name}.logits", mean_abs(change)
+
+
+def _logits(module: Attention, name: str, recording: Recording) -> torch.Tensor:
+    q, k = (
+        recording.outputs[f"{name}.{part}"].unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        for part in ("query", "key")
+    )
+    if module.rotary:
+        q, k = rotate(q, 0), rotate(k, 0)
+    return module.scale * q @ k.transpose(-1, -2)
 
 
 def own_changes(model: nn.Module, before: Recording) -> dict[str, float]:

@@ -13,6 +13,7 @@ from launcher.check.coordinates import (
     Setting,
     Slope,
     Value,
+    distance,
     fails,
     fit_slopes,
     is_judged,
@@ -160,4 +161,4 @@ def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
 
 def _distance(slope: Slope) -> float:
     """Distance from the expected slope; infinite if there is no slope."""
-    return math.inf if math.isnan(slope.slope) else abs(slope.slope - slope.expected)
+    return math.inf if math.isnan(slope.slope) else distance(slope)

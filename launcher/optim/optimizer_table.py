@@ -150,6 +150,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         build=_sgd,
         update=lambda config: "sgd",
         state=lambda config, shape: StateSize(sharded=math.prod(shape) if config.momentum else 0.0),
+        check_lr_cap=0.1,
         umup=True,
     ),
     "adam": OptimizerKind(
@@ -210,6 +211,7 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         update=lambda config: "shampoo",
         state=_shampoo_state,
         zero_refusal=_WHOLE_MATRICES,
+        check_lr_cap=2**-6,  # of AdamW's parameters
     ),
     "soap": OptimizerKind(
         section=SOAPConfig,
@@ -217,5 +219,6 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         update=lambda config: "soap",
         state=_soap_state,
         zero_refusal=_WHOLE_MATRICES,
+        check_lr_cap=2**-6,  # of AdamW's parameters
     ),
 }

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from launcher.plan.forecast_text import forecast_lines, memory_lines, size_text, wrap
-from launcher.plan.memory import Memory
 from launcher.plan.plan import Plan
 from launcher.plan.worlds import node_counts
 from launcher.recipe.schema import Recipe
@@ -70,7 +69,8 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         + (f"; kernels {plan.kernel_flops:.3g} a forward, whatever the batch" if plan.kernel_flops else ""),
         *memory_lines(recipe, plan),
         f"checkpoint   {size_text(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
-        f"the newest {recipe.checkpoint.keep} kept" + _staging(recipe, plan.memory),
+        f"the newest {recipe.checkpoint.keep} kept",
+        f"host memory  {_host(recipe, plan)}",
         *forecast_lines(recipe, plan),
         *_warning(recipe),
         f"base shapes  {plan.parameters.base_shapes_hash}",
@@ -129,10 +129,16 @@ def _warning(recipe: Recipe) -> list[str]:
     return [f"time limit   a step and a save must fit in the last {shape.warning_s} s: cluster.warning_s"]
 
 
-def _staging(recipe: Recipe, memory: Memory) -> str:
-    """The copy in host memory from which checkpoints are written."""
+def _host(recipe: Recipe, plan: Plan) -> str:
+    """Of each rank, beside Python itself: batches read ahead, and what checkpoints are written from."""
+    batch, memory = plan.batch, plan.memory
+    # Inputs and targets of 8 bytes each.
+    step = 16.0 * batch.micro_batch_size * batch.num_micro * batch.seq_len * batch.num_sequences
+    text = f"{size_text(step * (1 + recipe.data.prefetch))} a rank of batches read ahead"
+    if not recipe.checkpoint.asynchronous:
+        return text
     copied = memory.parameters + memory.optimizer + memory.carried
-    return f"; copies of {size_text(copied)} a rank in host memory" if recipe.checkpoint.asynchronous else ""
+    return f"{text}, copies of {size_text(copied)} for checkpoints"
 
 
 def _groups(plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import launcher.plan.plan as plan_module
+import models.attention as attention_module
 from launcher.check.coordinates import (
     Setting,
     Slope,
@@ -110,6 +111,17 @@ def test_a_hidden_rate_that_is_not_scaled_fails(monkeypatch: pytest.MonkeyPatch)
 
     break_rules(monkeypatch, change)
     assert worst(slopes_of(recipe()), "layers.0.s4d", "total") > 0.5
+
+
+def test_an_attention_scale_of_the_square_root_fails_by_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = recipe("transformer", "model.attention.num_heads=4", "model.attention.d_head=null")
+    widths = (128, 256, 512)
+    assert not [slope for slope in slopes_of(heads, widths) if fails(slope)]
+    monkeypatch.setattr(attention_module, "logit_scale", lambda config, d_head: d_head**-0.5)
+    slopes = slopes_of(heads, widths)
+    assert worst(slopes, "layers.0.attention.logits", "total") > 0.3
+    # Softmax and the sum over values hide it from every module.
+    assert not [slope for slope in slopes if fails(slope) and not slope.module.endswith("logits")]
 
 
 def test_the_standard_parametrisation_fails() -> None:

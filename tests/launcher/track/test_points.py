@@ -30,6 +30,23 @@ def test_other_lines_name_their_event_and_lines_without_a_step_are_not_points() 
     assert line_points({"event": "start", "time": 1.0, "attempt": 1, "from_step": 20, "world_size": 2}) == []
 
 
+def test_parts_of_a_mixture_stand_beside_the_whole() -> None:
+    line = {
+        "event": "validation",
+        "time": 1.0,
+        "step": 20,
+        "loss": 2.0,
+        "loss_by_part": {"wiki": 1.5},
+        "bits_per_byte_by_part": {"wiki": 0.5},
+    }
+    points = [(point.key, point.value) for point in line_points(line)]
+    assert points == [
+        ("validation_loss", 2.0),
+        ("validation_loss/wiki", 1.5),
+        ("validation_bits_per_byte/wiki", 0.5),
+    ]
+
+
 def test_superseded_points_are_those_after_the_step_gone_back_to(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl", attempt=1)
     journal.write("start", {"from_step": 0})
