@@ -279,6 +279,18 @@ def test_killed_at_random_instants_the_same_command_ends_bit_equal(tmp_path: Pat
     assert read_token_set(str(out)).rows.kept == 1800
 
 
+def test_what_a_kill_after_the_last_write_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in FOUND])
+    made(tmp_path / "out", source)
+    before = content(tmp_path / "out")
+    (tmp_path / "out" / "parts").mkdir()
+    (tmp_path / "out" / "build.json").write_text("{}")
+    (tmp_path / "out" / f"train-{'0' * 16}.bin").write_text("of sources that have changed since")
+    (tmp_path / "out" / "train-mine.bin").write_text("somebody's own")
+    made(tmp_path / "out", source)
+    assert content(tmp_path / "out") == before | {"train-mine.bin": b"somebody's own"}
+
+
 def test_two_builds_in_one_folder_do_not_meet(tmp_path: Path, tokenizer: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in FOUND])
     (tmp_path / "out").mkdir()
