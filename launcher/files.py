@@ -124,12 +124,8 @@ def size(url: str) -> int:
         return int(filesystem.size(path))
 
 
-def stamps(urls: Sequence[str]) -> list[tuple[int, str]]:
-    """Bytes of each file, and a text that changes when the file does."""
-    return [_stamp(url) for url in urls]
-
-
-def _stamp(url: str) -> tuple[int, str]:
+def stamp(url: str) -> tuple[int, str]:
+    """Bytes of one file, and a text that changes when the file does."""
     local = local_path(url)
     if local is not None:
         found = local.stat()

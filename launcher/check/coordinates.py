@@ -36,10 +36,10 @@ Measure = Literal["init", "total", "own", "state"]
 # Theory gives exponents of 0, 1/2 or 1 in the limit of large width: the bound is half-way between the first
 # two. At the widths of a check, from 128 on, right rules still give up to 0.2 (logits of heads that grow,
 # Shampoo), which fades with the width, and wrong ones 0.35 and more. What hides below is seen by factors.py.
-LOGITS = ".logits"
-"""How the measure of an attention layer's logits ends."""
 BOUND = 0.25
 """Largest |slope| of log2 magnitude over log2 width; the true exponent of a wrong rule is 1/2 or 1."""
+LOGITS = ".logits"
+"""How the measure of an attention layer's logits ends."""
 TIMEOUT_S = 300.0
 """For the whole sharded check."""
 FIRST_STEP, NUM_STEPS = 2, 4

@@ -129,18 +129,13 @@ def _branches(recipe: Recipe, name: str) -> tuple[float, float]:
 def growth(parameters: Parameters, name: str, role: Role) -> tuple[float, float]:
     """(g_in, g_out): of a tensor's own dimensions over those of the base; of one that grows, both."""
     ratios = [
-        1.0 if base is None or base == 0 else size / base
-        for size, base in zip(parameters.shapes[name], _base(parameters, name), strict=True)
+        1.0 if base is None else size / base
+        for size, base in zip(parameters.shapes[name], parameters.base_shapes[name], strict=True)
     ]
     if role is Role.MATRIX and len(ratios) >= 2:
         return ratios[1], ratios[0]
     largest = max([1.0, *ratios], key=lambda ratio: abs(math.log(ratio)))
     return largest, largest
-
-
-def _base(parameters: Parameters, name: str) -> Sequence[int | None]:
-    """Dimensions at the base; None where one does not grow."""
-    return parameters.base_shapes[name]
 
 
 def _entry(update: Update, gradient: float, g_in: float, g_out: float) -> float:

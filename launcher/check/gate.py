@@ -69,15 +69,21 @@ def check_record(result: "CheckResult", identity: str) -> dict[str, Any]:
     }
 
 
+def recorded_check(recipe: Recipe) -> bool | None:
+    """Whether the check that is recorded for a recipe's identity has passed; None where there is none."""
+    record = default_folder(recipe) / RECORD
+    return bool(load_json(record.read_bytes())["passed"]) if record.exists() else None
+
+
 def require_passed(recipe: Recipe, path: str) -> None:
     """Raise UserError if the recipe requires a passed check and none is recorded for its identity."""
     if not recipe.check.gate:
         return
-    record = default_folder(recipe) / RECORD
-    problem = None
-    if not record.exists():
+    passed, problem = recorded_check(recipe), None
+    if passed is None:
         problem = "requires a passed check, and none is recorded for this model and its rates"
-    elif not load_json(record.read_bytes())["passed"]:
+    elif not passed:
+        record = default_folder(recipe) / RECORD
         problem = f"requires a passed check; the recorded one failed: {record}"
     if problem is not None:
         remedy = f"run: launch check {path}, with the same overrides"

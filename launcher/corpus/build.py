@@ -163,17 +163,13 @@ def _start(out: Path, asked: dict[str, Any]) -> None:
             left.unlink()
 
 
-def _task(unit: Unit, id: str, options: Options, out: Path, dropped: bytes = b"") -> Task:
-    return Task(unit=unit, id=id, out=out, options=options, dropped=dropped)
-
-
 def _find_duplicates(
     units: Sequence[Unit], options: Options, request: Request, say: Callable[[str], None]
 ) -> list[bytes]:
     """Numbers of the documents of each unit that an earlier one equals; about 50 bytes of memory each."""
     say("looking for duplicates")
     progress = BuildProgress(sum(unit.bytes for unit in units), len(units), say)
-    tasks = [_task(unit, str(at), options, request.out) for at, unit in enumerate(units)]
+    tasks = [Task(unit=unit, id=str(at), out=request.out, options=options) for at, unit in enumerate(units)]
     keys: list[bytes] = [b""] * len(units)
     for task, answer in _run(hash_documents, tasks, request.workers):
         keys[int(task.id)] = answer
@@ -201,7 +197,7 @@ def _make_parts(
     ids = [part_id(unit, identity, drop) for unit, drop in zip(units, dropped, strict=True)]
     parts = {id: part for id, unit in zip(ids, units, strict=True) if (part := _read_part(out, id, unit))}
     tasks = [
-        _task(unit, id, options, out, drop)
+        Task(unit=unit, id=id, out=out, options=options, dropped=drop)
         for unit, id, drop in zip(units, ids, dropped, strict=True)
         if id not in parts
     ]

@@ -62,9 +62,7 @@ def _documents(place: str, done: TokenSet) -> Iterator[str]:
     """The text of the first documents to train on, each shortened to some lines."""
     tokenizer: TextTokenizer = BytesTokenizer()
     if done.tokenizer.sha256 is not None:
-        special = {number: name for name, number in done.tokenizer.special.items()}
-        end = special.get(done.tokenizer.end_of_text)
-        tokenizer = FileTokenizer.open(files.join(files.absolute(place), TOKENIZER), end)
+        tokenizer = FileTokenizer.open(files.join(files.absolute(place), TOKENIZER), any_end=True)
     for shard in done.splits["train"].shards:
         ends = np.frombuffer(files.read_bytes(files.join(place, f"{shard.name}.idx")), dtype="<i8")
         with files.open_binary(files.join(place, f"{shard.name}.bin")) as stream:

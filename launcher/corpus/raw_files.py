@@ -86,8 +86,8 @@ def find_raw_files(sources: Sequence[str], format: Format | None) -> list[RawFil
     unknown: Counter[str] = Counter()
     for number, source in enumerate(sources):
         there = find_stdlib() if source == STDLIB else find_files(source)
-        stamps = files.stamps([file.url for file in there])
-        for file, (size, stamp) in zip(there, stamps, strict=True):
+        for file in there:
+            size, stamp = files.stamp(file.url)
             kind = _recognise(file.url, format)
             if kind is None:
                 unknown[_ending(file.url)] += 1

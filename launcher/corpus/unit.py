@@ -45,7 +45,7 @@ class Task:
     id: str
     out: Path
     options: Options
-    dropped: bytes
+    dropped: bytes = b""
     """Numbers of its documents that are duplicates of earlier ones, int64."""
 
 

@@ -48,6 +48,11 @@ class SourceSection(Section):
         """Whether data.seq_len may be anything."""
         return self.is_stream
 
+    @property
+    def single(self) -> "list[SourceSection]":
+        """The source itself; of a mixture, those of its parts."""
+        return [self]
+
     def shape(self) -> TaskShape:
         """What a model must read from this source and predict."""
         raise NotImplementedError(
@@ -157,6 +162,11 @@ class MixtureSource(SourceSection):
         """See SourceSection: every part is one long stream."""
         return True
 
+    @property
+    def single(self) -> list[SourceSection]:
+        """See SourceSection."""
+        return [part.source for part in self.parts.values()]
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "MixtureSource":
         for name, part in self.parts.items():
@@ -169,7 +179,7 @@ class MixtureSource(SourceSection):
         return self
 
     def shape(self) -> TaskShape:
-        sizes = [part.source.shape().vocab_size or 0 for part in self.parts.values()]
+        sizes = [source.shape().vocab_size or 0 for source in self.single]
         return TaskShape(("tokens",), "tokens", vocab_size=max(sizes) or None)
 
 
@@ -368,10 +378,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _validation_has_files(self) -> "DataConfig":
-        kinds = [self.source]
-        if isinstance(self.source, MixtureSource):
-            kinds = [part.source for part in self.source.parts.values()]
-        if self.validation_fraction is not None and not any(isinstance(kind, TextSection) for kind in kinds):
+        has_files = any(isinstance(source, TextSection) for source in self.source.single)
+        if self.validation_fraction is not None and not has_files:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}, a fraction of files; "
                 f"`{self.source.type}` does not use it"

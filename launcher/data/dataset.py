@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launcher.data.ids import Ids
+from launcher.data.ids import Stored
 from launcher.data.order import windows_of_step
 from launcher.errors import Problem, UserError
 from models.documents import Documents
@@ -53,9 +53,17 @@ class Dataset(abc.ABC):
         """Sample of each row of a global batch; data steps count from 0."""
         return windows_of_step(data_step, global_batch_size, self.num_samples, seed)
 
-    def text_bytes(self, indices: NDArray[np.int64]) -> int | None:
-        """Bytes of text that the targets of these samples stand for; None where that is not known."""
+    @property
+    def token_bytes(self) -> NDArray[Any] | None:
+        """Bytes of text that each target stands for; None where that is not known."""
         return None
+
+    def text_bytes(self, indices: NDArray[np.int64]) -> int | None:
+        """Of the targets of these samples that count; None where that is not known."""
+        if self.token_bytes is None or not len(indices):
+            return None
+        targets = self.batch(indices).y.numpy()
+        return int(self.token_bytes[targets[targets != IGNORED]].sum())
 
     def baselines(self, indices: NDArray[np.int64]) -> dict[str, float]:
         """Accuracies of trivial baselines on these samples, by name, to be shown next to the model's."""
@@ -107,7 +115,7 @@ class Tokens:
 
     def __init__(
         self,
-        ids: NDArray[Any] | Ids,
+        ids: NDArray[Any] | Stored,
         *,
         vocab_size: int,
         place: str,
@@ -124,7 +132,7 @@ class Tokens:
 
     def fetch(self, starts: Iterable[int], count: int) -> None:
         """Bring what is about to be read from these places, all at once, where it is remote."""
-        if isinstance(self._ids, Ids):
+        if isinstance(self._ids, Stored):
             self._ids.fetch([slice(start, start + count) for start in starts])
 
     def read(self, start: int, count: int) -> NDArray[np.int64]:
@@ -166,10 +174,6 @@ class Windows(Dataset):
         block = torch.from_numpy(np.stack(rows))  # (B, L + 1)
         return Batch(x=block[:, :-1].contiguous(), y=block[:, 1:].contiguous())
 
-    def text_bytes(self, indices: NDArray[np.int64]) -> int | None:
-        if self.tokens.token_bytes is None:
-            return None
-        L = self.seq_len
-        self.tokens.fetch((int(index) * L for index in indices), L + 1)
-        targets = (self.tokens.read(int(index) * L + 1, L) for index in indices)
-        return sum(int(self.tokens.token_bytes[ids].sum()) for ids in targets)
+    @property
+    def token_bytes(self) -> NDArray[Any] | None:
+        return self.tokens.token_bytes

@@ -1,6 +1,5 @@
 """Token ids where they are: in local files, in blocks of remote ones, in many shards as one stream."""
 
-import abc
 import os
 import threading
 from collections import OrderedDict
@@ -18,23 +17,6 @@ _BLOCK_BYTES = 1 << 16
 _CACHE_BYTES = 256 << 20
 _FILES = 128
 """Files that are open at once; a process may often have 1024 in all."""
-
-
-class Ids(abc.ABC):
-    """A stream of ids. Opening one reads nothing: it may have a trillion."""
-
-    dtype: np.dtype[Any]
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def __getitem__(self, span: slice) -> NDArray[Any]:
-        """Ids from start to stop, both given and inside."""
-
-    def fetch(self, spans: Sequence[slice]) -> None:
-        """Bring what is about to be read, all at once, where that is faster."""
-        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +70,7 @@ class BlockCache:
 
 
 @final
-class Stored(Ids):
+class Stored:
     """Files one after the other as one stream: opened when first read, blocks of remote ones kept a while."""
 
     def __init__(self, parts: Sequence[IdFile], dtype: np.dtype[Any]) -> None:
@@ -103,11 +85,12 @@ class Stored(Ids):
         return int(self._begins[-1])
 
     def __getitem__(self, span: slice) -> NDArray[Any]:
+        """Ids from start to stop, both given and inside."""
         pieces = [self._read(*piece) for piece in self._cut(span)]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, self.dtype), *pieces])
 
     def fetch(self, spans: Sequence[slice]) -> None:
-        """See Ids."""
+        """Bring what is about to be read of remote files, all at once."""
         wanted = [
             self._bytes(number, begin, end)
             for span in spans

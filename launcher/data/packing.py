@@ -114,11 +114,9 @@ class PackedDocuments(Dataset):
         ]
         return Batch(torch.from_numpy(x_BL), torch.from_numpy(y_BL), documents=lay_out(filled))
 
-    def text_bytes(self, indices: NDArray[np.int64]) -> int | None:
-        if self.tokens.token_bytes is None:
-            return None
-        targets = (self.tokens.read(b + 1, n) for index in indices for b, n in self.pieces(int(index)))
-        return sum(int(self.tokens.token_bytes[ids].sum()) for ids in targets)
+    @property
+    def token_bytes(self) -> NDArray[Any] | None:
+        return self.tokens.token_bytes
 
 
 def cut_documents(documents: Sequence[tuple[int, int]], first: int, last: int, most: int) -> list[Piece]:

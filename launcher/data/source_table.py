@@ -72,9 +72,9 @@ def _mixture(config: DataConfig, source: MixtureSource, reader: "Reader") -> "Sp
 
 def _require_parts(source: MixtureSource) -> None:
     problems: list[Problem] = []
-    for part in source.parts.values():
+    for one in source.single:
         try:
-            SOURCES[part.source.type].require(part.source)
+            SOURCES[one.type].require(one)
         except UserError as error:
             problems += error.problems
     if problems:

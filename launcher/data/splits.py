@@ -52,8 +52,8 @@ def check_data(config: DataConfig, vocab_size: int | None, max_chars: int | None
         for index in evenly_spaced(_TEXTS, len(found)):
             check_text(found[index].url)
     if isinstance(source, MixtureSource):
-        for part in source.parts.values():
-            check_data(config.model_copy(update={"source": part.source}), vocab_size, max_chars)
+        for one in source.single:
+            check_data(config.model_copy(update={"source": one}), vocab_size, max_chars)
     if isinstance(source, DatasetSource):
         # dataset.json alone, also where it is remote; nothing is copied to this machine's disk.
         open_splits(config.model_copy(update={"stage": None}), vocab_size, max_chars)

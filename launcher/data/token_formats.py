@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher import files
-from launcher.data.ids import IdFile, Ids, Stored
+from launcher.data.ids import IdFile, Stored
 from launcher.data.token_files import MEGATRON, check_format
 from launcher.errors import Problem, UserError
 
@@ -24,7 +24,7 @@ _MEGATRON_DTYPES = {1: "uint8", 3: "uint16", 4: "uint32", 8: "uint16"}
 class TokenFile:
     """An open file of ids."""
 
-    ids: Ids
+    ids: Stored
     kind: str
     """The format, for people."""
     ends: NDArray[np.int64] | None

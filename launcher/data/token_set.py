@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from launcher import files
-from launcher.data.config import DataConfig, DatasetSource, MixtureSource
+from launcher.data.config import DataConfig, DatasetSource
 from launcher.errors import Problem, UserError
 
 DATASET, SOURCES, TOKENIZER, TOKEN_BYTES = "dataset.json", "sources.json", "tokenizer.json", "token_bytes.bin"
@@ -111,9 +111,8 @@ class TokenSet(Record):
 
 def tokenizer_of(config: DataConfig) -> str | None:
     """URL of the tokenizer's file of a data set, or of a mixture's first one; None for other sources."""
-    source = config.source
-    parts = [part.source for part in source.parts.values()] if isinstance(source, MixtureSource) else [source]
-    urls = [files.join(one.path, TOKENIZER) for one in parts if isinstance(one, DatasetSource)]
+    sources = config.source.single
+    urls = [files.join(one.path, TOKENIZER) for one in sources if isinstance(one, DatasetSource)]
     return next((url for url in urls if files.is_file(url)), None)
 
 
@@ -154,7 +153,7 @@ def read_token_set(url: str) -> TokenSet:
                     "build it again, or use the version that wrote it",
                 )
             )
-        return TokenSet.model_validate_json(json.dumps(found))
+        return TokenSet.model_validate(found)
     except (ValidationError, ValueError, RecursionError) as error:
         what = error.errors()[0] if isinstance(error, ValidationError) else None
         where = ".".join(str(part) for part in what["loc"]) + ": " + what["msg"] if what else str(error)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from launcher import files
 from launcher.data.config import DataConfig, DatasetSource, TokensSource
 from launcher.data.dataset import Dataset, Reader, Splits, Tokens, Windows
-from launcher.data.ids import IdFile, Ids, Stored
+from launcher.data.ids import IdFile, Stored
 from launcher.data.packing import Ends, PackedDocuments
 from launcher.data.sources import require_files
 from launcher.data.staging_area import staged
@@ -53,7 +53,7 @@ def open_tokens(config: DataConfig, source: TokensSource, reader: Reader) -> Spl
     return Splits(train, validation, digest.hexdigest(), description)
 
 
-def _check_width_holds(url: str, ids: Ids, vocab_size: int) -> None:
+def _check_width_holds(url: str, ids: Stored, vocab_size: int) -> None:
     most = 1 << (8 * ids.dtype.itemsize)
     if vocab_size > most:
         message = f"{ids.dtype.name} holds ids below {most:,}, but model.vocab_size is {vocab_size:,}"
@@ -67,7 +67,7 @@ def _no_windows(seq_len: int, vocab_size: int) -> Windows:
     )
 
 
-def _probe(ids: Ids, tokens: Tokens, update: Callable[[bytes], None]) -> None:
+def _probe(ids: Stored, tokens: Tokens, update: Callable[[bytes], None]) -> None:
     """Check and hash evenly spaced parts, both ends included: all of a small file, some of a large one.
 
     A wrong dtype or vocabulary shows here; the other ids are checked as they are read.

@@ -1,13 +1,12 @@
 """The recipe that a sweep was for, with the best values that it found and their origin. Torch-free."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import files
 from launcher.check.config import Provenance
-from launcher.check.gate import RECORD, default_folder, hash_identity
+from launcher.check.gate import hash_identity, recorded_check
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import dump_recipe, load_recipe
 from launcher.recipe.schema import Recipe
@@ -65,7 +64,7 @@ def best_recipe(
     )
     provenance = Provenance(
         sweep=files.shortest(str(out)),
-        values={key: _value(first.recipe, key) for key in axes},
+        values={key: _value(first, key) for key in axes},
         d_model=width,
         steps=first.recipe.train.steps,
         points=len(groups),
@@ -73,7 +72,7 @@ def best_recipe(
         loss=means[best].value,
         optimum_log2_lr=None if optimum is None else optimum.value,
         optimum_half_width=None if optimum is None or optimum.count < 2 else optimum.half_width,
-        check=_passed_check(recipe),
+        check=hash_identity(recipe) if recorded_check(recipe) else None,
     )
     return Best(
         dump_recipe(recipe.model_copy(update={"provenance": provenance})), list(filter(None, remarks))
@@ -118,19 +117,9 @@ def _optimum(results: Sequence[PointResult], width: int) -> Mean | None:
     return next((one.lr_log2 for one in found.optima if one.d_model == width), None) if found else None
 
 
-def _value(recipe: Recipe, key: str) -> float | int | str | bool | None:
-    value: object = recipe
-    for part in key.split("."):
-        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+def _value(point: SweepPoint, key: str) -> float | int | str | bool | None:
+    value: object = point.loaded.value(key)
     if value is None or isinstance(value, float | int | str | bool):
         return value
     message = f"{key} is a section or a list: provenance holds single values"
     raise UserError(Problem("launch sweep --best", message, "sweep the keys inside it"))
-
-
-def _passed_check(recipe: Recipe) -> str | None:
-    """Identity of the recorded check of the recipe, if it has passed."""
-    record = default_folder(recipe) / RECORD
-    if not record.exists() or not json.loads(record.read_bytes()).get("passed"):
-        return None
-    return hash_identity(recipe)

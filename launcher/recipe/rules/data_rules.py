@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Iterator
 
-from launcher.data.config import LabelledSource, MixtureSource, TextSection, TokensSource
+from launcher.data.config import LabelledSource, TextSection, TokensSource
 from launcher.errors import Problem
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, refuse, room_for
@@ -136,18 +136,16 @@ _JOIN = "or set data.documents=joined"
 
 def documents_have_borders(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`data.documents: separate` needs a source that knows where documents end: `dataset`, mixtures of it."""
-    source = loaded.recipe.data.source
-    kinds = [part.source.type for part in source.parts.values()] if isinstance(source, MixtureSource) else []
-    if loaded.recipe.data.documents == "separate" and {*kinds, source.type} - {"dataset", "mixture"}:
+    data = loaded.recipe.data
+    if data.documents == "separate" and any(source.type != "dataset" for source in data.source.single):
         message = "<data.source.type> does not say where documents end, but <data.documents>"
         yield refuse(loaded, "data.documents", message, f"use data of `launch data build`, {_JOIN}")
 
 
 def stage_is_for_data_sets(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`data.stage` copies data sets of `launch data build`; other sources are read where they are."""
-    source = loaded.recipe.data.source
-    kinds = [part.source.type for part in source.parts.values()] if isinstance(source, MixtureSource) else []
-    if loaded.recipe.data.stage is not None and "dataset" not in [*kinds, source.type]:
+    data = loaded.recipe.data
+    if data.stage is not None and all(source.type != "dataset" for source in data.source.single):
         message = "<data.stage> has nothing to copy of <data.source.type>"
         yield refuse(loaded, "data.stage", message, "leave it out, or use data of `launch data build`")
 
