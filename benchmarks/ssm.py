@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.config import BackboneSection
-from models.facts import match_facts
+from models.facts import Multipliers, match_facts
 from models.layer_table import LAYERS
 
 BATCH, STATE = 4, 64
@@ -94,7 +94,7 @@ def finish(layer: nn.Module, x_BLH: torch.Tensor, k_HL: torch.Tensor) -> torch.T
 def build(kind: str, width: int) -> nn.Module:
     """Our layer of that kind with its initial values."""
     config = BackboneSection(type="", d_model=width, num_layers=1)
-    layer, generator = LAYERS[kind].build(config), torch.Generator().manual_seed(0)
+    layer, generator = LAYERS[kind].build(config, Multipliers()), torch.Generator().manual_seed(0)
     parameters = dict(layer.named_parameters())
     with torch.no_grad():
         for name, fact in match_facts(parameters, LAYERS[kind].facts(config)).items():

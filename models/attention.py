@@ -4,6 +4,7 @@ Letters: B batch, L length, H channels, A heads, K channels per head.
 """
 
 import math
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -13,7 +14,8 @@ from models.config import AttentionConfig
 from models.documents import Documents
 from models.facts import ParamFacts
 from models.footprint import REAL, Footprint, Pass
-from models.layers import Linear, linear_facts
+from models.inits import constant
+from models.layers import MATRIX, Linear, linear_facts
 from models.mixer import Mixer, State
 
 ROTARY_BASE = 10_000.0
@@ -23,12 +25,12 @@ ROTARY_BASE = 10_000.0
 class Attention(Mixer):
     """The state is the cache of rotated keys and of values; its length is the position."""
 
-    def __init__(self, config: AttentionConfig, d_model: int) -> None:
+    def __init__(self, config: AttentionConfig, d_model: int, multiplier: float = 1.0) -> None:
         super().__init__()
         self.causal, self.rotary = config.causal, config.rotary
         self.num_heads = count_heads(config, d_model)
         self.d_head = d_model // self.num_heads
-        self.scale = logit_scale(config, self.d_head)
+        self.scale = multiplier * logit_scale(config, self.d_head)
         self.query, self.key, self.value, self.output = (Linear(d_model, d_model) for _ in range(4))
 
     def forward(
@@ -102,13 +104,16 @@ def logit_scale(config: AttentionConfig, d_head: int) -> float:
     return 8 / d_head if config.scale == "mup" else 1 / math.sqrt(d_head)
 
 
-def attention_facts() -> dict[str, ParamFacts]:
+def attention_facts(config: AttentionConfig) -> dict[str, ParamFacts]:
     """Facts by name."""
-    return {
+    facts = {
         name: fact
         for part in ("query", "key", "value", "output")
         for name, fact in linear_facts(part).items()
     }
+    if config.query_zero_init:
+        facts["query.weight"] = replace(MATRIX, init=constant(0.0))
+    return facts
 
 
 def attention_flops(d_model: int, seq_len: int, *, causal: bool) -> float:

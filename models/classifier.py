@@ -48,6 +48,7 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig, multipliers: Multipliers) -> None:
         super().__init__()
         self.readout_multiplier, self.pool = multipliers.readout, config.pool
+        self.embedding_multiplier = multipliers.embedding
         self.embedding = build_encoder(config)
         self.embedding_dropout = Dropout(config.embedding_dropout, tied=config.dropout_tied)
         self.layers = build_layers(config, multipliers)
@@ -73,7 +74,10 @@ class Classifier(nn.Module):
         mask_BL = None
         if lengths_B is not None:
             mask_BL = torch.arange(inputs.shape[1], device=inputs.device) < lengths_B[:, None]
-        x_BLH = self.embedding_dropout(self.embedding(inputs))
+        x_BLH = self.embedding(inputs)
+        if self.embedding_multiplier != 1.0:
+            x_BLH = self.embedding_multiplier * x_BLH
+        x_BLH = self.embedding_dropout(x_BLH)
         x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL)
         return self._pool(normalise(self.norm, x_BLH, mask_BL), mask_BL)
 

@@ -22,6 +22,9 @@ class AttentionConfig(Section):
     """Instead of d_head: a fixed number of heads, whose size grows with d_model."""
     scale: Literal["mup", "sqrt"] = "mup"
     """Factor on logits: 8/d_head, which is 1/sqrt(d_head) at 64, or 1/sqrt(d_head)."""
+    query_zero_init: bool = False
+    """Start with equal attention to all positions: logits of random queries would depend on the width (TP-V,
+    arXiv 2203.03466, appendix D.2)."""
     rotary: bool = True
     """Turn queries and keys by their position (arXiv 2104.09864)."""
     causal: bool = True

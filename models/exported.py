@@ -9,6 +9,7 @@ The file's header has the model's section of the recipe and its forward multipli
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import torch
 from pydantic import TypeAdapter
@@ -30,7 +31,7 @@ def save_export(
     """Write parameters and buffers by name."""
     header = {
         "model": config.model_dump_json(),
-        "multipliers": json.dumps({"readout": multipliers.readout, "residual": multipliers.residual}),
+        "multipliers": json.dumps(asdict(multipliers)),
     }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, header)
 
@@ -43,6 +44,6 @@ def load_export(path: str) -> nn.Module:
     config: LMConfig | ClassifierConfig = TypeAdapter(ModelConfig).validate_json(header["model"])
     factors = json.loads(header["multipliers"])
     residual = factors["residual"] and tuple((skip, branch) for skip, branch in factors["residual"])
-    model = build_model(config, Multipliers(readout=factors["readout"], residual=residual))
+    model = build_model(config, Multipliers(**factors | {"residual": residual}))
     model.load_state_dict(tensors)
     return model.eval()

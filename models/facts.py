@@ -42,6 +42,14 @@ class Multipliers:
     readout: float = 1.0
     residual: tuple[tuple[float, float], ...] | None = None
     """(skip, branch) of every residual layer; None: 1, and the factor of the model's own section."""
+    embedding: float = 1.0
+    """On what the encoder gives."""
+    attention: float = 1.0
+    """On logits q k, beside their scale."""
+    ssm: float = 1.0
+    """On the outputs of a state space, before gelu."""
+    ffn: float = 1.0
+    """a in gelu(a x) / a."""
 
 
 def match_facts(names: Iterable[str], patterns: Mapping[str, ParamFacts]) -> dict[str, ParamFacts]:

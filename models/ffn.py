@@ -17,8 +17,9 @@ from models.mixer import Mixer, State
 class FFN(Mixer):
     """Mixes channels only; its state is empty."""
 
-    def __init__(self, config: FFNConfig, d_model: int, dropout: Dropout) -> None:
+    def __init__(self, config: FFNConfig, d_model: int, dropout: Dropout, multiplier: float = 1.0) -> None:
         super().__init__()
+        self.multiplier = multiplier
         self.up = Linear(d_model, config.expand * d_model)
         self.dropout = dropout
         self.down = Linear(config.expand * d_model, d_model)
@@ -26,7 +27,12 @@ class FFN(Mixer):
     def forward(
         self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
     ) -> torch.Tensor:
-        return self.down(self.dropout(nn.functional.gelu(self.up(x_BLH))))
+        x_BLF = self.up(x_BLH)
+        if self.multiplier == 1.0:  # spare two passes over the widest activations
+            x_BLF = nn.functional.gelu(x_BLF)
+        else:
+            x_BLF = nn.functional.gelu(self.multiplier * x_BLF) / self.multiplier
+        return self.down(self.dropout(x_BLF))
 
     def initial_state(self, batch_size: int, device: torch.device) -> State:
         return ()

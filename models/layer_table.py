@@ -6,7 +6,7 @@ from typing import final
 
 from models.attention import Attention, attention_facts, attention_flops, attention_footprint
 from models.config import BackboneSection, LayerName
-from models.facts import ParamFacts
+from models.facts import Multipliers, ParamFacts
 from models.ffn import FFN, ffn_facts, ffn_flops, ffn_footprint
 from models.footprint import Footprint, Pass
 from models.layers import Dropout
@@ -27,7 +27,7 @@ from models.ssm.ssm_mixer import SSMMixer, mixer_facts, mixer_flops, mixer_footp
 class LayerKind:
     """One kind of residual branch: how it is built, what its parameters are, what a token costs."""
 
-    build: Callable[[BackboneSection], Mixer]
+    build: Callable[[BackboneSection, Multipliers], Mixer]
     facts: Callable[[BackboneSection], dict[str, ParamFacts]]
     flops: Callable[[BackboneSection, int], float]
     """Forward."""
@@ -49,7 +49,7 @@ def _ssm_footprint(config: BackboneSection, section: SSMSection, step: Pass, sys
 
 LAYERS: dict[LayerName, LayerKind] = {
     "s4d": LayerKind(
-        build=lambda c: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c)),
+        build=lambda c, m: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c), m.ssm),
         facts=lambda c: mixer_facts(c.s4d, s4d_facts(c.s4d)),
         flops=lambda c, seq_len: mixer_flops(c.s4d, c.d_model, seq_len),
         footprint=lambda c, step: _ssm_footprint(
@@ -61,7 +61,7 @@ LAYERS: dict[LayerName, LayerKind] = {
         carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(c.s4d.d_state, c.s4d.channels),
     ),
     "s4": LayerKind(
-        build=lambda c: SSMMixer(c.s4, c.d_model, S4(c.s4, c.d_model), _dropout(c)),
+        build=lambda c, m: SSMMixer(c.s4, c.d_model, S4(c.s4, c.d_model), _dropout(c), m.ssm),
         facts=lambda c: mixer_facts(c.s4, s4_facts(c.s4)),
         flops=lambda c, seq_len: mixer_flops(c.s4, c.d_model, seq_len),
         footprint=lambda c, step: _ssm_footprint(c, c.s4, step, s4_footprint(c.s4, c.d_model, step.length)),
@@ -73,7 +73,7 @@ LAYERS: dict[LayerName, LayerKind] = {
         ),
     ),
     "dss": LayerKind(
-        build=lambda c: SSMMixer(c.dss, c.d_model, DSS(c.dss, c.d_model), _dropout(c)),
+        build=lambda c, m: SSMMixer(c.dss, c.d_model, DSS(c.dss, c.d_model), _dropout(c), m.ssm),
         facts=lambda c: mixer_facts(c.dss, dss_facts(c.dss)),
         flops=lambda c, seq_len: mixer_flops(c.dss, c.d_model, seq_len),
         footprint=lambda c, step: _ssm_footprint(
@@ -85,25 +85,25 @@ LAYERS: dict[LayerName, LayerKind] = {
         carry_flops=lambda c, seq_len: c.d_model * diagonal_carry_flops(2 * c.dss.d_state, c.dss.channels),
     ),
     "attention": LayerKind(
-        build=lambda c: Attention(c.attention, c.d_model),
-        facts=lambda c: attention_facts(),
+        build=lambda c, m: Attention(c.attention, c.d_model, m.attention),
+        facts=lambda c: attention_facts(c.attention),
         flops=lambda c, seq_len: attention_flops(c.d_model, seq_len, causal=c.attention.causal),
         footprint=lambda c, step: attention_footprint(c.attention, c.d_model, step),
     ),
     "momentum": LayerKind(
-        build=lambda c: MomentumAttention(c.momentum, c.d_model),
+        build=lambda c, m: MomentumAttention(c.momentum, c.d_model),
         facts=lambda c: momentum_facts(),
         flops=lambda c, seq_len: momentum_flops(c.momentum, c.d_model, seq_len),
         footprint=lambda c, step: momentum_footprint(c.momentum, c.d_model, step),
     ),
     "ssd": LayerKind(
-        build=lambda c: SSD(c.ssd, c.d_model, _dropout(c)),
+        build=lambda c, m: SSD(c.ssd, c.d_model, _dropout(c)),
         facts=lambda c: ssd_facts(c.ssd),
         flops=lambda c, seq_len: ssd_flops(c.ssd, c.d_model, seq_len),
         footprint=lambda c, step: ssd_footprint(c.ssd, c.d_model, step, dropout=c.keeps_masks),
     ),
     "ffn": LayerKind(
-        build=lambda c: FFN(c.ffn, c.d_model, _dropout(c)),
+        build=lambda c, m: FFN(c.ffn, c.d_model, _dropout(c), m.ffn),
         facts=lambda c: ffn_facts(),
         flops=lambda c, seq_len: ffn_flops(c.ffn, c.d_model),
         footprint=lambda c, step: ffn_footprint(c.ffn, c.d_model, step, dropout=c.keeps_masks),

@@ -33,7 +33,7 @@ class LM(nn.Module):
 
     def __init__(self, config: LMConfig, multipliers: Multipliers) -> None:
         super().__init__()
-        self.readout_multiplier = multipliers.readout
+        self.readout_multiplier, self.embedding_multiplier = multipliers.readout, multipliers.embedding
         self.embedding = build_encoder(config)
         self.embedding_dropout = Dropout(config.embedding_dropout, tied=config.dropout_tied)
         self.layers = build_layers(config, multipliers)
@@ -55,7 +55,7 @@ class LM(nn.Module):
         """
         # With and without states it must be this method: hooks of FSDP, DDP and DeepSpeed, which gather
         # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
-        x_BLH = self.embedding_dropout(self.embedding(tokens_BL))
+        x_BLH = self.embedding_dropout(self._embed(tokens_BL))
         x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states, documents=documents)
         logits_BLV = self._read_out(x_BLH)
         return logits_BLV if states is None else (logits_BLV, after)
@@ -69,7 +69,7 @@ class LM(nn.Module):
         layers = [layer.stepper() for layer in residuals(self.layers)]
 
         def step(tokens_B: torch.Tensor, states: Sequence[State]) -> tuple[torch.Tensor, list[State]]:
-            x_BH, after, outputs = self.embedding(tokens_B), [], []
+            x_BH, after, outputs = self._embed(tokens_B), [], []
             for layer, state in zip(layers, states, strict=True):
                 x_BH, state = layer(x_BH, state)
                 after.append(state)
@@ -77,6 +77,10 @@ class LM(nn.Module):
             return self._read_out(x_BH if self.mix is None else self.mix(outputs)), after
 
         return step
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = self.embedding(tokens)
+        return x if self.embedding_multiplier == 1.0 else self.embedding_multiplier * x
 
     def _read_out(self, x: torch.Tensor) -> torch.Tensor:
         x = self.readout_dropout(self.norm(x)) * self.readout_multiplier

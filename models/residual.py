@@ -22,13 +22,19 @@ class Residual(nn.Module):
     The mixer's attribute is its kind, so that names read `layers.3.s4d.ssm.C`.
     """
 
-    def __init__(self, config: BackboneSection, kind: LayerName, factors: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        config: BackboneSection,
+        kind: LayerName,
+        factors: tuple[float, float],
+        multipliers: Multipliers,
+    ) -> None:
         super().__init__()
         self.kind, self.prenorm = kind, config.prenorm
         self.skip, self.factor = factors
         self.norm = build_norm(config.norm, config.d_model)
         self.dropout = Dropout(config.dropout, tied=config.dropout_tied)
-        self.add_module(kind, LAYERS[kind].build(config))
+        self.add_module(kind, LAYERS[kind].build(config, multipliers))
 
     @property
     def mixer(self) -> Mixer:
@@ -123,7 +129,9 @@ def build_layers(config: BackboneSection, multipliers: Multipliers) -> nn.Module
     """All residual layers."""
     kinds = layer_kinds(config)
     factors = multipliers.residual or ((1.0, branch_factor(config)),) * len(kinds)
-    return nn.ModuleList(Residual(config, kind, pair) for kind, pair in zip(kinds, factors, strict=True))
+    return nn.ModuleList(
+        Residual(config, kind, pair, multipliers) for kind, pair in zip(kinds, factors, strict=True)
+    )
 
 
 def residuals(layers: nn.ModuleList) -> list[Residual]:

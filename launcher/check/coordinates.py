@@ -5,11 +5,14 @@ init   its output before training
 total  the change of its output in training, including changes of the modules before it
 own    the change on its original inputs, caused by its own parameters only: it shows a wrong rate even if a
        larger change of the modules before it hides this in `total`
+
+Each parameter has two, of launcher/check/alone.py: how far it has moved, and what that alone does to its
+module.
 """
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +20,7 @@ from typing import Literal, final
 
 import torch
 
+from launcher.check.alone import copy_parameters, effects, moves
 from launcher.check.probe import (
     Recording,
     changes,
@@ -31,13 +35,14 @@ from launcher.processes import forkserver, run_group
 from launcher.recipe.schema import Recipe
 from launcher.world import World, close_world, join_local_world
 
-Measure = Literal["init", "total", "own", "state"]
+Measure = Literal["init", "total", "own", "state", "moved", "alone"]
 
 # Theory gives exponents of 0, 1/2 or 1 in the limit of large width: the bound is half-way between the first
 # two. At the widths of a check, from 128 on, right rules still give up to 0.2 (logits of heads that grow,
 # Shampoo), which fades with the width, and wrong ones 0.35 and more. What hides below is seen by factors.py.
 BOUND = 0.25
 """Largest |slope| of log2 magnitude over log2 width; the true exponent of a wrong rule is 1/2 or 1."""
+OF_PARAMETERS: tuple[Measure, ...] = ("moved", "alone")
 LOGITS = ".logits"
 """How the measure of an attention layer's logits ends."""
 TIMEOUT_S = 300.0
@@ -72,6 +77,8 @@ class Slope:
     """Mean over seeds, for each width."""
     expected: float = 0.0
     """The slope that the parametrization intends: 0, except for what it lets shrink by design."""
+    widest: float = math.nan
+    """The slope over the wider half of the widths."""
 
 
 @final
@@ -128,6 +135,7 @@ def measure_proxy(
     before, _ = proxy.record()
     # A module of a sharded model cannot be called by itself: hooks of a larger one gather its parameters.
     alone = proxy.world.size == 1
+    initial = copy_parameters(proxy.model) if alone else {}
     yield from ((("init", 0, name), mean_abs(output)) for name, output in before.outputs.items())
     if alone:
         yield from ((("state", 0, name), size) for name, size in state_magnitudes(proxy.model, proxy.batch))
@@ -139,6 +147,10 @@ def measure_proxy(
     if alone:
         for name, size in state_magnitudes(proxy.model, proxy.batch):
             yield ("state", NUM_STEPS, name), size
+        yield from ((("moved", NUM_STEPS, name), size) for name, size in moves(proxy.model, initial))
+        yield from (
+            (("alone", NUM_STEPS, name), size) for name, size in effects(proxy.model, before, initial)
+        )
 
 
 def _measure_step(
@@ -153,9 +165,12 @@ def _measure_step(
         yield from ((("own", step, name), change) for name, change in own.items())
 
 
-def fit_slopes(values: Sequence[Value], parametrization: str) -> list[Slope]:
+def fit_slopes(
+    values: Sequence[Value], parametrization: str, of_parameters: Mapping[tuple[Measure, str], float]
+) -> list[Slope]:
     """Least squares through log2 of the mean over seeds against log2 of the width.
 
+    `of_parameters` are the exponents that are right; what has none there is left out.
     Seeds are averaged before the logarithm: means 1.0, 1.41, 2.0, 2.83 at widths 64 to 512 have slope 0.5.
     """
     table: dict[tuple[Measure, int, str], dict[int, list[float]]] = {}
@@ -165,8 +180,16 @@ def fit_slopes(values: Sequence[Value], parametrization: str) -> list[Slope]:
     slopes = []
     for (measure, step, module), by_width in table.items():
         means = {width: fmean(found) for width, found in sorted(by_width.items())}
-        slope, expected = fit_exponent(means), expected_exponent(parametrization, measure, module)
-        slopes.append(Slope(measure, step, module, slope, tuple(means.values()), expected))
+        expected = expected_exponent(parametrization, measure, module)
+        if measure in OF_PARAMETERS:
+            if (measure, module) not in of_parameters or len(means) < len({v.d_model for v in values}):
+                continue
+            expected = of_parameters[measure, module]
+        wider = max(2, -(-len(means) // 2))
+        widest = fit_exponent(dict(list(means.items())[-wider:]))
+        slopes.append(
+            Slope(measure, step, module, fit_exponent(means), tuple(means.values()), expected, widest)
+        )
     return slopes
 
 
@@ -182,8 +205,8 @@ def fit_exponent(means: dict[int, float]) -> float:
         return math.inf
     if min(means.values()) <= 0.0:
         return math.nan
-    # Least squares in log-log: slope = cov(x, y) / var(x). Values 1, 1.1, 1.2, 1.3 at widths 128 to 1024 have
-    # logs 0, 0.138, 0.263, 0.379 and slope 0.126, which fails; growth by 1.2 over the whole range would pass.
+    # Least squares in log-log: slope = cov(x, y) / var(x). Values 1, 1.3, 1.7, 2.2 at widths 128 to 1024 have
+    # logs 0, 0.38, 0.77, 1.14 and slope 0.38, which fails; growth by 1.6 over the whole range would pass.
     x = [math.log2(width) for width in means]
     y = [math.log2(value) for value in means.values()]
     x_mean, y_mean = fmean(x), fmean(y)
@@ -194,9 +217,11 @@ def fit_exponent(means: dict[int, float]) -> float:
 def is_judged(slope: Slope) -> bool:
     """All but zero initial outputs, and the initial logits, which may shrink with width."""
     # NaN stands for a value of zero. Before training this is by design: a zero readout, or a mixer's zero
-    # state.
+    # state. So it is while another parameter's zeros stop the gradient: keys move one step after zero
+    # queries, and those one step after a zero readout. By the last step all must have moved.
     if math.isnan(slope.slope):
-        return slope.measure in ("total", "own")  # should change in training, and does not
+        waits = slope.step < NUM_STEPS and not any(slope.values)
+        return slope.measure in ("total", "own", *OF_PARAMETERS) and not waits
     return not (slope.measure == "init" and slope.module == "readout")
 
 
@@ -206,8 +231,17 @@ def fails(slope: Slope) -> bool:
 
 
 def distance(slope: Slope) -> float:
-    """From the exponents that are right."""
-    off = slope.slope - slope.expected
+    """From the exponents that are right: over all widths, or over the wider half where that is smaller.
+
+    An exponent is one of the limit. What finite width adds fades from pair to pair; a wrong rule stays.
+    """
+    if not math.isfinite(slope.slope):
+        return math.inf
+    return min(_off(slope, slope.slope), _off(slope, slope.widest))
+
+
+def _off(slope: Slope, found: float) -> float:
+    off = found - slope.expected
     if slope.module.endswith(LOGITS) and off < 0:
         # Logits q k / d change by what q and k agree in, which keeps its size, and by what they do not, which
         # falls as d^-1/2 like the logits at the start: every exponent between the two is right.

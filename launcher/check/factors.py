@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from launcher.check.coordinates import Measure
 from launcher.check.health import Finding
 from launcher.check.shrink import shrink_recipe
 from launcher.mup.scaling import DECAY_POWER, DEPTH_POWER, Update
@@ -68,7 +69,8 @@ def _compared(
     readout = [name for name, fact in parameters.facts.items() if fact.role in (Role.READOUT, Role.TIED)]
     for name in readout:
         multiplier = derive(recipe, parameters, name, groups[name].update).forward
-        yield name, "multiplier of the model", parameters.multipliers.readout, multiplier
+        asked = multiplier * recipe.mup.multipliers.output
+        yield name, "multiplier of the model", parameters.multipliers.readout, asked
     for name, scaling in parameters.scalings.items():
         expected = derive(recipe, parameters, name, groups[name].update)
         before = derive(recipe, first, name, groups[name].update)
@@ -90,9 +92,10 @@ def _by_name(groups: Sequence[Group]) -> dict[str, Group]:
 
 def derive(recipe: Recipe, parameters: Parameters, name: str, update: Update) -> Factors:
     """The factors of one parameter, from its role, its growth, and how it is updated."""
-    if recipe.mup.type != "mup":
-        return Factors(1.0, 1.0, 1.0, 1.0, 1.0)
     role = parameters.facts[name].role
+    start = recipe.mup.init_scale if role is Role.MATRIX else 1.0
+    if recipe.mup.type != "mup":
+        return Factors(start, 1.0, 1.0, 1.0, 1.0)
     g_in, g_out = growth(parameters, name, role)
     forward = 1 / g_in if role in (Role.READOUT, Role.TIED) else 1.0
     # Only the inputs of a matrix are so many that what agrees among them adds up: a readout's do too, which
@@ -109,7 +112,7 @@ def derive(recipe: Recipe, parameters: Parameters, name: str, update: Update) ->
     compared = {"adam": 1, "smorms3": 2}.get(update, 0)
     width_lr = 1 / (forward * agreeing * entry)
     return Factors(
-        init=math.sqrt(g_in) if role is Role.READOUT else 1.0,
+        init=math.sqrt(g_in) if role is Role.READOUT else start,
         forward=forward,
         lr=width_lr / in_depth,
         weight_decay=width_lr ** -DECAY_POWER[recipe.mup.weight_decay],
@@ -157,6 +160,50 @@ def _entry(update: Update, gradient: float, g_in: float, g_out: float) -> float:
             return math.sqrt(g_in) * through / g_in
         case _:
             return 1.0
+
+
+def expected_exponents(recipe: Recipe, widths: Sequence[int]) -> dict[tuple[Measure, str], float]:
+    """How each parameter's move and effect must grow with width; without those that have no single answer."""
+    small, large = (
+        make_plan(shrink_recipe(recipe, d_model=width, seed=recipe.seed), 1).parameters
+        for width in (widths[0], widths[-1])
+    )
+    expected: dict[tuple[Measure, str], float] = {}
+    span = math.log(widths[-1] / widths[0])
+    for group in large.groups:
+        for name in group.parameters:
+            if group.update == "sgd" and large.shapes[name] == small.shapes[name]:
+                continue  # gradients of what all channels share fall with width until channels agree
+            expected["alone", name] = _effect_exponent(recipe, large, name)
+            if group.update != "shampoo":  # entries of its update depend on the gradient's rank
+                sizes = [_moved(recipe, parameters, name, group.update) for parameters in (small, large)]
+                expected["moved", name] = math.log(sizes[1] / sizes[0]) / span
+    return expected
+
+
+def _effect_exponent(recipe: Recipe, parameters: Parameters, name: str) -> float:
+    """0: the effect of every parameter stays. u-muP's embeddings and biases of matrices learn less with width
+    (arXiv 2407.17465, section 4.4; unit-scaling's bias has rate 1 after a multiplier fan_in^-1/2)."""
+    weight = parameters.facts.get(f"{name.removesuffix('bias')}weight")
+    of_matrix = name.endswith(".bias") and weight is not None and weight.role is Role.MATRIX
+    less = of_matrix or parameters.facts[name].role is Role.EMBEDDING
+    return -0.5 if recipe.mup.type == "umup" and less else 0.0
+
+
+def _moved(recipe: Recipe, parameters: Parameters, name: str, update: Update) -> float:
+    """Size of an entry of a step."""
+    if recipe.mup.type != "mup":
+        return parameters.scalings[name].lr
+    role = parameters.facts[name].role
+    g_in, g_out = growth(parameters, name, role)
+    lr = derive(recipe, parameters, name, update).lr
+    match update:
+        case "sgd":
+            return lr * (1 / g_out if role is Role.MATRIX else 1 / g_in)
+        case "spectral":  # all singular values alike: norm x root of their number, over root of all entries
+            return lr * math.sqrt(g_out / g_in) * math.sqrt(min(g_in, g_out) / (g_in * g_out))
+        case _:
+            return lr
 
 
 def _explain(parameters: Parameters, name: str, what: str, seen: float, expected: float, width: int) -> str:

@@ -10,6 +10,7 @@ from launcher.check.coordinates import (
     BOUND,
     FIRST_STEP,
     NUM_STEPS,
+    OF_PARAMETERS,
     Setting,
     Slope,
     Value,
@@ -21,7 +22,7 @@ from launcher.check.coordinates import (
     measure_coordinates,
     measure_sharded,
 )
-from launcher.check.factors import check_factors
+from launcher.check.factors import check_factors, expected_exponents
 from launcher.check.health import (
     Finding,
     check_gradient_flow,
@@ -48,6 +49,8 @@ class CheckResult:
     setting: Setting
     slopes: tuple[Slope, ...]
     sharded: tuple[Slope, ...]
+    parameters: tuple[Slope, ...]
+    """Of what each parameter does by itself."""
     findings: tuple[Finding, ...]
 
     @property
@@ -67,8 +70,10 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
     with one_thread():
         say("coordinate check on one process")
         values = measure_coordinates(setting, cpu_world())
-        slopes = fit_slopes(values, recipe.mup.type)
-        findings = [judge_slopes("coordinate check", slopes)]
+        every = fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths))
+        slopes = [slope for slope in every if slope.measure not in OF_PARAMETERS]
+        parameters = [slope for slope in every if slope.measure in OF_PARAMETERS]
+        findings = [judge_slopes("coordinate check", slopes), judge_parameters(parameters)]
         if recipe.mup.type != "umup":
             findings.append(check_factors(recipe, widths))
         sharded: list[Slope] = []
@@ -79,7 +84,11 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
         say("initial loss, overfitting, gradients, states")
         findings += _check_health(recipe, widths)
     return CheckResult(
-        setting=setting, slopes=tuple(slopes), sharded=tuple(sharded), findings=tuple(findings)
+        setting=setting,
+        slopes=tuple(slopes),
+        sharded=tuple(sharded),
+        parameters=tuple(parameters),
+        findings=tuple(findings),
     )
 
 
@@ -117,7 +126,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
         values = measure_sharded(sharded)
     except GroupError as failure:
         return [], [Finding(name, False, "did not run", "runs", failure.first.strip().splitlines()[-1])]
-    slopes = fit_slopes(values, setting.recipe.mup.type)
+    slopes = fit_slopes(values, setting.recipe.mup.type, {})
     judged = judge_slopes(name, slopes)
     if setting.recipe.model.norm == "batch":
         detail = (
@@ -157,6 +166,35 @@ def judge_slopes(name: str, slopes: Sequence[Slope]) -> Finding:
         f"at most {BOUND:g}",
         detail,
     )
+
+
+def judge_parameters(slopes: Sequence[Slope]) -> Finding:
+    """One verdict over what every parameter does by itself, with the power that explains what fails."""
+    worst = max(slopes, key=_distance)
+    by_name: dict[str, list[Slope]] = {}
+    for slope in filter(fails, slopes):
+        by_name.setdefault(slope.module, []).append(slope)
+    lines = [_explain_parameter(name, failing) for name, failing in by_name.items()]
+    more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
+    return Finding(
+        "every parameter alone",
+        not lines,
+        f"largest |slope| {_distance(worst):.3f} of {len(slopes)}, step {NUM_STEPS}",
+        f"at most {BOUND:g}",
+        "; ".join(lines[:4]) + more if lines else f"largest: {worst.module}",
+    )
+
+
+def _explain_parameter(name: str, failing: Sequence[Slope]) -> str:
+    found = {slope.measure: slope for slope in failing}
+    said = [
+        f"{'moves' if measure == 'moved' else 'acts'} as width^{slope.slope:+.2f}, not {slope.expected:+.2g}"
+        for measure, slope in found.items()
+    ]
+    if "moved" in found:
+        power = round(2 * (found["moved"].slope - found["moved"].expected)) / 2
+        said.append(f"as if its rate had another width^{power:+g}")
+    return f"{name} {', '.join(said)}"
 
 
 def _distance(slope: Slope) -> float:

@@ -47,6 +47,7 @@ def describe_attempt(recipe: Recipe, plan: Plan, data: DataEntry, attempt: int) 
         base_shapes_hash=plan.parameters.base_shapes_hash,
         base_shapes={name: tuple(dims) for name, dims in plan.parameters.base_shapes.items()},
         parameters=describe_parameters(plan.parameters),
+        tuned=dict(plan.parameters.tuned),
     )
 
 
@@ -124,7 +125,8 @@ def check_identity(saved: Saved, parameters: Parameters) -> None:
     # The same base shapes can still give other multipliers: another mup.type, optimizer or version of the
     # rules.
     now = describe_parameters(parameters)
-    lines = [
+    lines = _differences(manifest.tuned or {}, parameters.tuned)
+    lines += [
         f"{name}: {change}"
         for name, entry in manifest.parameters.items()
         for change in _differences(_known(entry), now[name].model_dump() if name in now else {})
@@ -153,6 +155,9 @@ def check_weights(saved: Saved, parameters: Parameters) -> None:
         if key in keys
     }
     after = {f"{name}.{key}": getattr(entry, key) for name, entry in now.items() for key in keys}
+    tuned = saved.manifest.tuned or {}
+    before |= {key: value for key, value in tuned.items() if key.startswith("mup.multipliers.")}
+    after |= parameters.tuned
     if changed := _differences(before, after):
         message = "was trained as another parametrisation:\n    " + "\n    ".join(changed[:4])
         raise UserError(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 
 
@@ -90,7 +90,7 @@ class LineageEntry(Entry):
 class Manifest(Entry):
     """Everything that a resume needs or checks, and the version that wrote it."""
 
-    format: Literal[2, 3, 4] = 4
+    format: Literal[2, 3, 4, 5] = 5
     written_by: str
     step: int
     data_step: int
@@ -113,6 +113,9 @@ class Manifest(Entry):
     base_shapes_hash: str
     base_shapes: dict[str, tuple[int | None, ...]]
     parameters: dict[str, ParameterEntry]
+    tuned: dict[str, float] | None = None
+    """Factors of the recipe's own, by key: all of mup.multipliers, mup.init_scale and optim.rates. Formats up
+    to 4 had none."""
 
 
 def manifest_text(manifest: Manifest) -> str:

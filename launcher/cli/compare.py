@@ -10,7 +10,7 @@ from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.overrides import Nodes
 from launcher.recipe.schema import Recipe
-from launcher.sweep.grid import split_values
+from launcher.sweep.axes import split_values
 from launcher.table import table_lines
 
 MOST = 64

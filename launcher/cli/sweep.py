@@ -1,10 +1,12 @@
 """`launch sweep`."""
 
 import argparse
+import functools
+import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.config import ClusterConfig
@@ -17,8 +19,12 @@ from launcher.data.source_table import check_sources
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
-from launcher.sweep.grid import ONE_PROCESS, SweepPoint, load_points, read_axes
-from launcher.sweep.transfer import Transfer, find_transfers
+from launcher.sweep.axes import read_axes
+from launcher.sweep.draw import Draws
+from launcher.sweep.grid import ONE_PROCESS, Rung, SweepPoint, load_points
+from launcher.sweep.halving import Budget
+from launcher.sweep.results import PointResult
+from launcher.sweep.transfer import Transfer, find_transfers, numeric_keys
 from launcher.track.mlflow import MlflowTarget
 
 
@@ -30,7 +36,12 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
         raise UserError(Problem("launch sweep", "this is a host that jobs are submitted from", remedy))
     drops = [word for word in options.axes if word.startswith("~")]
     axes = [word for word in options.axes if word not in drops and not _is_cluster(word)]
-    points = load_points(options.recipe, read_axes(axes), drops)
+    read, draws = read_axes(axes), None
+    if options.random is not None:
+        draws = Draws(options.random, options.draw_seed)
+    budget = Budget(options.tokens, options.halving)
+    load = functools.partial(load_points, options.recipe, read, drops, draws)
+    points = load()
     loaded = points[0].loaded
     recipe = loaded.recipe
     with loaded.locating():
@@ -43,42 +54,56 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     cores = len(os.sched_getaffinity(0))
     jobs = min(options.jobs or cores, len(points))
 
-    from launcher.sweep.run_sweep import PICTURE, RESULTS, SweepOptions, read_results, run_sweep
+    from launcher.sweep.run_sweep import PICTURE, RESULTS, VALUES, SweepOptions, read_results, run_rungs
     from launcher.sweep.sweep_mlflow import open_parent
     from launcher.sweep.sweep_text import sweep_text
 
     if options.best:
-        return _print_best(options.recipe, drops, points, out)
+        return _print_best(options.recipe, drops, points, load, budget, out)
     os.environ |= mlflow_environment()
     parent = open_parent(target, recipe.name, out, options.axes, _say)
     if options.cluster == "slurm" and not options.table:
+        if budget != Budget(None, None):
+            message = (
+                "--tokens and --halving choose the next points by results, which an array does not wait for"
+            )
+            raise UserError(
+                Problem("launch sweep", message, "train here (--cluster local), or sweep train.steps")
+            )
         return _submit(points, options, arguments, out, parent.children)
     # Points that are trained at once divide the cores, or their threads would compete for them.
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
-    run_sweep(
-        recipe.name,
-        points,
-        SweepOptions(
-            out=out, jobs=jobs, threads=threads, mlflow=parent.children, say=_say, only_read=options.table
-        ),
+    asked = SweepOptions(
+        out=out, jobs=jobs, threads=threads, mlflow=parent.children, say=_say, only_read=options.table
     )
+    run_rungs(points, load, budget, asked)
     results = read_results(out)
     transfers = find_transfers(results)
     _say(sweep_text(results, transfers))
     if transfers:
         _say(_draw(out / PICTURE, transfers, validation=all(result.validation for result in results)))
-    parent.close(transfers, [out / RESULTS, out / PICTURE])
+    if numeric_keys(results) and any(math.isfinite(result.loss) for result in results):
+        _say(_draw_values(out / VALUES, results))
+    parent.close(transfers, [out / RESULTS, out / PICTURE, out / VALUES])
     # A diverged point is a result: too high a rate is part of what a sweep of rates finds.
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
 
 
-def _print_best(path: str, drops: Sequence[str], points: Sequence[SweepPoint], out: Path) -> int:
+def _print_best(
+    path: str,
+    drops: Sequence[str],
+    points: Sequence[SweepPoint],
+    load: Callable[[Rung], Sequence[SweepPoint]],
+    budget: Budget,
+    out: Path,
+) -> int:
     """The recipe on stdout, what is to be known of it on stderr."""
-    from launcher.sweep.best import best_recipe
-    from launcher.sweep.run_sweep import SweepOptions, run_sweep
+    from launcher.sweep.best import best_recipe, compared_keys
+    from launcher.sweep.run_sweep import SweepOptions, run_rungs
 
     asked = SweepOptions(out=out, jobs=1, threads=1, mlflow=None, say=lambda text: None, only_read=True)
-    best = best_recipe(path, drops, points, run_sweep(points[0].recipe.name, points, asked), out)
+    last, results = run_rungs(points, load, budget, asked)
+    best = best_recipe(path, drops, compared_keys(points), last, results, out)
     for remark in best.remarks:
         print(f"launch: {remark}", file=sys.stderr)
     print(best.text, end="")
@@ -97,6 +122,27 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="key=a,b,...",
         help="values to try, such as optim.lr=1e-3,2e-3 seed=1,2; ~optim.betas drops a key",
+    )
+    parser.add_argument(
+        "--random",
+        type=positive,
+        metavar="N",
+        help="draw N combinations, of key=a..b equally likely in every octave; each at all widths and seeds",
+    )
+    parser.add_argument(
+        "--draw-seed", type=int, default=0, metavar="N", help="of --random; more draws add to the same ones"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=_tokens,
+        metavar="N",
+        help="train all points together for so many tokens, such as 5e8",
+    )
+    parser.add_argument(
+        "--halving",
+        type=_eta,
+        metavar="K",
+        help="train all points briefly, the best 1/K for K times as long, and so forth (successive halving)",
     )
     parser.add_argument(
         "--jobs", type=positive, metavar="N", help="points trained at once; default one per core"
@@ -118,6 +164,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_profile(parser)
     return parser
+
+
+def _tokens(text: str) -> float:
+    if not (math.isfinite(tokens := float(text)) and tokens > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens")
+    return tokens
+
+
+def _eta(text: str) -> int:
+    if (eta := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: at least 2")
+    return eta
 
 
 def _is_cluster(axis: str) -> bool:
@@ -172,6 +230,16 @@ def _submit(
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _draw_values(path: Path, results: Sequence[PointResult]) -> str:
+    from launcher.report.figure import can_draw
+    from launcher.report.transfer_plot import draw_values
+
+    if not can_draw():
+        return ""
+    loss_name = "validation loss" if all(result.validation for result in results) else "training loss"
+    return f"picture of every value: {draw_values(path, results, loss_name)}"
 
 
 def _draw(path: Path, transfers: Sequence[Transfer], *, validation: bool) -> str:

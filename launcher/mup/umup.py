@@ -7,14 +7,15 @@ than bfloat16 show a difference.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from launcher.mup.config import DecayPolicy
+from launcher.mup.config import DecayPolicy, MultiplierConfig
 from launcher.mup.scaling import DECAY_POWER, Scaling, Update
 from models.config import AttentionConfig, BackboneSection
 from models.facts import ParamFacts, Role
+from models.residual import layer_kinds
 
 _SOURCE = "u-muP (arXiv 2407.17465), unit-scaling 0.3.5"
 
@@ -29,6 +30,8 @@ class Place:
     """Pairs of layers of the stack that it is in, if any."""
     branch: float = 1.0
     """Factor of the residual branch that it is in."""
+    output: float = 1.0
+    """What logits are multiplied by, for the loss only: unit-scaling's gradients do not have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ def scale_umup(
     # Adam's step has the size of its rate whatever the gradient: c in their weight is a c in ours, a times
     # theirs. SGD's follows the gradient, and that of w = a w' is 1/a of theirs, hence a^2 c.
     sgd = update == "sgd"
-    lr = stack * unit.rate * unit.absorbed * (unit.flow * unit.absorbed if sgd else 1.0)
+    lr = stack * unit.rate * unit.absorbed * (unit.flow / place.output * unit.absorbed if sgd else 1.0)
     forward = 1 / shape[1] if role is Role.READOUT else 1.0
     source = f"{_SOURCE}: {unit.rule}" + ("" if place.depth is None else "; x (layers / 2)^-1/2 in the stack")
     return Scaling(
@@ -118,35 +121,40 @@ def _layer_fan_in(
     return shapes[weight][1]
 
 
-def unit_gains(config: BackboneSection, seq_len: int) -> dict[str, float]:
+def unit_gains(config: BackboneSection, multipliers: MultiplierConfig, seq_len: int) -> dict[str, float]:
     """By name pattern, what gives a layer's input variance one again (unit-scaling's functional.py)."""
+    bend = 1 / (1 + 0.25 / multipliers.ffn**2)
     return {
-        "*.ffn.down.weight": _between(1 / (1 + 0.25), 2.0, math.sqrt(2 / (1 - 1 / math.pi))),
-        "*.attention.output.weight": _attention_gain(config, seq_len),
+        "*.ffn.down.weight": _between(bend, 2.0, math.sqrt(2 / (1 - 1 / math.pi))),
+        "*.attention.output.weight": _attention_gain(config, multipliers.attention, seq_len),
     }
 
 
 def find_places(
-    config: BackboneSection, shapes: Mapping[str, tuple[int, ...]], seq_len: int
+    config: BackboneSection,
+    shapes: Mapping[str, tuple[int, ...]],
+    multipliers: MultiplierConfig,
+    seq_len: int,
 ) -> dict[str, Place]:
     """Where each parameter is."""
-    gains, factors = unit_gains(config, seq_len), residual_factors(config.num_layers)
+    gains, factors = unit_gains(config, multipliers, seq_len), residual_factors(config, multipliers)
     places = {}
     for name in shapes:
         gain = next((gain for pattern, gain in gains.items() if fnmatchcase(name, pattern)), 1.0)
         if name.startswith("layers."):
             branch = factors[int(name.split(".")[1])][1]
-            places[name] = Place(gain=gain, depth=config.num_layers / 2, branch=branch)
+            place = Place(gain=gain, depth=config.num_layers / 2, branch=branch, output=multipliers.output)
         else:
-            places[name] = Place(gain=gain)
+            place = Place(gain=gain, output=multipliers.output)
+        places[name] = place
     return places
 
 
-def _attention_gain(config: BackboneSection, seq_len: int) -> float:
+def _attention_gain(config: BackboneSection, temperature: float, seq_len: int) -> float:
     """Of a weighted mean of values: between that over all positions seen and that of a single one."""
     attention = config.attention
     d_head = attention_head(attention, config.d_model)
-    multiplier = 8.0 if attention.scale == "mup" else math.sqrt(d_head)  # of logits q k / d_head
+    multiplier = temperature * (8.0 if attention.scale == "mup" else math.sqrt(d_head))  # of q k / d_head
     # of L equal weights the mean of unit values has std L^-1/2; a causal one is over 1, 2, ... L positions,
     # whose mean of 1/n is about ln(L) / L
     mean_std = math.sqrt((math.log(seq_len) if attention.causal else 1.0) / seq_len)
@@ -162,9 +170,24 @@ def _between(alpha: float, lower: float, upper: float) -> float:
     return math.exp(alpha * math.log(upper) + (1 - alpha) * math.log(lower))
 
 
-def residual_factors(num_layers: int) -> tuple[tuple[float, float], ...]:
-    """(skip, branch) of layer i, tau = (num_layers/2 + i)^-1/2: branches add equal variances (appendix G)."""
-    # 2 layers: tau 1 and 2^-1/2. The first takes skip and branch alike (2^-1/2 each), the second 2/3 and 1/3
-    # of the variance: in the end the input and both branches have a third each.
-    taus = [(num_layers / 2 + index) ** -0.5 for index in range(num_layers)]
+def residual_factors(
+    config: BackboneSection, multipliers: MultiplierConfig
+) -> tuple[tuple[float, float], ...]:
+    """(skip, branch) of layer i: branches add variances a_i^2, beside num_layers/2 of the input (appendix G).
+
+    tau_i^2 = a_i^2 / (num_layers/2 + a_0^2 + ... + a_(i-1)^2), with a = r sqrt(2 / (1 + q^2)) for ffn, and q
+    times that for what mixes positions; r is the residual multiplier, q the attention ratio.
+    """
+    # 2 layers, r = q = 1: tau 1 and 2^-1/2. The first takes skip and branch alike (2^-1/2 each), the second
+    # 2/3 and 1/3 of the variance: in the end the input and both branches have a third each.
+    ratio = multipliers.attention_ratio
+    ffn = multipliers.residual * math.sqrt(2 / (1 + ratio**2))
+    sizes = [ffn if kind == "ffn" else ratio * ffn for kind in layer_kinds(config)]
+    taus = [
+        size / math.sqrt(config.num_layers / 2 + _square_sum(sizes[:at])) for at, size in enumerate(sizes)
+    ]
     return tuple((1 / math.sqrt(1 + tau**2), tau / math.sqrt(1 + tau**2)) for tau in taus)
+
+
+def _square_sum(sizes: Sequence[float]) -> float:
+    return sum(size**2 for size in sizes)

@@ -47,6 +47,19 @@ class SSMRates(Section):
         return table[tensor]
 
 
+class RoleRates(Section):
+    """Factors on the peak rate, by what a parameter is. State-space tensors have optim.ssm."""
+
+    embedding: Positive = 1.0
+    """Of what turns inputs into vectors; tied tables too."""
+    matrix: Positive = 1.0
+    """Of hidden matrices."""
+    readout: Positive = 1.0
+    """Of what turns vectors into logits."""
+    vector: Positive = 1.0
+    """Of biases, gains, and other vectors."""
+
+
 class OptimSection(Section):
     """What every optimizer has. lr, decay and eps are those of the base width."""
 
@@ -55,6 +68,7 @@ class OptimSection(Section):
     grad_clip: Positive | None = 1.0
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     ssm: SSMRates = SSMRates()
+    rates: RoleRates = RoleRates()
 
 
 class SGDConfig(OptimSection):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from launcher.mup.base_shapes import Shapes
 from launcher.mup.scaling import Scaling, Update
-from launcher.optim.config import MatrixSection, OptimConfig
+from launcher.optim.config import MatrixSection, OptimConfig, RoleRates
 from launcher.optim.optimizer_table import ADAM_STATE, OPTIMIZERS, StateSize
 from models.facts import ParamFacts, Role
 
@@ -93,11 +93,26 @@ def _unique(label: str, labels: list[str], position: int) -> str:
     return label if earlier == 0 else f"{label}.{earlier + 1}"
 
 
+def _role_rate(role: Role, rates: RoleRates) -> float:
+    match role:
+        case Role.EMBEDDING | Role.TIED:
+            return rates.embedding
+        case Role.MATRIX:
+            return rates.matrix
+        case Role.READOUT:
+            return rates.readout
+        case Role.VECTOR:
+            return rates.vector
+        case Role.STATE:
+            return 1.0
+
+
 def _rates(fact: ParamFacts, update: Update, config: OptimConfig) -> _Rates:
     source = config.others if isinstance(config, MatrixSection) and update == "adam" else config
     values = source.model_dump(include={"lr", "weight_decay", "eps"})  # not every optimizer has the last two
     lr, weight_decay, eps = values["lr"], values.get("weight_decay", 0.0), values.get("eps")
     if fact.ssm is None:
+        lr *= _role_rate(fact.role, config.rates)
         return _Rates(lr=lr, weight_decay=weight_decay if fact.decay else 0.0, eps=eps)
     rate = config.ssm.of(fact.ssm)
     lr = rate.lr if rate.lr is not None else lr * rate.lr_mult

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 import torch
 
 from launcher.mup.base_shapes import WidthMultiplier
+from launcher.mup.scaling import Scaling
 from launcher.optim.groups import Group
 from launcher.optim.optimizer_table import OPTIMIZERS
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
 from launcher.table import table_lines
 from models.config import branch_factor
-from models.facts import ParamFacts
+from models.facts import ParamFacts, Role
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _MOST_ROWS = 256
@@ -76,13 +77,22 @@ def _explain(
         width=parameters.width_multipliers[name].fan_in,
         init_mean=mean,
         init_std=std,
-        forward=scaling.forward,
+        forward=_forward(parameters, fact, scaling),
         lr=group.lr,
         weight_decay=group.weight_decay,
         eps=group.eps,
         group=group.name,
         why="; ".join([scaling.source, *_reasons(recipe, fact, parameters.width_multipliers[name], group)]),
     )
+
+
+def _forward(parameters: Parameters, fact: ParamFacts, scaling: Scaling) -> float:
+    """On what leaves its layer: the rule's factor and the recipe's."""
+    match fact.role:
+        case Role.READOUT | Role.TIED:
+            return parameters.multipliers.readout
+        case _:
+            return scaling.forward
 
 
 def _fold(names: Sequence[str], *, whole: bool) -> str:
@@ -146,6 +156,8 @@ def _heading(recipe: Recipe, parameters: Parameters) -> Iterator[str]:
     factor = branch_factor(model)
     if model.residual != "none":
         yield f"residual branches x {factor:g} (model.residual = {model.residual})"
+    if shown := [f"{key} {value:g}" for key, value in parameters.tuned.items() if value != 1.0]:
+        yield f"the recipe's own factors, the same at every width: {', '.join(shown)}"
 
 
 def _row(entry: Explained, reason: int) -> tuple[str, ...]:
@@ -179,5 +191,7 @@ def explain_record(recipe: Recipe, parameters: Parameters) -> dict[str, object]:
         "optimizer": recipe.optim.type,
         "base_shapes_hash": parameters.base_shapes_hash,
         "residual_factor": branch_factor(recipe.model),
+        "multipliers": asdict(parameters.multipliers),
+        "tuned": dict(parameters.tuned),
         "parameters": [asdict(entry) for entry in explain_parameters(recipe, parameters)],
     }

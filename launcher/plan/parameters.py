@@ -1,7 +1,7 @@
 """Shape, role, width and scaling of every parameter, from models on the meta device: nothing is allocated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,7 +21,7 @@ from launcher.mup.umup import find_places, residual_factors, scale_umup
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group, choose_update, make_groups
 from models.build_model import build_model, model_facts
-from models.config import ModelConfig, with_width
+from models.config import ModelConfig, branch_factor, with_width
 from models.facts import Multipliers, ParamFacts, Role, match_facts
 
 STACK = "layers."
@@ -40,6 +40,8 @@ class Parameters:
     scalings: Mapping[str, Scaling]
     groups: tuple[Group, ...]
     multipliers: Multipliers
+    tuned: Mapping[str, float]
+    """The recipe's own factors, the same at every width, by key; most are 1."""
 
     @property
     def num_parameters(self) -> int:
@@ -75,6 +77,8 @@ def describe_parameters(
         scalings = _unit_scalings(model, mup, optim, shapes, facts, seq_len)
     else:
         scalings = _scalings(model, mup, optim, shapes, facts, widths)
+    if mup.init_scale != 1.0:
+        scalings = {name: _wider(facts[name], scaling, mup.init_scale) for name, scaling in scalings.items()}
     return Parameters(
         shapes=shapes,
         facts=facts,
@@ -83,11 +87,36 @@ def describe_parameters(
         width_multipliers=widths,
         scalings=scalings,
         groups=make_groups(facts, shapes, scalings, optim),
-        multipliers=Multipliers(
-            readout=_one_forward(facts, scalings, (Role.READOUT, Role.TIED)),
-            residual=residual_factors(model.num_layers) if mup.type == "umup" else None,
-        ),
+        multipliers=_multipliers(model, mup, _one_forward(facts, scalings, (Role.READOUT, Role.TIED))),
+        tuned={f"mup.multipliers.{key}": value for key, value in mup.multipliers}
+        | {"mup.init_scale": mup.init_scale}
+        | {f"optim.rates.{key}": value for key, value in optim.rates},
     )
+
+
+def _multipliers(model: ModelConfig, mup: MupConfig, readout: float) -> Multipliers:
+    """What the rules give, times what the recipe asks for."""
+    tuned = mup.multipliers
+    residual = None
+    if mup.type == "umup":
+        residual = residual_factors(model, tuned)
+    elif tuned.residual != 1.0:
+        residual = ((1.0, tuned.residual * branch_factor(model)),) * model.num_layers
+    return Multipliers(
+        readout=tuned.output * readout,
+        residual=residual,
+        embedding=tuned.embedding,
+        attention=tuned.attention,
+        ssm=tuned.ssm,
+        ffn=tuned.ffn,
+    )
+
+
+def _wider(fact: ParamFacts, scaling: Scaling, factor: float) -> Scaling:
+    if fact.role is not Role.MATRIX:
+        return scaling
+    source = f"{scaling.source}; mup.init_scale {factor:g}"
+    return replace(scaling, init=factor * scaling.init, source=source)
 
 
 def _scalings(
@@ -125,7 +154,7 @@ def _unit_scalings(
     facts: Mapping[str, ParamFacts],
     seq_len: int,
 ) -> dict[str, Scaling]:
-    places = find_places(model, shapes, seq_len)
+    places = find_places(model, shapes, mup.multipliers, seq_len)
     return {
         name: scale_umup(
             name,

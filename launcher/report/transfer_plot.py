@@ -1,4 +1,7 @@
-"""The muTransfer plot: loss against learning rate, one curve per width, with the optimum of each width."""
+"""The muTransfer plot: loss against a rate or another value, one curve per width, with the optimum of each.
+
+And of every key that a sweep has tried at three values or more, all points: what a random search has seen.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.report.figure import INK, MUTED, new_page, sequential_colours
-from launcher.sweep.transfer import Mean, Optimum, Transfer
+from launcher.sweep.results import PointResult
+from launcher.sweep.transfer import RATE, Mean, Optimum, Transfer, at_key, numeric_keys
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_COLUMNS = 4
+_AXES = {RATE: "log2 of the peak learning rate"}
 _NAMES = {"mup": "muP", "sp": "standard parametrization (SP)", "umup": "u-muP"}
 
 
@@ -26,14 +32,45 @@ def draw_transfer(path: Path, transfers: Sequence[Transfer], loss_name: str) -> 
             for optimum in transfer.optima:
                 _draw_optimum(panel, optimum, colours[optimum.d_model])
             panel.set_title(_title(transfer))
-            panel.set_xlabel("log2 of the peak learning rate")
-            panel.set_xlim(*_rate_limits(transfers))
+            panel.set_xlabel(_AXES.get(transfer.key, f"log2 of {transfer.key}"))
+            panel.set_xlim(*_limits_of([one for one in transfers if one.key == transfer.key]))
             panel.tick_params(labelleft=True)
         panels[0].set_ylabel(f"{loss_name} (nats per token)")
         panels[0].set_ylim(*_loss_limits(transfers))
         panels[-1].legend(title="width (d_model)", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        note = "star: vertex of the parabola through the best rate and its neighbours; bands, bars: 1 s.e."
+        note = (
+            "star: vertex of the parabola through the best value and its neighbours; "
+            "bands 1 s.e., bars 95 % of resampled seeds"
+        )
         figure.supxlabel(note, x=0.995, ha="right", fontsize=7.5, color=MUTED)
+    return path
+
+
+def draw_values(path: Path, results: Sequence[PointResult], loss_name: str) -> Path:
+    """One panel per key: every point's loss against its value, one colour per width, a star at the best."""
+    keys = numeric_keys(results)
+    widths = sorted({result.d_model for result in results})
+    colours = dict(zip(widths, sequential_colours(len(widths)), strict=True))
+    ended = [result for result in results if math.isfinite(result.loss)]
+    rows = -(-len(keys) // _COLUMNS)
+    columns = min(len(keys), _COLUMNS)
+    with new_page(path, rows, columns, (1.6 + 4.2 * columns, 3.8 * rows), share_y=True) as (_, panels):
+        for panel, key in zip(panels, keys, strict=False):
+            for width in widths:
+                found = [r for r in at_key(key, ended) if r.d_model == width]
+                x, y = [math.log2(r.lr) for r in found], [r.loss for r in found]
+                panel.plot(x, y, "o", color=colours[width], markersize=3.5, alpha=0.7, label=str(width))
+                if found:
+                    best = min(found, key=lambda r: r.loss)
+                    place = (math.log2(best.lr), best.loss)
+                    panel.plot(*place, "*", color=colours[width], markeredgecolor=INK, markersize=13)
+            panel.set_xlabel(f"log2 of {key}")
+            panel.tick_params(labelleft=True)
+        for panel in panels[len(keys) :]:
+            panel.set_visible(False)
+        panels[0].set_ylabel(f"{loss_name} (nats per token)")
+        panels[0].set_ylim(*_bounds([result.loss for result in ended]))
+        panels[0].legend(title="width (d_model)")
     return path
 
 
@@ -49,12 +86,13 @@ def _draw_curve(panel: "Axes", curve: Mapping[float, Mean], colour: str, label: 
 
 
 def _draw_optimum(panel: "Axes", optimum: Optimum, colour: str) -> None:
-    """A star at the best rate, with its standard error."""
-    error = optimum.lr_log2.error
+    """A star at the best value, with its interval."""
+    centre, (low, high) = optimum.log2_value.value, optimum.interval
+    known = math.isfinite(low)
     panel.errorbar(
-        optimum.lr_log2.value,
+        centre,
         optimum.loss.value,
-        xerr=error if math.isfinite(error) else None,
+        xerr=([max(centre - low, 0)], [max(high - centre, 0)]) if known else None,
         fmt="*",
         color=colour,
         markeredgecolor=INK,
@@ -68,7 +106,7 @@ def _draw_optimum(panel: "Axes", optimum: Optimum, colour: str) -> None:
 
 
 def _title(transfer: Transfer) -> str:
-    name = _NAMES.get(transfer.series, transfer.series) or "loss against learning rate"
+    name = _NAMES.get(transfer.series, transfer.series) or f"loss against {transfer.key}"
     if len(transfer.optima) < 2:
         return name
     spread = transfer.shift.half_width
@@ -80,19 +118,25 @@ def _loss_limits(transfers: Sequence[Transfer]) -> tuple[float, float]:
     """From the lowest loss to the 95 % quantile: a few diverging points must not flatten the curves."""
     # What is to be seen are differences of hundredths near the minima. One loss of 8 among losses of 2 would
     # take nearly all of the axis.
-    losses = sorted(
-        mean.value
-        for transfer in transfers
-        for curve in transfer.losses.values()
-        for mean in curve.values()
-        if math.isfinite(mean.value)
+    return _bounds(
+        [
+            mean.value
+            for transfer in transfers
+            for curve in transfer.losses.values()
+            for mean in curve.values()
+            if math.isfinite(mean.value)
+        ]
     )
+
+
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    losses = sorted(values)
     low, high = losses[0], losses[min(len(losses) - 1, int(0.95 * len(losses)))]
     margin = 0.05 * (high - low) or 0.1
     return low - margin, high + margin
 
 
-def _rate_limits(transfers: Sequence[Transfer]) -> tuple[float, float]:
+def _limits_of(transfers: Sequence[Transfer]) -> tuple[float, float]:
     """The same range of rates in every panel, so that shifts can be compared by eye."""
     rates = [
         math.log2(rate) for transfer in transfers for curve in transfer.losses.values() for rate in curve

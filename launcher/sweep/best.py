@@ -14,7 +14,7 @@ from launcher.sweep.grid import SweepPoint
 from launcher.sweep.results import PointResult
 from launcher.sweep.transfer import Mean, find_transfer, mean_of
 
-_NOT_VALUES = ("model.d_model", "seed")
+_NOT_VALUES = ("model.d_model", "seed", "train.steps")
 """Axes that a sweep compares over, and not for: the recipe keeps its own."""
 
 
@@ -29,7 +29,12 @@ class Best:
 
 
 def best_recipe(
-    path: str, drops: Sequence[str], points: Sequence[SweepPoint], results: Sequence[PointResult], out: Path
+    path: str,
+    drops: Sequence[str],
+    axes: Sequence[str],
+    points: Sequence[SweepPoint],
+    results: Sequence[PointResult],
+    out: Path,
 ) -> Best:
     """The recipe of the file, at its own width, with the best values at the largest width that was tried.
 
@@ -44,7 +49,6 @@ def best_recipe(
     if missing:
         message = f"{len(missing)} of {len(points)} points have no result, such as {missing[0]}"
         raise UserError(Problem(str(out), message, "train them: the same command without --best"))
-    axes = _compared(points)
     if not axes:
         raise UserError(Problem("launch sweep --best", "no value was compared", "sweep optim.lr=1e-3,2e-3"))
     width = max(point.recipe.model.d_model for point in points)
@@ -79,8 +83,8 @@ def best_recipe(
     )
 
 
-def _compared(points: Sequence[SweepPoint]) -> list[str]:
-    """Keys with several values, but for width and seed."""
+def compared_keys(points: Sequence[SweepPoint]) -> list[str]:
+    """Keys with several values among all points that a sweep started with, but for width and seed."""
     values: dict[str, set[str]] = {}
     for point in points:
         for key, value in point.settings:
@@ -114,7 +118,7 @@ def _but_rate(point: SweepPoint, axes: Sequence[str]) -> list[tuple[str, str]]:
 def _optimum(results: Sequence[PointResult], width: int) -> Mean | None:
     """log2 of the best rate, between those that were tried."""
     found = find_transfer("", results)
-    return next((one.lr_log2 for one in found.optima if one.d_model == width), None) if found else None
+    return next((one.log2_value for one in found.optima if one.d_model == width), None) if found else None
 
 
 def _value(point: SweepPoint, key: str) -> float | int | str | bool | None:

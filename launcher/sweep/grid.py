@@ -1,7 +1,6 @@
 """The grid of a sweep: `key=a,b,c` words -> checked recipes, one per point. Torch-free."""
 
 import hashlib
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from launcher.recipe.compile import load_recipe
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.schema import Recipe
 from launcher.recipe.tree import find
+from launcher.sweep.axes import CURVE_KEYS, Axis
+from launcher.sweep.draw import Draws, combinations
 
 ONE_PROCESS = (
     "cluster={type: local, nproc_per_node: 1}",
@@ -22,17 +23,18 @@ ONE_PROCESS = (
 )
 """Overrides of every point: each is trained by one process on this machine."""
 
-_OURS = re.compile(r"cluster|cluster\..*|parallel|parallel\.(engine|strategy|zero_stage|shard_size)")
-_MOST_POINTS = 10_000
 _LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """One key and its values, as written; an axis with one value is a plain override."""
+class Rung:
+    """A length that points are trained for, other than the recipe's."""
 
-    key: str
-    values: tuple[str, ...]
+    count: int
+    """How many values, or combinations of values, are compared at this length."""
+    steps: int
+    overrides: tuple[str, ...]
+    """What that asks of the recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,6 @@ class SweepPoint:
     def name(self) -> str:
         """Name of its folder: readable, and equal for equal settings."""
         return point_name(self.settings)
-
-
-CURVE_KEYS = ("model.d_model", "optim.lr", "seed")
-"""Keys along which losses form the curves of one series."""
 
 
 def point_name(settings: Sequence[tuple[str, str]]) -> str:
@@ -80,71 +78,28 @@ def _short_value(value: str) -> str:
     return section[1] if section else re.sub(r"[^\w.+-]+", "", value)
 
 
-def read_axes(words: Sequence[str]) -> tuple[Axis, ...]:
-    """Read `key=a,b,c` words. Raises UserError with every word that is not one, or is repeated."""
-    axes: list[Axis] = []
-    problems: list[Problem] = []
-    for word in words:
-        key, equals, text = word.partition("=")
-        place = f"axis {word!r}"
-        values = split_values(text)
-        if not equals or not key.strip() or not all(values):
-            problems.append(Problem(place, "is not key=value,value,...", "for example optim.lr=1e-3,2e-3"))
-        elif key in [axis.key for axis in axes]:
-            problems.append(Problem(place, f"{key} is given twice", "write all its values after one key"))
-        elif len(set(values)) < len(values):
-            problems.append(Problem(place, f"has a value twice: {text}", "write each value once"))
-        elif _OURS.fullmatch(key):
-            message = "is not for a sweep: each point is trained by one process on this machine"
-            problems.append(Problem(place, message, "launch a single recipe to shard it"))
-        else:
-            axes.append(Axis(key.strip(), values))
-    if problems:
-        raise UserError(*problems)
-    return tuple(axes)
-
-
-def split_values(text: str) -> tuple[str, ...]:
-    """Split at commas outside of brackets and quotes: `[a,b],[c]` has two values."""
-    values, depth, quote, start = [], 0, "", 0
-    for position, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        elif letter in "[{":
-            depth += 1
-        elif letter in "]}":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            values.append(text[start:position].strip())
-            start = position + 1
-    return (*values, text[start:].strip())
-
-
 def _optimizer_keys(path: str) -> tuple[str, ...]:
     """What a recipe says of its optimizer."""
     section = find(load_recipe(path).tree, ("optim",))
     return tuple(section.value) if section is not None and isinstance(section.value, dict) else ()
 
 
-def load_points(path: str, axes: Sequence[Axis], drops: Sequence[str] = ()) -> tuple[SweepPoint, ...]:
+def load_points(
+    path: str,
+    axes: Sequence[Axis],
+    drops: Sequence[str] = (),
+    draws: Draws | None = None,
+    rung: Rung | None = None,
+) -> tuple[SweepPoint, ...]:
     """Check the recipe of every point; the first axis changes slowest. `drops` are ~key words for all.
 
     Where optimizers are compared, each leaves out what the recipe says for another one. Raises UserError with
     all problems.
     """
-    count = 1
-    for axis in axes:
-        count *= len(axis.values)
-    if count > _MOST_POINTS:
-        sizes = " x ".join(str(len(axis.values)) for axis in axes)
-        message = f"{sizes} = {count} points; at most {_MOST_POINTS} are allowed"
-        raise UserError(Problem("launch sweep", message, "sweep fewer values"))
     written = _optimizer_keys(path) if any(axis.key == "optim.type" for axis in axes) else ()
     points: list[SweepPoint] = []
     problems: dict[str, Problem] = {}
-    for values in itertools.product(*(axis.values for axis in axes)):
+    for values in combinations(axes, draws):
         pairs = {axis.key: value for axis, value in zip(axes, values, strict=True)}
         kind = OPTIMIZERS.get(pairs.get("optim.type", ""))
         foreign = [key for key in written if kind is not None and key not in kind.section.model_fields]
@@ -153,8 +108,11 @@ def load_points(path: str, axes: Sequence[Axis], drops: Sequence[str] = ()) -> t
         settings = tuple(
             (axis.key, value)
             for axis, value in zip(axes, values, strict=True)
-            if len(axis.values) > 1 or axis.key in (*CURVE_KEYS, "mup", "mup.type")
+            if axis.span or len(axis.values) > 1 or axis.key in (*CURVE_KEYS, "mup", "mup.type")
         )
+        if rung is not None:
+            settings += (("train.steps", str(rung.steps)),)
+            overrides += rung.overrides
         # All points are checked before the first is trained, and a mistake that all of them share is one
         # problem.
         try:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.run_folder import JOURNAL
-from launcher.sweep.grid import CURVE_KEYS, SweepPoint
+from launcher.sweep.axes import CURVE_KEYS
+from launcher.sweep.grid import SweepPoint
 from launcher.track.journal import read_journal, step_records
 
 Status = Literal["finished", "diverged", "failed", "missing"]

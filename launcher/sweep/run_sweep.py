@@ -8,7 +8,8 @@ from launcher import files, run_folder
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
 from launcher.recipe.compile import dump_recipe
-from launcher.sweep.grid import SweepPoint
+from launcher.sweep.grid import Rung, SweepPoint
+from launcher.sweep.halving import Budget, compared, plan_rungs, survivors, tokens_per_step
 from launcher.sweep.results import (
     PointResult,
     is_finished,
@@ -20,7 +21,7 @@ from launcher.sweep.transfer import find_transfers
 from launcher.sweep.worker import Task, run_tasks
 from launcher.track.mlflow import MlflowTarget
 
-RESULTS, PICTURE = "sweep.json", "transfer.png"
+RESULTS, PICTURE, VALUES = "sweep.json", "transfer.png", "values.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,33 @@ def run_sweep(name: str, points: Sequence[SweepPoint], options: SweepOptions) ->
     return list(results.values())
 
 
+def run_rungs(
+    points: Sequence[SweepPoint],
+    load: Callable[[Rung], Sequence[SweepPoint]],
+    budget: Budget,
+    options: SweepOptions,
+) -> tuple[Sequence[SweepPoint], list[PointResult]]:
+    """run_sweep, rung by rung where there is a budget: the points of the last rung, and their results.
+
+    Ends early where results of a rung are missing.
+    """
+    name = points[0].recipe.name
+    if budget == Budget(None, None):
+        return points, run_sweep(name, points, options)
+    rungs, chosen, results = plan_rungs(points, budget), None, []
+    for at, rung in enumerate(rungs):
+        points = [point for point in load(rung) if chosen is None or compared(point) in chosen]
+        tokens = len(points) * rung.steps * tokens_per_step(points[0].recipe)
+        options.say(f"rung {at + 1} of {len(rungs)}: {rung.steps} steps each, {tokens:.3g} tokens in all")
+        results = run_sweep(name, points, options)
+        if any(result.status == "missing" for result in results):
+            break
+        if at + 1 < len(rungs):
+            by_name = {result.name: result for result in results}
+            chosen = survivors(points, by_name, rungs[at + 1].count)
+    return points, results
+
+
 def require_same_recipes(points: Sequence[SweepPoint], out: Path) -> None:
     """Raise UserError where a point was trained before, from another recipe."""
     problems = []
@@ -105,8 +133,10 @@ def _write_results(name: str, results: Sequence[PointResult], out: Path) -> None
         "transfer": [
             {
                 "series": transfer.series,
+                "key": transfer.key,
                 "optima": [asdict(optimum) for optimum in transfer.optima],
                 "shift_octaves": asdict(transfer.shift),
+                "shift_interval": transfer.shift_interval,
                 "range_octaves": transfer.range_octaves,
                 "regret": transfer.regret,
                 "wider_is_better": transfer.wider_is_better,

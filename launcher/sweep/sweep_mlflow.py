@@ -83,14 +83,16 @@ def verdict_metrics(transfers: Sequence[Transfer]) -> dict[str, float]:
     """The numbers of a sweep as metrics, without those that are not finite."""
     found: dict[str, float] = {}
     for transfer in transfers:
+        short = transfer.key.rsplit(".", 1)[-1]
         prefix = f"{transfer.series}/" if transfer.series else ""
+        prefix += "" if short == "lr" else f"{short}/"
         found[f"{prefix}optimum_shift_octaves"] = transfer.shift.value
         found[f"{prefix}optimum_range_octaves"] = transfer.range_octaves
         found[f"{prefix}transfer_regret"] = transfer.regret
         found[f"{prefix}wider_is_better"] = float(transfer.wider_is_better)
         for optimum in transfer.optima:
             found[f"{prefix}best_loss/{optimum.d_model}"] = optimum.loss.value
-            found[f"{prefix}best_lr_log2/{optimum.d_model}"] = optimum.lr_log2.value
+            found[f"{prefix}best_{short}_log2/{optimum.d_model}"] = optimum.log2_value.value
     return {
         # MLflow allows only these letters in a key, and the name of a series has values that the user wrote.
         "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key): value

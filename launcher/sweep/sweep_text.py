@@ -4,28 +4,41 @@ import math
 from collections.abc import Sequence
 
 from launcher.sweep.results import PointResult
-from launcher.sweep.transfer import Mean, Transfer, transfer_lines
+from launcher.sweep.transfer import Mean, Transfer, at_key, transfer_lines
 from launcher.table import table_lines
+
+_MOST_ROWS = 40
 
 
 def sweep_text(results: Sequence[PointResult], transfers: Sequence[Transfer]) -> str:
-    """Losses (a row per rate, a column per width, means over seeds), verdicts, and failures."""
+    """Losses (a row per value, a column per width, means over seeds), verdicts, and failures."""
     lines: list[str] = []
-    covered = {transfer.series for transfer in transfers}
+    covered = {
+        result.name
+        for transfer in transfers
+        for result in at_key(transfer.key, results)
+        if result.series == transfer.series
+    }
     for transfer in transfers:
         lines += ["", f"loss, mean over seeds; * the best of its width{_titled(transfer.series)}"]
         lines += _transfer_table(transfer)
         lines += ["", *transfer_lines(transfer)]
-    rest = [result for result in results if result.series not in covered]
+    rest = sorted((result for result in results if result.name not in covered), key=_order)
     if rest:
         rows = [("point", "loss", "seconds")]
-        rows += [(result.name, _loss(result), f"{result.seconds:.0f}") for result in rest]
-        lines += ["", *table_lines(rows)]
+        rows += [(result.name, _loss(result), f"{result.seconds:.0f}") for result in rest[:_MOST_ROWS]]
+        more = f"and {len(rest) - _MOST_ROWS} more, in sweep.json" if len(rest) > _MOST_ROWS else ""
+        lines += ["", *table_lines(rows), *filter(None, [more])]
     failed = [result for result in results if result.status in ("failed", "missing")]
     if failed:
         lines += ["", f"{len(failed)} of {len(results)} points have no result:"]
         lines += [f"  {result.name}: {result.error or result.status}" for result in failed]
     return "\n".join(lines)
+
+
+def _order(result: PointResult) -> tuple[float, float]:
+    """By width, then by loss, points without a result last."""
+    return result.d_model, math.inf if math.isnan(result.loss) else result.loss
 
 
 def _titled(series: str) -> str:
@@ -39,8 +52,9 @@ def _loss(result: PointResult) -> str:
 def _transfer_table(transfer: Transfer) -> list[str]:
     widths = list(transfer.losses)
     rates = sorted({rate for curve in transfer.losses.values() for rate in curve})
-    best = {optimum.d_model: optimum.grid_lr for optimum in transfer.optima}
-    rows = [("log2 lr", "lr", *(f"width {width}" for width in widths))]
+    best = {optimum.d_model: optimum.grid_value for optimum in transfer.optima}
+    short = transfer.key.rsplit(".", 1)[-1]
+    rows = [(f"log2 {short}", short, *(f"width {width}" for width in widths))]
     for rate in rates:
         cells = [
             _cell(transfer.losses[width].get(rate)) + ("*" if best.get(width) == rate else "")
@@ -62,7 +76,7 @@ def _cell(mean: Mean | None) -> str:
 def _optimum_cell(transfer: Transfer, width: int) -> str:
     for optimum in transfer.optima:
         if optimum.d_model == width:
-            error = optimum.lr_log2.error
-            spread = f" +-{error:.2f}" if math.isfinite(error) else ""
-            return f"{optimum.lr_log2.value:.2f}{spread}" + (" (edge)" if optimum.num_at_edge else "")
+            low, high = optimum.interval
+            spread = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
+            return f"{optimum.log2_value.value:.2f}{spread}" + (" (edge)" if optimum.num_at_edge else "")
     return ""

@@ -22,8 +22,11 @@ from models.ssm.system import Recurrence
 class SSMMixer(Mixer):
     """output(gelu(ssm(x)) * gate). Channels come first from the state space up to the output matrix."""
 
-    def __init__(self, config: SSMSection, d_model: int, ssm: StateSpace, dropout: Dropout) -> None:
+    def __init__(
+        self, config: SSMSection, d_model: int, ssm: StateSpace, dropout: Dropout, multiplier: float = 1.0
+    ) -> None:
         super().__init__()
+        self.multiplier = multiplier
         d_inner = config.channels * d_model
         self.final_act, self.bidirectional = config.final_act, config.bidirectional
         self.ssm = ssm
@@ -69,6 +72,8 @@ class SSMMixer(Mixer):
         # C=1, H=4, L=8: y (B, 4, 8) stays channels first, as the FFT gives it, up to the output matrix, which
         # reads it transposed. Only the gate needs (B, L, X), for its product with a map of x.
         y_BXL, glu = y_BXL.to(x_BLH.dtype), self.final_act == "glu"
+        if self.multiplier != 1.0:
+            y_BXL = self.multiplier * y_BXL
         if glu and self.gate is None and not self.dropout.acts:
             return self.output(y_BXL, gelu_linear_glu)
         activated_BXL = self.dropout(nn.functional.gelu(y_BXL), length_dim=2)

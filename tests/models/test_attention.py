@@ -14,7 +14,8 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("scale", ["mup", "sqrt"])
 def test_attention_is_a_softmax_over_the_past(fill, scale: str) -> None:
-    mixer = fill(Attention(AttentionConfig(d_head=4, scale=scale, rotary=False), 8), attention_facts())
+    config = AttentionConfig(d_head=4, scale=scale, rotary=False)
+    mixer = fill(Attention(config, 8), attention_facts(config))
     x_BLH = torch.randn(2, 9, 8)
     q, k, v = (part(x_BLH).view(2, 9, 2, 4) for part in (mixer.query, mixer.key, mixer.value))
     factor = 8 / 4 if scale == "mup" else 1 / math.sqrt(4)

@@ -24,6 +24,7 @@ from models.config import (
     LMConfig,
     TokenEncoder,
 )
+from models.facts import Multipliers
 from models.layer_table import LAYERS
 from models.momentum import CHUNK
 from models.section import Section
@@ -86,7 +87,7 @@ def letters(config: LMConfig, kind: LayerName, length: int) -> dict[str, float]:
         "E": getattr(section, "expand", 0),
         "I": getattr(section, "expand", 0) * config.d_model,
         "J": getattr(section, "d_conv", 0),
-        "G": LAYERS["ssd"].build(config).space.num_groups if kind == "ssd" else 0,
+        "G": LAYERS["ssd"].build(config, Multipliers()).space.num_groups if kind == "ssd" else 0,
     }
 
 
@@ -102,7 +103,7 @@ def test_every_kind_of_layer_has_a_row() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_state_of_a_layer_is_as_large_as_said(kind: LayerName) -> None:
     config, length = small(kind), 7
-    mixer = LAYERS[kind].build(config).to_empty(device="cpu")
+    mixer = LAYERS[kind].build(config, Multipliers()).to_empty(device="cpu")
     for parameter in mixer.parameters():
         torch.nn.init.zeros_(parameter)
     before = mixer.initial_state(1, torch.device("cpu"))

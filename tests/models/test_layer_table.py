@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.config import BackboneSection
-from models.facts import match_facts
+from models.facts import Multipliers, match_facts
 from models.layer_table import LAYERS
 from models.mixer import Mixer
 
@@ -29,7 +29,7 @@ def mixer(request, fill) -> Mixer:
         }
     )
     kind = LAYERS[request.param]
-    return fill(kind.build(config), kind.facts(config)).eval()
+    return fill(kind.build(config, Multipliers()), kind.facts(config)).eval()
 
 
 def signal(length: int) -> torch.Tensor:

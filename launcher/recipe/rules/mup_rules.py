@@ -23,7 +23,16 @@ _UMUP_MODEL: tuple[tuple[str, object], ...] = (
     ("tie_embeddings", False),
     ("embedding_std", None),
     ("num_sequences", 1),
+    ("attention.query_zero_init", False),
 )
+
+_MULTIPLIED = {
+    "attention": {"attention"},
+    "attention_ratio": {"attention"},
+    "ssm": {"s4", "s4d", "dss"},
+    "ffn": {"ffn"},
+}
+"""Layers of each multiplier. `ssd` has a norm right after its state space, where a factor would be lost."""
 
 
 def bases_are_for_mup(loaded: LoadedRecipe) -> Iterator[Problem]:
@@ -104,6 +113,32 @@ def model_can_have_its_base_widths(loaded: LoadedRecipe) -> Iterator[Problem]:
             yield refuse(loaded, key, f"<{key}> is not a width of this model: {reason}", f"use {above}")
 
 
+def factors_have_something_to_multiply(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """A multiplier other than 1 is for layers that the model has."""
+    pattern = loaded.recipe.model.pattern
+    for key, kinds in _MULTIPLIED.items():
+        value = getattr(loaded.recipe.mup.multipliers, key)
+        if value != 1.0 and not kinds.intersection(pattern):
+            full, names = f"mup.multipliers.{key}", " or ".join(sorted(kinds))
+            message = f"<{full}> is for layers of {names}, but <model.pattern> has none"
+            yield refuse(loaded, full, message, "remove it")
+
+
+def umup_has_its_own_multipliers(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """u-muP has no embedding multiplier and no init scale; attention_ratio is u-muP's alone."""
+    unit = loaded.recipe.mup.type == "umup"
+    refused = (
+        ("mup.multipliers.embedding", "mup.init_scale") if unit else ("mup.multipliers.attention_ratio",)
+    )
+    for key in refused:
+        if loaded.value(key) != 1.0:
+            message = f"<{key}> has no meaning under <mup.type>"
+            remedy = (
+                "use mup.multipliers.residual" if unit else "use mup.multipliers.residual, or mup.type umup"
+            )
+            yield refuse(loaded, key, message, remedy)
+
+
 def umup_knows_the_layers(loaded: LoadedRecipe) -> Iterator[Problem]:
     """u-muP is defined by constants for each operation; state-space layers have none."""
     pattern = dict.fromkeys(loaded.recipe.model.pattern)
@@ -143,5 +178,7 @@ MUP_RULES = (
     Rule("umup-layers", umup_knows_the_layers),
     Rule("umup-model", umup_knows_the_model),
     Rule("umup-optimizers", umup_knows_the_optimizer),
+    Rule("multiplier-layers", factors_have_something_to_multiply),
+    Rule("umup-multipliers", umup_has_its_own_multipliers),
     Rule("tuned-values-are-kept", tuned_values_are_kept),
 )

@@ -8,6 +8,7 @@ import pytest
 
 import launcher.check.run_check as run_module
 from launcher.check.coordinates import (
+    OF_PARAMETERS,
     Setting,
     Slope,
     largest_difference,
@@ -44,6 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Finding]:
     monkeypatch.setattr(run_module, "BOUND", 9.0)
     monkeypatch.setattr(run_module, "_check_health", lambda recipe, widths: health)
     monkeypatch.setattr(run_module, "judge_slopes", lambda name, slopes: Finding(name, True, "", ""))
+    monkeypatch.setattr(run_module, "judge_parameters", lambda slopes: Finding("alone", True, "", ""))
     return health
 
 
@@ -119,7 +121,9 @@ def test_sharded_proxy_models_change_as_whole_ones_do(parallel: str, ranks: int)
     with one_thread():
         whole = measure_coordinates(setting, cpu_world())
     sharded = measure_sharded(dataclasses.replace(setting, ranks=ranks))
-    assert {value.module for value in sharded} == {value.module for value in whole}
+    assert {value.module for value in sharded} == {
+        value.module for value in whole if value.measure not in OF_PARAMETERS
+    }
     # sums in another order: float32 rounding (6e-8), amplified by Adam's division of tiny gradients
     assert largest_difference(whole, sharded)[0] < 1e-3
 

@@ -1,6 +1,7 @@
 """The coordinate check on broken parametrisations, injected here: the product has no switch for them."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import launcher.plan.plan as plan_module
 import models.attention as attention_module
 from launcher.check.coordinates import (
+    BOUND,
     Setting,
     Slope,
     Value,
@@ -48,7 +50,7 @@ def slopes_of(
 ) -> list[Slope]:
     setting = Setting(recipe=subject, widths=widths, seeds=seeds, lr_amplification=1.0)
     with one_thread():
-        return fit_slopes(measure_coordinates(setting, cpu_world()), subject.mup.type)
+        return fit_slopes(measure_coordinates(setting, cpu_world()), subject.mup.type, {})
 
 
 def break_rules(
@@ -175,13 +177,32 @@ def test_exponents_are_those_of_a_power_law() -> None:
     values = [
         Value("total", 2, "m", width, seed, seed * width**0.5) for width in (16, 32, 64) for seed in (1, 2)
     ]
-    values += [Value("total", 2, "still", width, 1, 0.0) for width in (16, 32)]
+    values += [Value("total", step, "still", width, 1, 0.0) for step in (2, 4) for width in (16, 32)]
     values += [Value("init", 0, "readout", width, 1, width**-0.5) for width in (16, 32)]
-    found = {slope.module: slope for slope in fit_slopes(values, "mup")}
-    assert found["m"].slope == pytest.approx(0.5)
-    assert fails(found["m"])
-    assert fails(found["still"])  # a module that should move and does not
-    assert not fails(found["readout"])  # initial logits may shrink with width
+    found = {(slope.module, slope.step): slope for slope in fit_slopes(values, "mup", {})}
+    assert found["m", 2].slope == pytest.approx(0.5)
+    assert fails(found["m", 2])
+    assert not fails(found["still", 2])  # keys move one step after zero queries
+    assert fails(found["still", 4])  # a module that should move and does not
+    assert not fails(found["readout", 0])  # initial logits may shrink with width
+
+
+def test_what_fades_with_width_passes_and_what_stays_fails() -> None:
+    sizes = {
+        "fades": (1.0, 1.6, 1.8, 1.8),
+        "stays": (1.0, 1.4, 2.0, 2.8),
+        "overflows": (math.inf, 1.0, 1.0, 1.0),
+    }
+    values = [
+        Value("total", 2, name, width, 1, size)
+        for name, found in sizes.items()
+        for width, size in zip((128, 256, 512, 1024), found, strict=True)
+    ]
+    found = {slope.module: slope for slope in fit_slopes(values, "mup", {})}
+    assert found["fades"].slope > BOUND
+    assert not fails(found["fades"])
+    assert fails(found["stays"])
+    assert fails(found["overflows"])
 
 
 def test_the_largest_difference_says_where() -> None:
@@ -194,5 +215,5 @@ def test_the_largest_difference_says_where() -> None:
 
 def test_embeddings_of_unit_scaled_models_are_measured_from_the_half_power_it_wants() -> None:
     values = [Value("own", 2, "embedding", width, 1, width**-0.5) for width in (16, 32, 64)]
-    assert not fails(fit_slopes(values, "umup")[0])
-    assert fails(fit_slopes(values, "mup")[0])
+    assert not fails(fit_slopes(values, "umup", {})[0])
+    assert fails(fit_slopes(values, "mup", {})[0])

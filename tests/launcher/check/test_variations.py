@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.check.coordinates import Setting, fails, fit_slopes, measure_coordinates
-from launcher.check.factors import check_factors
+from launcher.check.factors import check_factors, expected_exponents
 from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.shrink import choose_lr_amplification, choose_widths
 from launcher.errors import UserError
@@ -70,7 +70,9 @@ def test_a_right_recipe_raises_no_alarm(seed: int) -> None:
         recipe=recipe, widths=widths, seeds=SEEDS, lr_amplification=choose_lr_amplification(recipe)
     )
     with one_thread():
-        slopes = fit_slopes(measure_coordinates(setting, cpu_world()), recipe.mup.type)
+        slopes = fit_slopes(
+            measure_coordinates(setting, cpu_world()), recipe.mup.type, expected_exponents(recipe, widths)
+        )
     alarms = [f"{s.module} {s.measure} step {s.step}: {s.slope:+.3f}" for s in slopes if fails(s)]
     assert not alarms, f"{described}: {alarms[:8]}"
 

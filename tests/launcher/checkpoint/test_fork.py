@@ -74,6 +74,7 @@ def test_the_lineage_is_in_every_manifest_also_after_a_resume(parent: Path, tmp_
         ("model.d_model=32", "was trained with other base shapes|has shape|forward"),
         ("mup.base_width=4", "was trained with other base shapes"),
         ("mup={type: sp}", "was trained (with other base shapes|as another parametrisation)"),
+        ("mup.multipliers.ssm=2", "mup.multipliers.ssm: 1.0 saved, 2.0 now"),
         ("model.num_layers=4", "is in the checkpoint|is not in|other base shapes"),
     ],
 )

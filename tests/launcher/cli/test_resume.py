@@ -58,6 +58,14 @@ def test_a_resume_that_the_ranks_refuse_leaves_the_run_as_it_was(folder: Path) -
     assert f"--submission attempts/{kept[1].name}" in (folder / "run/job.sh").read_text()
 
 
+@pytest.mark.parametrize("key", ["mup.multipliers.residual", "mup.init_scale", "optim.rates.readout"])
+def test_a_resume_with_another_factor_is_refused_by_name(folder: Path, key: str) -> None:
+    before = submitted(folder / "run")
+    done = launch("resume", "run", "train.steps=8", f"{key}=2", folder=folder)
+    assert_one_screen(done, f"{key}: 1.0 saved, 2.0 now")
+    assert submitted(folder / "run") == before
+
+
 def test_data_are_those_of_the_runs_first_folder(folder: Path) -> None:
     (folder / "A.bin").write_bytes(b"\x07\x00" * 5000)  # not the run's
     done = launch("resume", "run", "train.steps=8", folder=folder)

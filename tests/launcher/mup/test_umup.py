@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from launcher.mup.config import MupConfig
+from launcher.mup.config import MultiplierConfig, MupConfig
 from launcher.mup.init import init_parameters
 from launcher.mup.umup import residual_factors
 from launcher.optim.build_optimizer import build_optimizer
@@ -26,12 +26,16 @@ LAYERS, VOCAB, LENGTH, HEAD = 4, 11, 24, 8
 RATE, DECAY = 0.25, 0.1
 
 
-def config(d_model: int, **fields: Any) -> LMConfig:
+NEUTRAL = MultiplierConfig()
+TUNED = MultiplierConfig(output=2.0, attention=0.5, residual=0.7, attention_ratio=1.5, ffn=3.0)
+
+
+def config(d_model: int, num_layers: int = LAYERS, **fields: Any) -> LMConfig:
     return LMConfig(
         type="lm",
         vocab_size=VOCAB,
         d_model=d_model,
-        num_layers=LAYERS,
+        num_layers=num_layers,
         pattern=("attention", "ffn"),
         attention=AttentionConfig(d_head=HEAD),
         ffn=FFNConfig(expand=4),
@@ -56,7 +60,10 @@ def new_model(d_model: int, parameters: Parameters) -> nn.Module:
 class Reference:
     """The same model out of unit-scaling's operations and parameters, each of them of variance one."""
 
-    def __init__(self, model: nn.Module, parameters: Parameters) -> None:
+    def __init__(
+        self, model: nn.Module, parameters: Parameters, multipliers: MultiplierConfig = NEUTRAL
+    ) -> None:
+        self.multipliers = multipliers
         self.values: dict[str, nn.Parameter] = {}
         for name, p in model.named_parameters():
             depth = LAYERS // 2 if name.startswith("layers.") else None
@@ -89,14 +96,16 @@ class Reference:
             self.linear(f"{name}.{part}", x).unflatten(-1, (-1, HEAD)).transpose(1, 2)
             for part in ("query", "key", "value")
         )
-        out = U.scaled_dot_product_attention(rotate(q, 0), rotate(k, 0), v, is_causal=True, mult=8.0)
+        out = U.scaled_dot_product_attention(
+            rotate(q, 0), rotate(k, 0), v, is_causal=True, mult=8.0 * self.multipliers.attention
+        )
         return self.linear(f"{name}.output", out.transpose(1, 2).flatten(2))
 
     def ffn(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(f"{name}.down", U.gelu(self.linear(f"{name}.up", x)))
+        return self.linear(f"{name}.down", U.gelu(self.linear(f"{name}.up", x), mult=self.multipliers.ffn))
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        rule = uu.core.functional.transformer_residual_scaling_rule()
+        rule = transformer_rule(self.multipliers)
         x = U.embedding(tokens, self.values["embedding.weight"])
         for index in range(LAYERS):
             kind, tau = ("attention", "ffn")[index % 2], rule(index, LAYERS)
@@ -122,34 +131,48 @@ def tokens(batch: int) -> torch.Tensor:
     return torch.randint(0, VOCAB, (batch, LENGTH), generator=torch.Generator().manual_seed(4))
 
 
-def train_both(parameters: Parameters, optim: OptimConfig, make_theirs: Callable[[Reference], Any]) -> None:
+def transformer_rule(multipliers: MultiplierConfig) -> Callable[[int, int], float]:
+    rule = uu.core.functional.transformer_residual_scaling_rule
+    return rule(multipliers.residual, multipliers.attention_ratio)
+
+
+def train_both(
+    parameters: Parameters,
+    optim: OptimConfig,
+    make_theirs: Callable[[Reference], Any],
+    multipliers: MultiplierConfig = NEUTRAL,
+) -> None:
     """Five steps in float64: apart only by rounding, which Adam and momentum amplify; logits are float32."""
     model = new_model(16, parameters).double()
-    reference = Reference(model, parameters)
+    reference = Reference(model, parameters, multipliers)
     ours = build_optimizer(dict(model.named_parameters()), parameters.groups, optim)
     theirs = make_theirs(reference)
     x, first = tokens(4), None
     for _ in range(5):
         logits, expected = model(x), reference(x)
-        torch.testing.assert_close(logits, expected.float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(logits, multipliers.output * expected.float(), rtol=1e-5, atol=1e-6)
         ours.zero_grad()
         theirs.zero_grad()
         loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
         first = float(loss.detach()) if first is None else first
         loss.backward()
-        U.cross_entropy(expected[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
+        theirs_of = expected[:, :-1].flatten(0, 1)
+        U.cross_entropy(theirs_of, x[:, 1:].flatten(), mult=multipliers.output).backward()
         ours.step()
         theirs.step()
     assert float(loss.detach()) < first
 
 
-def test_training_with_adamw_is_unit_scalings_step_by_step() -> None:
-    parameters = describe(16)
+@pytest.mark.parametrize("multipliers", [NEUTRAL, TUNED], ids=["neutral", "tuned"])
+def test_training_with_adamw_is_unit_scalings_step_by_step(multipliers: MultiplierConfig) -> None:
     optim = AdamWConfig(type="adamw", lr=RATE, weight_decay=DECAY, eps=1e-30)
-    train_both(parameters, optim, lambda reference: reference.optimizer(parameters))
+    mup = MupConfig(type="umup", multipliers=multipliers)
+    parameters = describe_parameters(config(16), mup, optim, seq_len=LENGTH)
+    train_both(parameters, optim, lambda reference: reference.optimizer(parameters), multipliers)
 
 
-def test_training_with_sgd_is_unit_scalings_with_a_free_readout() -> None:
+@pytest.mark.parametrize("multipliers", [NEUTRAL, TUNED], ids=["neutral", "tuned"])
+def test_training_with_sgd_is_unit_scalings_with_a_free_readout(multipliers: MultiplierConfig) -> None:
     """Their gradients are those of the mean loss times one constant, the square root of the rows in each
     layer.
 
@@ -158,19 +181,21 @@ def test_training_with_sgd_is_unit_scalings_with_a_free_readout() -> None:
     rows, targets = 4 * LENGTH, 4 * (LENGTH - 1)
     constant = targets * VOCAB / math.sqrt(VOCAB - 1) / math.sqrt(rows)
     optim = SGDConfig(type="sgd", lr=0.02 * constant, momentum=0.9, weight_decay=0.0)
-    mup = MupConfig(type="umup")
+    mup = MupConfig(type="umup", multipliers=multipliers)
     parameters = describe_parameters(config(16), mup, optim, seq_len=LENGTH)
     assert len({scaling.lr for scaling in parameters.scalings.values()}) > 2 * LAYERS
     train_both(
         parameters,
         optim,
         lambda reference: uu.optim.SGD(reference.values.values(), lr=0.02, momentum=0.9),
+        multipliers,
     )
 
 
-def test_residual_factors_are_the_transformer_rules() -> None:
-    rule = uu.core.functional.transformer_residual_scaling_rule()
-    for index, (skip, branch) in enumerate(residual_factors(6)):
+@pytest.mark.parametrize("multipliers", [NEUTRAL, TUNED], ids=["neutral", "tuned"])
+def test_residual_factors_are_the_transformer_rules(multipliers: MultiplierConfig) -> None:
+    rule = transformer_rule(multipliers)
+    for index, (skip, branch) in enumerate(residual_factors(config(16, num_layers=6), multipliers)):
         tau = rule(index, 6)
         assert (skip, branch) == pytest.approx(((1 + tau**2) ** -0.5, tau * (1 + tau**2) ** -0.5))
 

@@ -13,7 +13,7 @@ from launcher.mup.bsh import dump_base_shapes
 from launcher.mup.config import MupConfig
 from launcher.mup.init import init_parameters
 from launcher.optim.build_optimizer import build_optimizer
-from launcher.optim.config import OptimConfig
+from launcher.optim.config import OptimConfig, RoleRates
 from launcher.plan.parameters import Parameters, describe_parameters
 from models.build_model import build_model
 from models.config import LMConfig, S4DConfig
@@ -187,3 +187,29 @@ def test_depth_changes_rates_inside_the_stack_only() -> None:
     assert {name: scaling.lr for name, scaling in scalings.items()} == {
         name: 0.5 if name.startswith("layers.") else 1.0 for name in scalings
     }
+
+
+def test_a_rate_of_a_role_is_given_to_its_groups_alone() -> None:
+    rates = RoleRates(embedding=2.0, matrix=3.0, readout=5.0, vector=7.0)
+    expected = {"embedding": 2.0, "matrix": 3.0, "readout": 5.0, "vector": 7.0}
+    for section in (optim(), optim("muon")):
+        plain, rated = (
+            {
+                name: group.lr
+                for group in describe_parameters(model(32), mup(), section, seq_len=32).groups
+                for name in group.parameters
+            }
+            for section in (section, section.model_copy(update={"rates": rates}))
+        )
+        roles = describe_parameters(model(32), mup(), section, seq_len=32).facts
+        for name, lr in plain.items():
+            assert rated[name] == pytest.approx(expected.get(roles[name].role, 1.0) * lr), name
+
+
+def test_the_initial_scale_is_of_hidden_matrices_alone() -> None:
+    plain, scaled = (
+        describe_parameters(model(32), mup(init_scale=scale), optim(), seq_len=32) for scale in (1.0, 0.5)
+    )
+    for name, fact in plain.facts.items():
+        factor = 0.5 if fact.role == "matrix" else 1.0
+        assert scaled.scalings[name].init == factor * plain.scalings[name].init, name

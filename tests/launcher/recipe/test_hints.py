@@ -10,7 +10,8 @@ from launcher.cli.main import main
 from launcher.errors import Problem
 from launcher.recipe.compile import compile_recipe, load_recipe
 from launcher.recipe.hints import find_hints
-from launcher.sweep.grid import load_points, read_axes
+from launcher.sweep.axes import read_axes
+from launcher.sweep.grid import load_points
 from tests.small_run import RECIPE, make_run, small_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))

@@ -226,6 +226,19 @@ MUP = [
         "use token, or mup.type=mup",
     ),
     broken("umup-optimizers", ("mup={type: umup}", *ATTENTION, MUON), "has no rates for optim.type = muon"),
+    broken(
+        "multiplier-layers",
+        ("mup.multipliers.ffn=2",),
+        "mup.multipliers.ffn = 2.0 is for layers of ffn, but model.pattern",
+        "remove it",
+    ),
+    broken(
+        "umup-multipliers",
+        (*ATTENTION, "mup={type: umup, multipliers: {embedding: 2}}"),
+        "has no meaning under mup.type = umup",
+        "use mup.multipliers.residual",
+    ),
+    broken("umup-multipliers", (*ATTENTION, "mup.multipliers.attention_ratio=2"), "or mup.type umup"),
 ]
 DATA = [
     broken(

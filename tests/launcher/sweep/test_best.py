@@ -9,8 +9,9 @@ from launcher.check.gate import check_record, default_folder, hash_identity, wri
 from launcher.cli.main import main
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe, load_recipe
-from launcher.sweep.best import best_recipe
-from launcher.sweep.grid import SweepPoint, load_points, read_axes
+from launcher.sweep.axes import read_axes
+from launcher.sweep.best import best_recipe, compared_keys
+from launcher.sweep.grid import SweepPoint, load_points
 from launcher.sweep.results import PointResult
 from tests.launcher.sweep.test_run_sweep import FAST, SMALL, sweep  # noqa: F401
 
@@ -45,7 +46,9 @@ def bowl(point: SweepPoint, best: float = 3e-3) -> float:
 
 def test_the_best_value_is_that_of_the_widest_by_the_mean_over_seeds(tmp_path: Path) -> None:
     found = points()
-    best = best_recipe(str(SMALL), [], found, [result(p, bowl(p)) for p in found], tmp_path)
+    best = best_recipe(
+        str(SMALL), [], compared_keys(found), found, [result(p, bowl(p)) for p in found], tmp_path
+    )
     recipe = compile_recipe(best.text, "large.yaml").recipe
     small = load_recipe(str(SMALL)).recipe
     assert recipe.optim.lr == 4e-3
@@ -63,7 +66,9 @@ def test_the_best_value_is_that_of_the_widest_by_the_mean_over_seeds(tmp_path: P
 
 def test_an_optimum_at_the_edge_of_the_grid_is_said(tmp_path: Path) -> None:
     found = points()
-    best = best_recipe(str(SMALL), [], found, [result(p, bowl(p, 1e-2)) for p in found], tmp_path)
+    best = best_recipe(
+        str(SMALL), [], compared_keys(found), found, [result(p, bowl(p, 1e-2)) for p in found], tmp_path
+    )
     assert best.remarks == ["optim.lr = 8e-3 is the largest value that was tried: better ones may be outside"]
 
 
@@ -76,7 +81,9 @@ def test_a_value_at_which_a_seed_diverges_is_not_the_best(tmp_path: Path) -> Non
         for p in found
     ]
     assert (
-        compile_recipe(best_recipe(str(SMALL), [], found, results, tmp_path).text, "x").recipe.optim.lr
+        compile_recipe(
+            best_recipe(str(SMALL), [], compared_keys(found), found, results, tmp_path).text, "x"
+        ).recipe.optim.lr
         == 2e-3
     )
 
@@ -85,7 +92,9 @@ def test_values_of_several_keys_are_tuned_together(tmp_path: Path) -> None:
     found = points("optim.lr=1e-3,2e-3", "optim.weight_decay=0.0,0.1", "model.d_model=32,64")
     results = [result(p, 1.0 if (p.recipe.optim.lr, p.recipe.optim.weight_decay) == (2e-3, 0.1) else 2.0)
                for p in found]  # fmt: skip
-    recipe = compile_recipe(best_recipe(str(SMALL), [], found, results, tmp_path).text, "x").recipe
+    recipe = compile_recipe(
+        best_recipe(str(SMALL), [], compared_keys(found), found, results, tmp_path).text, "x"
+    ).recipe
     assert recipe.provenance is not None
     assert recipe.provenance.values == {"optim.lr": 2e-3, "optim.weight_decay": 0.1}
 
@@ -93,22 +102,28 @@ def test_values_of_several_keys_are_tuned_together(tmp_path: Path) -> None:
 def test_missing_points_and_values_that_do_not_carry_over_are_refused(tmp_path: Path) -> None:
     found = points()
     with pytest.raises(UserError, match="1 of 16 points have no result, such as"):
-        best_recipe(str(SMALL), [], found, [result(p, 1.0) for p in found[1:]], tmp_path)
+        best_recipe(
+            str(SMALL), [], compared_keys(found), found, [result(p, 1.0) for p in found[1:]], tmp_path
+        )
     none = points("model.d_model=32,64")
     with pytest.raises(UserError, match="no value was compared"):
-        best_recipe(str(SMALL), [], none, [result(p, 1.0) for p in none], tmp_path)
+        best_recipe(str(SMALL), [], compared_keys(none), none, [result(p, 1.0) for p in none], tmp_path)
     flat = tmp_path / "flat.yaml"
     text = SMALL.read_text()
     start = text.index("mup:")
     flat.write_text(text[:start] + "mup: {type: sp}\n" + text[start:].partition("\n")[2])
     standard = load_points(str(flat), read_axes(["optim.lr=1e-3,2e-3", "model.d_model=64"]))
     with pytest.raises(UserError, match=r"at width 64 are not those of width \d+ under mup.type sp"):
-        best_recipe(str(flat), [], standard, [result(p, 1.0) for p in standard], tmp_path)
+        best_recipe(
+            str(flat), [], compared_keys(standard), standard, [result(p, 1.0) for p in standard], tmp_path
+        )
 
 
 def test_a_recipe_that_demands_tuned_values_keeps_them(tmp_path: Path) -> None:
     found = points()
-    text = best_recipe(str(SMALL), [], found, [result(p, bowl(p)) for p in found], tmp_path).text
+    text = best_recipe(
+        str(SMALL), [], compared_keys(found), found, [result(p, bowl(p)) for p in found], tmp_path
+    ).text
     assert compile_recipe(text, "large.yaml", ("check.tuned=true",)).recipe.check.tuned
     with pytest.raises(
         UserError, match=r"optim\.lr is 0\.003, and 0\.004 was tuned \[tuned-values-are-kept\]"

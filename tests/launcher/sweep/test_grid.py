@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import UserError
-from launcher.sweep.grid import Axis, load_points, point_name, read_axes, split_values
+from launcher.sweep.axes import Axis, read_axes, split_values
+from launcher.sweep.grid import load_points, point_name
 
 SMALL = Path(__file__).parents[1] / "recipe" / "small.yaml"
 

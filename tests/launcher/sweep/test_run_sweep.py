@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.main import main
+from launcher.recipe.compile import compile_recipe
 from launcher.sweep.run_sweep import read_results
 from launcher.sweep.worker import Task, run_tasks
 
@@ -133,4 +134,49 @@ def test_points_are_shown_under_the_run_of_their_sweep(sweep: list[str], tmp_pat
     assert parent.info.status == "FINISHED"
     assert parent.data.params["sweep"] == "small"
     assert "best_loss/32" in parent.data.metrics
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"sweep.json", "transfer.png"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {
+        "sweep.json",
+        "transfer.png",
+        "values.png",
+    }
+
+
+def test_a_random_search_keeps_the_better_half_for_longer_and_gives_the_recipe(
+    sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in sweep if not word.startswith(("train.steps", "schedule."))]
+    words += ["data.seq_len=16", "optim.lr=1e-4..10", "mup.multipliers.output=0.5,1,2"]
+    words += ["train.steps=40", "schedule.warmup_steps=4", "--random", "4", "--halving", "2"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "rung 1 of 2: 20 steps each, 2.56e+03 tokens in all" in shown
+    assert "rung 2 of 2: 40 steps each, 2.56e+03 tokens in all" in shown
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
+    short, long = ([p for p in found if p["settings"]["train.steps"] == steps] for steps in ("20", "40"))
+    assert (len(short), len(long)) == (4, 2)
+    order = sorted(short, key=lambda point: float(point["loss"]))
+    assert {p["settings"]["optim.lr"] for p in long} == {p["settings"]["optim.lr"] for p in order[:2]}
+    assert main(words) == 0
+    assert "4 of them done" in capsys.readouterr().out, "nothing is trained twice"
+    assert main([*words, "--best"]) == 0
+    recipe = compile_recipe(capsys.readouterr().out, "large.yaml").recipe
+    best = min(long, key=lambda point: float(point["loss"]))
+    assert recipe.optim.lr == float(best["settings"]["optim.lr"])
+    assert recipe.mup.multipliers.output == float(best["settings"]["mup.multipliers.output"])
+    assert recipe.provenance is not None
+    assert set(recipe.provenance.values) == {"optim.lr", "mup.multipliers.output"}
+
+
+def test_a_budget_in_tokens_is_divided_among_all_points(
+    sweep: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*sweep, "data.seq_len=16", "optim.lr=1e-3,1e-2"]
+    assert main([*words, "--tokens", "768"]) == 0
+    assert "rung 1 of 1: 12 steps each, 768 tokens in all" in capsys.readouterr().out
+    assert main([*words, "--tokens", "100"]) == 2
+    assert "at least 10 are needed" in capsys.readouterr().err
+
+
+def test_a_range_without_draws_is_refused(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*sweep, "optim.lr=1e-3..1e-2"]) == 2
+    assert "optim.lr is a range, of which values are drawn" in capsys.readouterr().err

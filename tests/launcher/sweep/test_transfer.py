@@ -1,5 +1,6 @@
 """What a sweep says about transfer, on losses whose answer is known."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import pytest
 from launcher.report.figure import can_draw
 from launcher.report.transfer_plot import draw_transfer
 from launcher.sweep.results import PointResult
-from launcher.sweep.transfer import find_transfer, find_vertex, mean_of, transfer_lines
+from launcher.sweep.transfer import (
+    claim,
+    find_transfer,
+    find_transfers,
+    find_vertex,
+    mean_of,
+    transfer_lines,
+)
 
 RATES = [2.0**k for k in range(-8, 0)]
 
@@ -68,7 +76,7 @@ def test_the_shift_is_paired_by_seed() -> None:
     assert transfer.shift.half_width == pytest.approx(4.303 * 0.1 / 3)
     assert transfer.range_octaves == pytest.approx(7 / 15)
     assert transfer.wider_is_better
-    assert "optimum moves +0.47 +- 0.14" in transfer_lines(transfer)[0]
+    assert "optimum of lr moves +0.47 +- 0.14" in transfer_lines(transfer)[0]
 
 
 def test_wider_is_worse_is_seen_at_the_rate_that_would_be_transferred() -> None:
@@ -106,3 +114,52 @@ def test_the_picture_is_drawn_with_gaps_where_runs_diverged(tmp_path: Path) -> N
     assert transfer is not None
     path = draw_transfer(tmp_path / "t.png", [transfer, transfer], "validation loss")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_interval_of_a_shift_is_that_of_resampled_seeds() -> None:
+    centres = {32: dict.fromkeys(range(1, 6), -4.0), 128: {1: -3.8, 2: -3.6, 3: -3.7, 4: -3.9, 5: -3.5}}
+    transfer = find_transfer("mup", bowls(centres, {32: 2.0, 128: 1.8}))
+    assert transfer is not None
+    low, high = transfer.shift_interval
+    # the vertex of a mean of parabolas is the mean of their centres: +0.3, its resampled deviation 0.063
+    assert low == pytest.approx(0.3 - 1.96 * 0.063, abs=0.03)
+    assert high == pytest.approx(0.3 + 1.96 * 0.063, abs=0.03)
+    assert transfer.optima[0].interval == pytest.approx((-4.0, -4.0))
+    assert "at most one octave: yes" in "\n".join(transfer_lines(transfer))
+
+
+@pytest.mark.parametrize(
+    ("shifts", "verdict"),
+    [((1.5, 1.6, 1.7), "NO"), ((0.1, 1.0, 2.0), "not decided"), ((0.1, 0.2, 0.3), "yes")],
+)
+def test_the_claim_is_held_against_the_interval(shifts: tuple[float, ...], verdict: str) -> None:
+    centres = {32: dict.fromkeys((1, 2, 3), -5.0), 512: {s + 1: -5.0 + x for s, x in enumerate(shifts)}}
+    transfer = find_transfer("mup", bowls(centres, {32: 2.0, 512: 1.8}))
+    assert transfer is not None
+    assert claim(transfer) == f"at most one octave: {verdict}"
+
+
+def test_another_key_than_the_rate_has_its_transfer_at_the_best_of_the_others() -> None:
+    results = [
+        result(width, 1.0, 1, 2.0 + (math.log2(output) - 1) ** 2 + penalty, name=f"{width},{output},{rate}")
+        for width in (32, 64)
+        for output in (0.5, 1.0, 2.0, 4.0)
+        for rate, penalty in (("1e-3", 0.0), ("1e-2", 0.5))
+    ]
+    results = [
+        dataclasses.replace(
+            one,
+            settings={
+                "model.d_model": str(one.d_model),
+                "mup.multipliers.output": one.name.split(",")[1],
+                "optim.lr": one.name.split(",")[2],
+            },
+            lr=float(one.name.split(",")[2]),
+            series=f"output={one.name.split(',')[1]}",
+        )
+        for one in results
+    ]
+    (found,) = find_transfers(results)
+    assert (found.key, found.series) == ("mup.multipliers.output", "optim.lr=1e-3")
+    assert [optimum.grid_value for optimum in found.optima] == [2.0, 2.0]
+    assert "optimum of output moves +0.00" in transfer_lines(found)[0]
