@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from models.section import Count, Section, Size
+from models.section import Count, CountOrZero, Section, Size
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
 LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ssd", "ffn"]
@@ -101,6 +101,10 @@ class CharCNNEncoder(Section):
     """Widths of the convolutions, with d_model filters each."""
     max_chars: Count = 16
     """Characters of a word that are read: inputs are (batch, words, max_chars)."""
+    highway_layers: CountOrZero = 0
+    """Highway layers over what the convolutions find (arXiv 1505.00387); Kim et al. use 1 or 2."""
+    gate_bias: float = -2.0
+    """Initial bias of their gates: negative, so that they start by carrying their input through."""
 
 
 class LinearEncoder(Section):

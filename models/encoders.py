@@ -5,28 +5,31 @@ Letters: B batch, L positions, W characters of a word, F features of a signal, H
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from models.config import CharCNNEncoder, ClassifierConfig, LinearEncoder, LMConfig
-from models.facts import ParamFacts, Role
+from models.facts import ParamFacts, Role, prefixed
 from models.footprint import REAL, Pass
-from models.inits import normal
+from models.inits import constant, normal
 from models.layers import BIAS, Embedding, Linear, linear_facts
 
 
 class CharCNN(nn.Module):
     """Characters (B, L, W) int64, 0 for none, to vectors (B, L, H): max over time of tanh convolutions.
 
-    Kim et al. (arXiv 1508.06615, section 2.2), with a linear map in the place of the highway network.
+    Kim et al. (arXiv 1508.06615, section 2.2), with a linear map after, or in the place of, highway layers.
     """
 
     def __init__(self, config: CharCNNEncoder, d_model: int) -> None:
         super().__init__()
         self.embedding = Embedding(config.num_chars, config.d_char)
         self.filters = nn.ModuleList(Filters(config.d_char, d_model, width) for width in config.widths)
-        self.output = Linear(len(config.widths) * d_model, d_model)
+        d_found = len(config.widths) * d_model
+        self.highways = nn.ModuleList(Highway(d_found) for _ in range(config.highway_layers))
+        self.output = Linear(d_found, d_model)
 
     def forward(self, chars_BLW: torch.Tensor) -> torch.Tensor:
         # B=2, L=5, W=16, d_char 15, d_model 64: X = 10 words, x (10, 16, 15); each width finds (10, 64, 16),
@@ -38,7 +41,22 @@ class CharCNN(nn.Module):
         # without characters, so that no maximum is over nothing. tanh is never below -1: the mask cannot win.
         starts = torch.cat((torch.ones_like(there[:, :1]), there[:, 1:]), dim=1)[:, None]
         found = [filters(x_XWD.transpose(1, 2)).masked_fill(~starts, -1).amax(-1) for filters in self.filters]
-        return self.output(torch.cat(found, dim=-1)).unflatten(0, chars_BLW.shape[:-1])
+        x_XF = torch.cat(found, dim=-1)
+        for highway in self.highways:
+            x_XF = highway(x_XF)
+        return self.output(x_XF).unflatten(0, chars_BLW.shape[:-1])
+
+
+class Highway(nn.Module):
+    """t relu(W x) + (1 - t) x with t = sigmoid(gate x), elementwise (arXiv 1505.00387, equation 3)."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.transform, self.gate = Linear(d_model, d_model), Linear(d_model, d_model)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        opened = torch.sigmoid(self.gate(x))
+        return torch.lerp(x, torch.relu(self.transform(x)), opened)
 
 
 class Filters(nn.Module):
@@ -74,7 +92,12 @@ def encoder_facts(
         weight = _input(1 / math.sqrt(encoder.num_features), decay=True)
         return {"weight": weight, "bias": BIAS}
     if isinstance(encoder, CharCNNEncoder):
-        return {"embedding.weight": _input(1.0)} | _filter_facts(encoder) | linear_facts("output")
+        return {
+            "embedding.weight": _input(1.0),
+            **_filter_facts(encoder),
+            **_highway_facts(encoder),
+            **linear_facts("output"),
+        }
     role = Role.TIED if tied else Role.EMBEDDING
     return {"weight": ParamFacts(role=role, init=normal(token_std), decay=False)}
 
@@ -86,12 +109,22 @@ def encoder_flops(config: LMConfig | ClassifierConfig) -> float:
         return 2.0 * encoder.num_features * config.d_model
     if isinstance(encoder, CharCNNEncoder):
         taps = encoder.max_chars * sum(encoder.widths) * encoder.d_char
-        return 2.0 * config.d_model * (taps + len(encoder.widths) * config.d_model)
+        d_found = len(encoder.widths) * config.d_model
+        return 2.0 * config.d_model * taps + 2.0 * d_found * (
+            config.d_model + encoder.highway_layers * 2 * d_found
+        )
     return 0.0
 
 
 def _input(std: float, *, decay: bool = False) -> ParamFacts:
     return ParamFacts(role=Role.EMBEDDING, init=normal(std), decay=decay)
+
+
+def _highway_facts(encoder: CharCNNEncoder) -> dict[str, ParamFacts]:
+    if encoder.highway_layers == 0:
+        return {}
+    gate = linear_facts("gate") | {"gate.bias": replace(BIAS, init=constant(encoder.gate_bias))}
+    return prefixed("highways.*.", linear_facts("transform") | gate)
 
 
 def _filter_facts(encoder: CharCNNEncoder) -> dict[str, ParamFacts]:
@@ -112,6 +145,8 @@ def encoder_saved(config: LMConfig | ClassifierConfig, step: Pass) -> float:
     if isinstance(encoder, LinearEncoder):
         return float(step.product * step.positions * encoder.num_features)
     if isinstance(encoder, CharCNNEncoder):
-        found = len(encoder.widths) * config.d_model * (encoder.max_chars * (REAL + 1) + 8 + step.product)
+        # of a highway layer: its input, what both maps give, the gate and what it lets through
+        per_value = encoder.max_chars * (REAL + 1) + 8 + step.product + 5 * REAL * encoder.highway_layers
+        found = len(encoder.widths) * config.d_model * per_value
         return float(step.positions * (found + 2 * REAL * encoder.max_chars * encoder.d_char))
     return 8.0 * step.positions

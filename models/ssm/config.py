@@ -42,6 +42,10 @@ class SSMSection(Section):
         return self
 
 
+RealTransform = Literal["exp", "softplus", "relu", "sigmoid"]
+"""How the decay rate -Re A is made of what is stored and trained, so that it stays positive."""
+
+
 class S4DConfig(SSMSection):
     """Diagonal state-space layer (S4D, arXiv 2206.11893)."""
 
@@ -51,6 +55,17 @@ class S4DConfig(SSMSection):
     """A's initial value; `diag` is `inv` for half of the copies and `lin` for the others."""
     disc: Literal["zoh", "bilinear"] = "zoh"
     """Zero-order hold, or bilinear."""
+    real_transform: RealTransform = "exp"
+    """-Re A of what is stored, a: e^a, ln(1 + e^a), relu(a) + 1e-4, or 1/(1 + e^-a), at most 1 (S4D, 2.3)."""
+
+    @model_validator(mode="after")
+    def _transform_reaches_init(self) -> Self:
+        # the rates of `real` are 1, 2, 3, ...
+        if self.real_transform == "sigmoid" and self.init == "real":
+            raise ValueError(
+                "real_transform sigmoid gives rates below 1, but init real starts at 1 and above"
+            )
+        return self
 
 
 class S4Config(SSMSection):
@@ -62,6 +77,8 @@ class S4Config(SSMSection):
     """HiPPO measure of A and B; `hippo` is `legs` for half of the copies and `fout` for the others."""
     rank: Literal[1, 2] = 1
     """Rows of P; `legt` has two."""
+    real_transform: RealTransform = "exp"
+    """-Re A of what is stored; as in s4d."""
 
     @model_validator(mode="after")
     def _legt_has_rank_two(self) -> Self:

@@ -51,7 +51,7 @@ class DSS(StateSpace):
         H, dt = self.log_dt.shape[0], step_sizes(self.log_dt)
         a_im = per_channel(self.A_imag.double(), H)
         if self.max_length is None:
-            A = per_channel(negative_real(self.A_real), H), a_im
+            A = per_channel(negative_real(self.A_real, "exp"), H), a_im
             z, g = zero_order_hold(A, dt)
         else:
             a_re = per_channel(self.A_real.double(), H)

@@ -23,6 +23,7 @@ from models.ssm.ssm_tensors import (
     skip,
     state,
     step_sizes,
+    store_real,
 )
 from models.ssm.system import times_modes
 
@@ -37,6 +38,7 @@ class S4(StateSpace):
     def __init__(self, config: S4Config, d_model: int) -> None:
         super().__init__()
         self.state_shape = (d_model, config.d_state)
+        self.real_transform = config.real_transform
         pairs, outputs = config.d_state // 2, config.num_kernels
         num_copies = config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))
@@ -54,7 +56,10 @@ class S4(StateSpace):
         G^-1 = F^-1 - dt F^-1 p K p^T F^-1, and (1 + dt A/2) / (1 - dt A/2) = 2 G^-1 - 1.
         """
         H, dt = self.log_dt.shape[0], step_sizes(self.log_dt)
-        A = per_channel(negative_real(self.A_log_real), H), per_channel(self.A_imag.double(), H)
+        A = (
+            per_channel(negative_real(self.A_log_real, self.real_transform), H),
+            per_channel(self.A_imag.double(), H),
+        )
         z, g = bilinear(A, dt)  # g = dt / F
         g_re, g_im = g[0][..., None], g[1][..., None]
         p_HNR = per_channel(torch.cat(pair(self.P), dim=-1), H).transpose(1, 2)
@@ -84,7 +89,9 @@ def s4_facts(config: S4Config) -> dict[str, ParamFacts]:
     """Facts by name: Lambda, P and B of the HiPPO measure."""
     kinds = ("legs", "fout") if config.init == "hippo" else (config.init,)
     forms = [{"legs": hippo.legs, "fout": hippo.fout, "legt": hippo.legt}[k](config.d_state) for k in kinds]
-    reals = [torch.log(-form.eigenvalues.real.clamp(max=LEAST_DECAY)) for form in forms]
+    reals = [
+        store_real(form.eigenvalues.real.clamp(max=LEAST_DECAY), config.real_transform) for form in forms
+    ]
     P = copies(*(torch.view_as_real(form.P) for form in forms))
     return common_facts(config) | {
         "A_log_real": state(copies(*reals), "A"),

@@ -20,6 +20,7 @@ from models.ssm.ssm_tensors import (
     skip,
     state,
     step_sizes,
+    store_real,
     times,
     zero_order_hold,
 )
@@ -32,7 +33,7 @@ class S4D(StateSpace):
     def __init__(self, config: S4DConfig, d_model: int) -> None:
         super().__init__()
         self.state_shape = (d_model, config.d_state)
-        self.disc = config.disc
+        self.disc, self.real_transform = config.disc, config.real_transform
         pairs, outputs = config.d_state // 2, config.num_kernels
         num_copies = config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))
@@ -45,7 +46,7 @@ class S4D(StateSpace):
     def system(self) -> DiagonalSystem:
         """Discretise. Few numbers, in float64, because a kernel multiplies their errors by its length."""
         H = self.log_dt.shape[0]
-        A = negative_real(self.A_log_real), self.A_imag.double()
+        A = negative_real(self.A_log_real, self.real_transform), self.A_imag.double()
         discretise = zero_order_hold if self.disc == "zoh" else bilinear
         z, g = discretise((per_channel(A[0], H), per_channel(A[1], H)), step_sizes(self.log_dt))
         b_re, b_im = pair(self.B)
@@ -65,7 +66,7 @@ def s4d_facts(config: S4DConfig) -> dict[str, ParamFacts]:
     kinds = ("inv", "lin") if config.init == "diag" else (config.init,)
     starts = [eigenvalues(kind, config.d_state) for kind in kinds]
     return common_facts(config) | {
-        "A_log_real": state(copies(*(torch.log(-A.real) for A in starts)), "A"),
+        "A_log_real": state(copies(*(store_real(A.real, config.real_transform) for A in starts)), "A"),
         "A_imag": state(copies(*(A.imag for A in starts)), "A"),
         "B": state(copies(torch.tensor([1.0, 0.0])), "B"),
     }

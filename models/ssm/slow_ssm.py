@@ -29,7 +29,7 @@ def discrete(ssm: S4 | S4D | DSS) -> tuple[Complex, Complex, Complex]:
     H, dt_H1 = ssm.log_dt.shape[0], ssm.log_dt.double().exp()[:, None]
     if isinstance(ssm, DSS):
         return _dss(ssm, dt_H1)
-    A = torch.complex(-ssm.A_log_real.double().exp(), ssm.A_imag.double())
+    A = torch.complex(-_rate(ssm), ssm.A_imag.double())
     A, B, C = _both(_spread(A, H)), _both(_spread(_stored(ssm.B), H)), _both(_stored(ssm.C.transpose(0, 1)))
     if isinstance(ssm, S4):
         P = _both(_spread(_stored(ssm.P), H))
@@ -39,6 +39,17 @@ def discrete(ssm: S4 | S4D | DSS) -> tuple[Complex, Complex, Complex]:
         return *_bilinear(torch.diag_embed(A), B, dt_H1), C
     decay = torch.exp(dt_H1 * A)
     return torch.diag_embed(decay), (decay - 1) / A * B, C
+
+
+def _rate(ssm: S4 | S4D) -> torch.Tensor:
+    a = ssm.A_log_real.double()
+    transforms = {
+        "exp": a.exp(),
+        "softplus": (1 + a.exp()).log(),
+        "relu": a.clamp(min=0) + 1e-4,
+        "sigmoid": 1 / (1 + (-a).exp()),
+    }
+    return transforms[ssm.real_transform]
 
 
 def _dss(ssm: DSS, dt_H1: torch.Tensor) -> tuple[Complex, Complex, Complex]:

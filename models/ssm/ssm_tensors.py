@@ -2,8 +2,8 @@
 
 Letters: H channels, C kernels per channel, M modes. A, z and g of a system are pairs of (H, M), dt is (H, 1).
 
-DT_RANGE and A_REAL_RANGE confine dt = exp(log_dt) and Re A = -exp(A_log_real). Far outside of everything that
-is initialised or learned, they keep a runaway step from making inf * 0 (state-spaces/s4 issue 138).
+DT_RANGE and A_REAL_RANGE confine dt = exp(log_dt) and -Re A. Far outside of everything that is initialised or
+learned, they keep a runaway step from making inf * 0 (state-spaces/s4 issue 138).
 """
 
 import math
@@ -12,10 +12,11 @@ import torch
 
 from models.facts import Init, ParamFacts, Role
 from models.inits import log_uniform, normal
-from models.ssm.config import SSMSection
+from models.ssm.config import RealTransform, SSMSection
 
 DT_RANGE = (1e-6, 1e1)
 A_REAL_RANGE = (1e-5, 1e4)
+_LEAST_RELU = 1e-4
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Real and imaginary parts."""
@@ -43,9 +44,33 @@ def step_sizes(log_dt: torch.Tensor) -> torch.Tensor:
     return log_dt.double().clamp(*map(math.log, DT_RANGE)).exp()[:, None]
 
 
-def negative_real(A_log_real: torch.Tensor) -> torch.Tensor:
-    """Re A = -exp(A_log_real), float64: (n_ssm, M)."""
-    return -A_log_real.double().clamp(*map(math.log, A_REAL_RANGE)).exp()
+def negative_real(stored: torch.Tensor, transform: RealTransform) -> torch.Tensor:
+    """Re A of what is stored, float64: (n_ssm, M)."""
+    a = stored.double()
+    match transform:
+        case "exp":
+            return -a.clamp(*map(math.log, A_REAL_RANGE)).exp()
+        case "softplus":
+            rate = torch.nn.functional.softplus(a)
+        case "relu":
+            rate = torch.relu(a) + _LEAST_RELU
+        case "sigmoid":
+            rate = torch.sigmoid(a)
+    return -rate.clamp(*A_REAL_RANGE)
+
+
+def store_real(A_real: torch.Tensor, transform: RealTransform) -> torch.Tensor:
+    """The inverse: what to store for Re A < 0, float64."""
+    rate = -A_real.double()
+    match transform:
+        case "exp":
+            return torch.log(rate)
+        case "softplus":
+            return rate + torch.log(-torch.expm1(-rate))
+        case "relu":
+            return (rate - _LEAST_RELU).clamp(min=_LEAST_RELU)  # above zero, where its gradient would end
+        case "sigmoid":
+            return torch.logit(rate)
 
 
 def per_channel(x: torch.Tensor, d_model: int) -> torch.Tensor:

@@ -21,6 +21,10 @@ SPACES: dict[str, Config] = {
     "s4d-inv-bilinear": S4DConfig(d_state=8, init="inv", disc="bilinear"),
     "s4d-real": S4DConfig(d_state=8, init="real", channels=2),
     "s4d-diag": S4DConfig(d_state=8, init="diag"),
+    "s4d-softplus": S4DConfig(d_state=8, real_transform="softplus"),
+    "s4d-relu": S4DConfig(d_state=8, init="inv", real_transform="relu"),
+    "s4d-sigmoid": S4DConfig(d_state=8, real_transform="sigmoid"),
+    "s4-softplus": S4Config(d_state=8, init="hippo", real_transform="softplus"),
     "s4-legs": S4Config(d_state=8),
     "s4-legs-rank-2": S4Config(d_state=8, rank=2),
     "s4-fout-shared": S4Config(d_state=8, init="fout", n_ssm=2, channels=2),
@@ -139,6 +143,25 @@ def test_gradients_agree_with_finite_differences(fill, request) -> None:
         assert torch.autograd.gradcheck(run, [u_BLH, *values])
         x_BHN = torch.randn(2, *ssm.state_shape, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(run_on, [u_BLH, x_BHN, *values])
+
+
+@pytest.mark.parametrize("init", ["lin", "inv", "legs"])
+@pytest.mark.parametrize("transform", ["softplus", "relu", "sigmoid"])
+def test_a_transform_changes_what_is_stored_and_not_what_a_layer_starts_as(
+    fill, init: str, transform: str
+) -> None:
+    plain, other = (
+        fill(*build(S4DConfig.model_validate({"d_state": 8, "init": init, "real_transform": kind}), 4))
+        for kind in ("exp", transform)
+    )
+    assert not torch.equal(plain.A_log_real, other.A_log_real)
+    # a logit of float32 keeps 6e-8 of a, hence of the rate; kernels multiply that by some tens
+    assert relative(other(signal(40)), plain(signal(40))) <= 5e-6
+
+
+def test_a_sigmoid_cannot_start_above_one() -> None:
+    with pytest.raises(ValueError, match="gives rates below 1"):
+        S4DConfig(init="real", real_transform="sigmoid")
 
 
 def test_runaway_parameters_give_finite_outputs_and_gradients(ssm) -> None:
