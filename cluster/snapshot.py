@@ -1,19 +1,26 @@
 """What code is about to run: commit, uncommitted changes, interpreter and packages. No torch."""
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
+_ROOMS = ("cluster", "launcher", "models")
 PACKAGES = ("mulaunch", "torch", "deepspeed", "numpy", "mlflow-skinny", "fsspec", "pydantic")
 
 
 def describe_environment(folder: Path) -> dict[str, object]:
-    """Commit of the checkout that holds `folder` (None outside of git), interpreter and package versions."""
+    """Commit of our checkout (None for a wheel), digest of the sources, interpreter and package versions.
+
+    `folder` holds our packages: the checkout, or a site-packages.
+    """
+    ours = _is_checkout(folder)
     return {
-        "commit": _git(folder, "rev-parse", "HEAD").strip() or None,
-        "dirty": bool(_git(folder, "status", "--porcelain").strip()),
+        "commit": _git(folder, "rev-parse", "HEAD").strip() or None if ours else None,
+        "dirty": ours and bool(_git(folder, "status", "--porcelain").strip()),
+        "sources": digest_sources(folder),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -21,8 +28,23 @@ def describe_environment(folder: Path) -> dict[str, object]:
 
 
 def read_diff(folder: Path) -> str:
-    """Uncommitted changes to tracked files, as a patch; empty outside of git."""
-    return _git(folder, "diff", "HEAD")
+    """Uncommitted changes to tracked files of our checkout, as a patch; empty for a wheel."""
+    return _git(folder, "diff", "HEAD") if _is_checkout(folder) else ""
+
+
+def digest_sources(folder: Path) -> str:
+    """sha256 of our packages' Python files, their names included: what a wheel is known by."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in _ROOMS for path in (folder / room).rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _is_checkout(folder: Path) -> bool:
+    """Whether a repository is ours: a wheel may be installed inside of somebody else's."""
+    top = _git(folder, "rev-parse", "--show-toplevel").strip()
+    return bool(top) and Path(top).resolve() == folder.resolve()
 
 
 def _git(folder: Path, *arguments: str) -> str:

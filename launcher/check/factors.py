@@ -24,6 +24,8 @@ from launcher.recipe.schema import Recipe
 from models.facts import Role
 
 _CLOSE = 1e-6
+_OF_NORM: tuple[Update, ...] = ("spectral", "unit_rms", "shampoo")
+"""Updates with a norm of their own: entries depend on the gradient's rank, at most the tokens of a batch."""
 _SHOWN = 4
 
 
@@ -175,7 +177,7 @@ def expected_exponents(recipe: Recipe, widths: Sequence[int]) -> dict[tuple[Meas
             if group.update == "sgd" and large.shapes[name] == small.shapes[name]:
                 continue  # gradients of what all channels share fall with width until channels agree
             expected["alone", name] = _effect_exponent(recipe, large, name)
-            if group.update != "shampoo":  # entries of its update depend on the gradient's rank
+            if group.update not in _OF_NORM:
                 sizes = [_moved(recipe, parameters, name, group.update) for parameters in (small, large)]
                 expected["moved", name] = math.log(sizes[1] / sizes[0]) / span
     return expected
@@ -197,13 +199,9 @@ def _moved(recipe: Recipe, parameters: Parameters, name: str, update: Update) ->
     role = parameters.facts[name].role
     g_in, g_out = growth(parameters, name, role)
     lr = derive(recipe, parameters, name, update).lr
-    match update:
-        case "sgd":
-            return lr * (1 / g_out if role is Role.MATRIX else 1 / g_in)
-        case "spectral":  # all singular values alike: norm x root of their number, over root of all entries
-            return lr * math.sqrt(g_out / g_in) * math.sqrt(min(g_in, g_out) / (g_in * g_out))
-        case _:
-            return lr
+    if update == "sgd":
+        return lr * (1 / g_out if role is Role.MATRIX else 1 / g_in)
+    return lr
 
 
 def _explain(parameters: Parameters, name: str, what: str, seen: float, expected: float, width: int) -> str:

@@ -133,7 +133,8 @@ def state_magnitudes(model: nn.Module, batch: Batch) -> Iterator[tuple[str, floa
     if not isinstance(model, LM):
         return
     model.eval()
-    _, states = model(batch.x, model.initial_states(batch.x.shape[0], batch.x.device))
+    x = batch.x.to(next(model.parameters()).device)
+    _, states = model(x, model.initial_states(x.shape[0], x.device))
     for index, (layer, state) in enumerate(zip(residuals(model.layers), states, strict=True)):
         if isinstance(layer.mixer, SSMMixer | SSD):
             yield f"layers.{index}.{layer.kind}", mean_abs(state[-1])

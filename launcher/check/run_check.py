@@ -31,10 +31,11 @@ from launcher.check.health import (
     check_states,
     check_unit_variance,
 )
-from launcher.check.proxy import cpu_world, one_thread
+from launcher.check.proxy import one_thread, world_on
 from launcher.check.shrink import choose_lr_amplification, sharded_ranks
 from launcher.processes import GroupError
 from launcher.recipe.schema import Recipe
+from launcher.world import World
 
 NUM_SEEDS = 3
 SHARDED_TOLERANCE = 0.02
@@ -59,8 +60,14 @@ class CheckResult:
         return all(finding.passed for finding in self.findings)
 
 
-def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None]) -> CheckResult:
-    """Check a recipe's parametrization at every width, whole and sharded, and the health of a small model."""
+def run_check(
+    recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None], device: str = "cpu"
+) -> CheckResult:
+    """Check a recipe's parametrization at every width, whole and sharded, and the health of a small model.
+
+    Sharded models are always on the CPU.
+    """
+    world = world_on(device)
     setting = Setting(
         recipe=recipe,
         widths=widths,
@@ -68,8 +75,8 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
         lr_amplification=choose_lr_amplification(recipe),
     )
     with one_thread():
-        say("coordinate check on one process")
-        values = measure_coordinates(setting, cpu_world())
+        say("coordinate check on one process" + ("" if device == "cpu" else f", on {device}"))
+        values = measure_coordinates(setting, world)
         every = fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths))
         slopes = [slope for slope in every if slope.measure not in OF_PARAMETERS]
         parameters = [slope for slope in every if slope.measure in OF_PARAMETERS]
@@ -82,7 +89,7 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
             sharded, found = _check_sharded(setting, ranks, values)
             findings += found
         say("initial loss, overfitting, gradients, states")
-        findings += _check_health(recipe, widths)
+        findings += _check_health(recipe, widths, world)
     return CheckResult(
         setting=setting,
         slopes=tuple(slopes),
@@ -92,8 +99,8 @@ def run_check(recipe: Recipe, widths: tuple[int, ...], say: Callable[[str], None
     )
 
 
-def _check_health(recipe: Recipe, widths: tuple[int, ...]) -> list[Finding]:
-    world, small, large = cpu_world(), widths[0], widths[-1]
+def _check_health(recipe: Recipe, widths: tuple[int, ...], world: World) -> list[Finding]:
+    small, large = widths[0], widths[-1]
     findings = [
         check_initial_loss(recipe, large, world),
         check_overfit(recipe, small, world),
@@ -174,7 +181,8 @@ def judge_parameters(slopes: Sequence[Slope]) -> Finding:
     by_name: dict[str, list[Slope]] = {}
     for slope in filter(fails, slopes):
         by_name.setdefault(slope.module, []).append(slope)
-    lines = [_explain_parameter(name, failing) for name, failing in by_name.items()]
+    followed = {slope.module for slope in slopes if slope.measure == "moved"}
+    lines = [_explain_parameter(name, failing, name in followed) for name, failing in by_name.items()]
     more = f" and {len(lines) - 4} more" if len(lines) > 4 else ""
     return Finding(
         "every parameter alone",
@@ -185,14 +193,16 @@ def judge_parameters(slopes: Sequence[Slope]) -> Finding:
     )
 
 
-def _explain_parameter(name: str, failing: Sequence[Slope]) -> str:
+def _explain_parameter(name: str, failing: Sequence[Slope], followed: bool) -> str:
+    """`followed`: how far it moves is known, so that an effect alone is not that of its rate."""
     found = {slope.measure: slope for slope in failing}
     said = [
         f"{'moves' if measure == 'moved' else 'acts'} as width^{slope.slope:+.2f}, not {slope.expected:+.2g}"
         for measure, slope in found.items()
     ]
-    if "moved" in found:
-        power = round(2 * (found["moved"].slope - found["moved"].expected)) / 2
+    if "moved" in found or not followed:
+        slope = found["moved" if followed else "alone"]
+        power = round(2 * (slope.slope - slope.expected)) / 2
         said.append(f"as if its rate had another width^{power:+g}")
     return f"{name} {', '.join(said)}"
 

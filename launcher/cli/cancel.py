@@ -14,6 +14,7 @@ from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
 from launcher.fence import read_owner
+from launcher.named_runs import find_run
 from launcher.run_folder import JOURNAL, lock_holder, open_mirror, require_run
 from launcher.run_jobs import record_job
 from launcher.track.settle import last_attempt
@@ -28,8 +29,8 @@ def cancel_run(arguments: Sequence[str]) -> int:
         description="End a run's training: it saves, where there is time for it, and is not started again by "
         "itself. `launch resume RUN` continues it.",
     )
-    parser.add_argument("run", help="folder of the run")
-    run_url = files.absolute(parser.parse_args(arguments).run)
+    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    run_url = find_run(parser.parse_args(arguments).run)
     require_run(run_url)
     short = files.shortest(run_url)
     try:

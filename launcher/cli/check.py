@@ -33,6 +33,9 @@ def check_recipe(arguments: Sequence[str]) -> int:
         metavar="A,B,C,D",
         help="at least four; default from 128 on, with ssd from 256",
     )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="of the models that are not sharded"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
     options = parse(parser, arguments)
     loaded = load_recipe(options.recipe, options.overrides)
@@ -49,7 +52,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
 
     start = time.monotonic()
     with loaded.locating():
-        result = run_check(recipe, widths, say=_say(start))
+        result = run_check(recipe, widths, _say(start), options.device)
     identity = hash_identity(recipe)
     record = write_record(folder, check_record(result, identity))
     if folder != default_folder(recipe):

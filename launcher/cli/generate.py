@@ -8,6 +8,7 @@ from launcher.checkpoint.catalog import find_newest
 from launcher.cli.arguments import positive
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
+from launcher.named_runs import find_run
 from launcher.recipe.compile import read_frozen
 from launcher.run_folder import RECIPE, require_run
 
@@ -20,7 +21,7 @@ def generate_text(arguments: Sequence[str]) -> int:
         "machine alone. State-space layers need the same time and memory for every token; attention keeps "
         "all earlier tokens.",
     )
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
     parser.add_argument(
         "--prompt", required=True, help="text; for a model that was not trained on text, token ids: '17 4 9'"
     )
@@ -34,7 +35,7 @@ def generate_text(arguments: Sequence[str]) -> int:
     if not 0 <= options.temperature < float("inf"):
         place = f"--temperature {options.temperature:g}"
         raise UserError(Problem(place, "is not a temperature", "give 0 or more, such as 0.8"))
-    run_url = files.absolute(options.run)
+    run_url = find_run(options.run)
     require_run(run_url)
     saved, rejected = find_newest(run_url, verify=True)
     for bad in rejected:

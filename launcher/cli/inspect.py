@@ -16,6 +16,7 @@ from launcher.checkpoint.catalog import (
 from launcher.checkpoint.index import TensorEntry, check_index, read_index
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
+from launcher.named_runs import find_run
 from launcher.run_folder import require_run
 from launcher.table import table_lines
 
@@ -34,13 +35,13 @@ def inspect_checkpoint(arguments: Sequence[str]) -> int:
     parser.add_argument("other", nargs="?", help="another one, to compare")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     options = parser.parse_args(arguments)
-    saved = open_saved(options.checkpoint)
+    saved = open_saved(find_run(options.checkpoint))
     tensors = _tensors(saved)
     lines = list(describe(saved, tensors))
     if options.tensors:
         lines += ["", *tensor_lines(tensors)]
     if options.other is not None:
-        other = open_saved(options.other)
+        other = open_saved(find_run(options.other))
         lines += ["", f"{files.shortest(saved.url)} -> {files.shortest(other.url)}"]
         lines += list(differences(saved, tensors, other, _tensors(other))) or ["no difference"]
     print("\n".join(lines))
@@ -54,8 +55,8 @@ def verify_run(arguments: Sequence[str]) -> int:
         description="Read every checkpoint of a run and compare the digests of all files. Changes nothing. "
         "The exit code is 1 where one is damaged.",
     )
-    parser.add_argument("run", help="folder of the run")
-    run_url = files.absolute(parser.parse_args(arguments).run)
+    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    run_url = find_run(parser.parse_args(arguments).run)
     require_run(run_url)
     steps, damaged = list_steps(run_url), 0
     for step in steps:

@@ -11,6 +11,7 @@ from launcher import files
 from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
+from launcher.named_runs import find_run
 from launcher.run_folder import CONSOLE, lock_holder, open_mirror, require_run
 
 _POLL_S = 0.5
@@ -25,12 +26,12 @@ def show_logs(arguments: Sequence[str]) -> int:
         description="What a run has printed, over all its attempts. In a batch job each rank has a file of "
         "its own as well, in RUN/logs/job-ID.RESTART.NUMBER.",
     )
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
     parser.add_argument("-f", "--follow", action="store_true", help="wait for more while it is trained")
     parser.add_argument("--rank", type=int, metavar="R", help="what this rank has printed itself")
     parser.add_argument("--attempt", type=int, metavar="A", help="only of this attempt; default the newest")
     options = parser.parse_args(arguments)
-    run_url = files.absolute(options.run)
+    run_url = find_run(options.run)
     require_run(run_url)
     if options.rank is not None:
         path = find_rank_log(run_url, options.rank, options.attempt)

@@ -21,7 +21,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch plan RECIPE   print every derived number and the parameter groups (--full: the script, too)
   launch validate RECIPE...
                        check recipes, many at once: every key, value and rule; reads no data
-  launch recipes       a line for each recipe
+  launch recipes       a line for each recipe, here or shipped
+  launch init [NAME]   copy a shipped recipe here, to change it
   launch diff A [B]    the values in which two recipes or runs differ, or a run and its source
   launch explain RECIPE
                        print every parameter's role, width, init, rate and decay, and the rules for them
@@ -48,7 +49,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch schema        print the JSON Schema of recipes, for editors
   launch ui            open MLflow's pages on the default store
 
-`launch VERB --help` says more. Any value of a recipe can be given as key=value, such as optim.lr=3e-4.
+`launch VERB --help` says more, `launch --version` what is installed. RECIPE is a file, or the name of a
+shipped one. Any value of it can be given as key=value, such as optim.lr=3e-4.
 """
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 VERBS = (
@@ -56,6 +58,7 @@ VERBS = (
     "plan",
     "validate",
     "recipes",
+    "init",
     "diff",
     "explain",
     "shapes",
@@ -91,6 +94,8 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.recipes import validate_recipes as verb
         case "recipes":
             from launcher.cli.recipes import list_recipes as verb
+        case "init":
+            from launcher.cli.recipes import copy_recipe as verb
         case "diff":
             from launcher.cli.recipes import diff_recipes as verb
         case "explain":
@@ -213,14 +218,21 @@ def _reader_is_gone() -> bool:
 def _dispatch(arguments: Sequence[str]) -> int:
     # A recipe is recognized by its looks, not by whether it exists: a mistyped file is reported as a missing
     # file, a mistyped verb as a verb.
+    if arguments[:1] == ["help"] and arguments[1:2] and arguments[1] in VERBS:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if arguments else 2
     first = arguments[0]
+    if first in ("--version", "version"):
+        from launcher.cli.version import version_line
+
+        print(version_line())
+        return 0
     if first in VERBS:
         return _find_verb(first)(arguments[1:])
     looks_like_file = "/" in first or first.endswith((".yaml", ".yml"))
-    if not looks_like_file and not first.startswith("-"):
+    if not looks_like_file and not first.startswith("-") and not _is_shipped(first):
         from launcher.recipe.suggest import close_matches, did_you_mean
 
         hint = (
@@ -231,6 +243,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
     from launcher.cli.run import run_recipe
 
     return run_recipe(arguments)
+
+
+def _is_shipped(name: str) -> bool:
+    from launcher.shipped import shipped_recipes
+
+    return name in shipped_recipes()
 
 
 def print_problems(error: UserError) -> None:

@@ -12,6 +12,8 @@ from launcher.cli.problems import problem_records, shown_lines, wants_colour
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen, load_recipe
 from launcher.recipe.loaded import LoadedRecipe
+from launcher.recipe.suggest import close_matches, did_you_mean
+from launcher.shipped import shipped_recipes
 from launcher.table import table_lines
 
 
@@ -46,13 +48,19 @@ def _problems(path: str, overrides: Sequence[str]) -> Sequence[Problem]:
 
 
 def list_recipes(arguments: Sequence[str]) -> int:
-    """Print a line for each recipe in a folder."""
+    """Print a line for each recipe in a folder, or for each that is shipped."""
     parser = Parser(prog="launch recipes", description="A line for each recipe.")
-    parser.add_argument("folder", nargs="?", default="recipes", help="default: recipes")
-    folder = Path(parser.parse_args(arguments).folder)
-    if not folder.is_dir():
-        raise UserError(Problem(str(folder), "is not a folder", "call it where recipes/ is, or name one"))
-    rows = [_row(path) for path in sorted(folder.glob("*.y*ml"))]
+    parser.add_argument(
+        "folder", nargs="?", help="default: recipes where that is a folder, else what the product ships"
+    )
+    given = parser.parse_args(arguments).folder
+    folder = Path(given or "recipes")
+    if given is not None and not folder.is_dir():
+        raise UserError(Problem(str(folder), "is not a folder", "without one, shipped recipes are listed"))
+    if folder.is_dir():
+        rows = [_row(str(path), path) for path in sorted(folder.glob("*.y*ml"))]
+    else:
+        rows = [_row(name, path) for name, path in shipped_recipes().items()]
     if not rows:
         print(f"there are no recipes in {folder}")
         return 0
@@ -60,15 +68,38 @@ def list_recipes(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _row(path: Path) -> list[str]:
+def copy_recipe(arguments: Sequence[str]) -> int:
+    """Copy a shipped recipe into a file of the user's own."""
+    parser = Parser(prog="launch init", description="Copy a shipped recipe, to change it.")
+    parser.add_argument("name", nargs="?", default="s4d-lm-quickstart", help="default: s4d-lm-quickstart")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: NAME.yaml, here")
+    options = parser.parse_args(arguments)
+    shipped = shipped_recipes()
+    name = Path(options.name).stem if options.name.endswith((".yaml", ".yml")) else options.name
+    if name not in shipped:
+        hint = did_you_mean(close_matches(name, list(shipped))) or "launch recipes lists them"
+        raise UserError(Problem(f"launch init {options.name}", "no such recipe is shipped", hint))
+    output = Path(options.output or f"{name}.yaml")
+    try:
+        with open(output, "x") as file:  # not over somebody's own
+            file.write(shipped[name].read_text())
+    except FileExistsError:
+        raise UserError(Problem(str(output), "exists already", "choose another with -o FILE")) from None
+    except OSError as error:
+        raise UserError(Problem(str(output), f"cannot be written: {error.strerror}")) from None
+    print(f"{output}: a copy of {shipped[name]}\nnext: launch {output}")
+    return 0
+
+
+def _row(name: str, path: Path) -> list[str]:
     try:
         loaded = load_recipe(str(path))
     except UserError as error:
-        return [str(path), "", "", "", f"{len(error.problems)} problem(s): launch validate {path}"]
+        return [name, "", "", "", f"{len(error.problems)} problem(s): launch validate {path}"]
     model, recipe = loaded.recipe.model, loaded.recipe
     mixers = "+".join(dict.fromkeys(model.pattern))
     shape = f"{mixers} {model.num_layers} x {model.d_model}"
-    return [str(path), shape, recipe.data.source.type, f"{recipe.train.steps:,}", _about(loaded)]
+    return [name, shape, recipe.data.source.type, f"{recipe.train.steps:,}", _about(loaded)]
 
 
 def _about(loaded: LoadedRecipe) -> str:

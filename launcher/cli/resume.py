@@ -14,6 +14,7 @@ from launcher.cli.data_check import check_data
 from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
+from launcher.named_runs import find_run
 from launcher.optim.config import ScheduleConfig
 from launcher.optim.schedule import Schedule, describe_jump
 from launcher.recipe.compile import DamagedRecipeError, load_frozen, load_frozen_text
@@ -32,7 +33,7 @@ LOCK_WAIT_S = 5.0
 def resume_run(arguments: Sequence[str]) -> int:
     """Continue a run from its newest good checkpoint, on the same or another number of nodes."""
     parser = Parser(prog="launch resume", description="Continue a run.")
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
     add_overrides(parser)
     add_shape(parser)
     parser.add_argument("--fresh", action="store_true", help="start over from step 0, in a new folder")
@@ -40,7 +41,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     if options.run_dir is not None and not options.fresh:
         parser.error("--run-dir is for --fresh: a run is resumed in its own folder")
-    run_url = files.absolute(options.run)
+    run_url = find_run(options.run)
     require_run(run_url)
     if options.fresh:
         return _start_over(run_url, options)

@@ -36,6 +36,8 @@ def run_recipe(arguments: Sequence[str]) -> int:
     if options.init_from is not None:
         options.overrides.append(f"train.init_from={json.dumps(open_saved(options.init_from).url)}")
     loaded = _load(options)
+    if loaded.source.path != options.recipe:
+        print(f"recipe: {loaded.source.path}, which is shipped: no file here is called {options.recipe}")
     places = new_places(options.run_dir, loaded.recipe.name)
     if options.dry_run:
         return _show(loaded, next(places))

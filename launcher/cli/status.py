@@ -14,6 +14,7 @@ from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.cli.tracking import settle_lost
 from launcher.errors import UserError
+from launcher.named_runs import find_run
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, is_run, lock_holder, open_mirror, require_run
 from launcher.run_jobs import last_job, read_jobs
@@ -29,11 +30,15 @@ def show_status(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="launch status", description="How a run ended, or how far it is; without RUN, a table of all."
     )
-    parser.add_argument("run", nargs="?", help="folder of the run; default: all runs in runs/")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        help="its folder, its name in runs/, the beginning of that, or latest; default: all of runs/",
+    )
     run = parser.parse_args(arguments).run
     if run is None:
         return list_runs([])
-    run_url = files.absolute(run)
+    run_url = find_run(run)
     require_run(run_url)
     holder = lock_holder(run_url)
     if holder is None:

@@ -12,6 +12,7 @@ from launcher.ending import Ending, StorageError
 from launcher.environment import OF_EVERY_PROCESS
 from launcher.errors import Problem, UserError
 from launcher.fence import is_anothers
+from launcher.named_runs import find_run
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, STATE, LocalMirror, lock_run, open_mirror, require_run
 from launcher.track.config import MLflowConfig
@@ -71,10 +72,10 @@ def replay_run(arguments: Sequence[str]) -> int:
         "resume. The store is the recipe's, else MLFLOW_TRACKING_URI, else that of the last attempt, else "
         "mlflow.db here.",
     )
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
     parser.add_argument("--tracking-uri", metavar="URI", help="send there, whatever the run folder says")
     options = parser.parse_args(arguments)
-    run_url = files.absolute(options.run)
+    run_url = find_run(options.run)
     short = files.shortest(run_url)
     require_run(run_url)
     files.check_writable(run_url)

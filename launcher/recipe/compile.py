@@ -21,6 +21,7 @@ from launcher.recipe.schema import Recipe
 from launcher.recipe.suggest import close_matches, did_you_mean
 from launcher.recipe.tree import Key, Node, dotted, plain
 from launcher.recipe.validation_errors import Explainer
+from launcher.shipped import find_recipe, shipped_recipes
 from launcher.yaml_text import decode, dump_yaml, parse_tree
 
 MAX_PROBLEMS = 20
@@ -37,7 +38,8 @@ _ROUNDS = 5
 def load_recipe(
     path: str, overrides: Sequence[str] = (), *, nodes: Nodes | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
-    """Read and check a recipe file. Raises UserError with every problem found."""
+    """Read and check a recipe file, or the shipped one of that name. Raises UserError with every problem."""
+    path = find_recipe(path)
     return compile_recipe(_read(path), path, overrides, nodes=nodes, nproc_per_node=nproc_per_node)
 
 
@@ -255,7 +257,8 @@ def _read(path: str) -> str:
 def _nearest_file(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
-        return f"there is no folder {folder} in {Path.cwd()}"
+        near = close_matches(path.stem, list(shipped_recipes()))
+        return did_you_mean(near) or f"there is no folder {folder} in {Path.cwd()}"
     names = {found.stem: found for found in sorted(folder.glob("*.y*ml"))}
     matches = close_matches(path.stem, names)
     return did_you_mean(str(names[match]) for match in matches) or _listing(folder)

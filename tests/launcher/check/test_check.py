@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import launcher.check.run_check as run_module
 from launcher.check.coordinates import (
@@ -43,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Finding]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_module, "NUM_SEEDS", 1)
     monkeypatch.setattr(run_module, "BOUND", 9.0)
-    monkeypatch.setattr(run_module, "_check_health", lambda recipe, widths: health)
+    monkeypatch.setattr(run_module, "_check_health", lambda recipe, widths, world: health)
     monkeypatch.setattr(run_module, "judge_slopes", lambda name, slopes: Finding(name, True, "", ""))
     monkeypatch.setattr(run_module, "judge_parameters", lambda slopes: Finding("alone", True, "", ""))
     return health
@@ -226,3 +227,9 @@ def test_shipped_recipes_pass_whole_and_sharded(
     assert main(["check", path, *sharded, "--out", str(tmp_path)]) == 0
     findings = json.loads((tmp_path / "check.json").read_text())["findings"]
     assert any(finding["name"] == "coordinate check, fsdp2 x 2" for finding in findings)
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_trained(quick: list[Finding]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert_one_screen(launch("check", TINY, "--device", "cuda", folder=Path.cwd()), "torch finds no GPU here")

@@ -115,7 +115,7 @@ def test_an_empty_run_folder_is_not_the_default(tmp_path: Path, recipe: Path) ->
 
 
 def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
-    assert_one_screen(launch("resume", "nowhere", folder=tmp_path), "nowhere", "does not exist")
+    assert_one_screen(launch("resume", "nowhere", folder=tmp_path), "nowhere", "is neither a folder")
     assert_one_screen(launch("resume", ".", folder=tmp_path), "not a run")
 
 

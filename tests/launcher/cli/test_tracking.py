@@ -135,7 +135,7 @@ def test_what_cannot_be_sent_is_one_message(
     monkeypatch.chdir(folder)
     make_run(folder / "new", small_recipe())
     for run, fragments in (
-        ("nowhere", ("does not exist", "runs nearby")),
+        ("nowhere", ("is neither a folder",)),
         ("new", ("has no journal yet", "launch resume new")),
     ):
         assert main(["replay", run]) == 2
