@@ -177,7 +177,8 @@ def expected_exponents(recipe: Recipe, widths: Sequence[int]) -> dict[tuple[Meas
             if group.update == "sgd" and large.shapes[name] == small.shapes[name]:
                 continue  # gradients of what all channels share fall with width until channels agree
             expected["alone", name] = _effect_exponent(recipe, large, name)
-            if group.update not in _OF_NORM:
+            absolute = recipe.mup.type != "mup" and group.update == "sgd"  # its gradients have no row of ours
+            if group.update not in _OF_NORM and not absolute:
                 sizes = [_moved(recipe, parameters, name, group.update) for parameters in (small, large)]
                 expected["moved", name] = math.log(sizes[1] / sizes[0]) / span
     return expected

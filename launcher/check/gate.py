@@ -65,6 +65,7 @@ def check_record(result: "CheckResult", identity: str) -> dict[str, Any]:
         "shrunk": describe_shrinking(setting.recipe, setting.widths),
         "findings": [asdict(finding) for finding in result.findings],
         "slopes": [asdict(slope) for slope in result.slopes],
+        "slopes_of_parameters": [asdict(slope) for slope in result.parameters],
         "slopes_sharded": [asdict(slope) for slope in result.sharded],
     }
 

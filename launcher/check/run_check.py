@@ -11,6 +11,7 @@ from launcher.check.coordinates import (
     FIRST_STEP,
     NUM_STEPS,
     OF_PARAMETERS,
+    PARAMETER_BOUND,
     Setting,
     Slope,
     Value,
@@ -188,7 +189,7 @@ def judge_parameters(slopes: Sequence[Slope]) -> Finding:
         "every parameter alone",
         not lines,
         f"largest |slope| {_distance(worst):.3f} of {len(slopes)}, step {NUM_STEPS}",
-        f"at most {BOUND:g}",
+        f"at most {PARAMETER_BOUND:g}",
         "; ".join(lines[:4]) + more if lines else f"largest: {worst.module}",
     )
 

@@ -60,6 +60,15 @@ class RoleRates(Section):
     """Of biases, gains, and other vectors."""
 
 
+class SharpnessConfig(Section):
+    """ASAM (arXiv 2102.11600): take the gradient where the loss is worst nearby. Twice the work of a step."""
+
+    rho: Positive = 0.5
+    """How far that is, in units of the weights' own sizes."""
+    eta: NonNegative = 0.01
+    """Added to a weight's size, so that small ones move too."""
+
+
 class OptimSection(Section):
     """What every optimizer has. lr, decay and eps are those of the base width."""
 
@@ -69,6 +78,8 @@ class OptimSection(Section):
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     ssm: SSMRates = SSMRates()
     rates: RoleRates = RoleRates()
+    sharpness: SharpnessConfig | None = None
+    """Sharpness-aware steps; null for plain ones."""
 
 
 class SGDConfig(OptimSection):

@@ -56,6 +56,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
         replicate_model(model, config, world),
         build_optimizer(dict(model.named_parameters()), parameters.groups, optim),
         grad_clip=optim.grad_clip,
+        sharpness=optim.sharpness,
         precision=config.precision,
         mesh=mesh,
         recurrent_state=recurrent_state,

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from launcher.data.dataset import Batch
+from launcher.optim.config import SharpnessConfig
 from launcher.parallel.engine import (
     Engine,
     EngineState,
@@ -31,6 +32,7 @@ from launcher.parallel.engine import (
 from launcher.parallel.gradients import UpdateMeasure, clip_gradients
 from launcher.parallel.mesh import SHARD_AXIS, local_shard, plain_name
 from launcher.parallel.recurrent_state import RecurrentState
+from launcher.parallel.sharpness import Perturbation
 from launcher.parallel.update_guard import UpdateGuard
 from launcher.world import World
 
@@ -45,6 +47,7 @@ class TorchEngine(Engine):
         optimizer: torch.optim.Optimizer,
         *,
         grad_clip: float | None,
+        sharpness: SharpnessConfig | None,
         precision: str,
         mesh: DeviceMesh | None,
         recurrent_state: RecurrentState | None,
@@ -67,6 +70,7 @@ class TorchEngine(Engine):
         self._names = tuple(self._parameters)
         self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
         self._shard_group = mesh.get_group(SHARD_AXIS) if mesh is not None else None
+        self._perturbation = None if sharpness is None else Perturbation(sharpness, self._shard_group)
         # Before the first step: one that is skipped must find moments to leave alone.
         make_moments(optimizer)
 
@@ -83,16 +87,10 @@ class TorchEngine(Engine):
         # Gradients are averaged over ranks, hence the factor: each loss is a part of the global mean.
         share = self._world.size / self.guard.begin(count_targets(micro_batches), stop=stop)
         buffers = keep_buffers(self._model)
-        total = torch.zeros((), device=self._world.device)
-        for position, batch in enumerate(micro_batches):
-            with self._sync_gradients(last=position == len(micro_batches) - 1):
-                with self.precision():
-                    loss = (
-                        loss_sum(self._model, batch, self._world.device, self.recurrent_state, position)
-                        * share
-                    )
-                loss.backward()
-            total += loss.detach()
+        if self._perturbation is None:
+            total = self._accumulate(micro_batches, share)
+        else:
+            total = self._accumulate_nearby(micro_batches, share, self._perturbation)
         norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
         before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
         lrs = scale_lrs(self._optimizer, self._peak_lrs, lr_multiplier)
@@ -106,6 +104,33 @@ class TorchEngine(Engine):
         norms = norms if before is None else replace(norms, updates=before.finish())
         agreed = self.guard.agreed()
         return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
+
+    def _accumulate(self, micro_batches: Sequence[Batch], share: torch.Tensor) -> torch.Tensor:
+        """Gradients of all micro batches, averaged over ranks; this rank's part of the loss."""
+        total = torch.zeros((), device=self._world.device)
+        for position, batch in enumerate(micro_batches):
+            with self._sync_gradients(last=position == len(micro_batches) - 1):
+                with self.precision():
+                    loss = (
+                        loss_sum(self._model, batch, self._world.device, self.recurrent_state, position)
+                        * share
+                    )
+                loss.backward()
+            total += loss.detach()
+        return total
+
+    def _accumulate_nearby(
+        self, micro_batches: Sequence[Batch], share: torch.Tensor, perturbation: Perturbation
+    ) -> torch.Tensor:
+        """The same at perturbed weights, with the same dropout; the loss is that of the unperturbed ones."""
+        device = self._world.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            total = self._accumulate(micro_batches, share)
+        perturbation.add(self._local_weights(), self._local_gradients())
+        self._optimizer.zero_grad(set_to_none=True)
+        self._accumulate(micro_batches, share)
+        perturbation.take_back(self._local_weights())
+        return total
 
     def average(self, loss: torch.Tensor) -> float:
         """See Engine."""

@@ -81,6 +81,8 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
         recipe.data.seq_len,
         sequences_per_sample(recipe.model),
     )
+    passes = 1 if recipe.optim.sharpness is None else 2
+    by_part = flops_by_part(recipe.model, recipe.data.seq_len)
     return Plan(
         batch=batch,
         parameters=parameters,
@@ -88,9 +90,9 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
         shard_size=shard_size,
         memory=memory,
         peak=estimate_peak(recipe, batch, parameters, memory, shard_size),
-        flops_per_token=flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
-        kernel_flops=kernel_flops(recipe.model, recipe.data.seq_len),
-        flops_by_part=flops_by_part(recipe.model, recipe.data.seq_len),
+        flops_per_token=passes * flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
+        kernel_flops=passes * kernel_flops(recipe.model, recipe.data.seq_len),
+        flops_by_part={part: passes * flops for part, flops in by_part.items()},
         # Whatever the sharding: 4 bytes a parameter and 8 for Adam's two moments. 462,336 parameters: 5.29
         # MiB.
         checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
@@ -147,7 +149,10 @@ def measure_memory(recipe: Recipe, weights: float, state: StateSize, world_size:
     stage, moments, whole = recipe.parallel.zero_stage, 4.0 * state.sharded, 4.0 * state.whole
     if recipe.parallel.engine == "torch" or not stage:
         size = find_shard_size(recipe, world_size)
-        return Memory(parameters=weights / size, gradients=weights / size, optimizer=moments / size + whole)
+        kept = 0.0 if recipe.optim.sharpness is None else weights / size  # the weights, during a step
+        return Memory(
+            parameters=weights / size, gradients=weights / size, optimizer=moments / size + whole + kept
+        )
     # ZeRO's optimizer updates a second copy of the weights, which is sharded (arXiv 1910.02054, section 3.1,
     # at one precision). N = 1e9 under Adam on 8 ranks, in GB per rank: stage 1 has 0.5 + 4 for parameters, 4
     # for gradients and 1 for moments, 9.5 in all; stage 2 shards gradients too, 6; stage 3 all of them, 2.5.

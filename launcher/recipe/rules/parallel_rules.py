@@ -92,6 +92,28 @@ def compiled_layers_hide_their_operations(loaded: LoadedRecipe) -> Iterator[Prob
         yield refuse(loaded, key, f"<{key}> does not work with <parallel.compile>", "use full, or off")
 
 
+def sharpness_steps_are_possible(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`optim.sharpness` needs the torch engine, no state of its own between windows or batches, and `sp`."""
+    recipe, key = loaded.recipe, "optim.sharpness"
+    if recipe.optim.sharpness is None:
+        return
+    # A pass at other weights would leave its states and averages in those of the run. Under muP the radius of
+    # whole-model perturbations reaches only the last layer as width grows (openreview Qo6KUhQkPw).
+    refused = (
+        ("parallel.engine", recipe.parallel.engine == "deepspeed", "use parallel.engine=torch"),
+        ("train.truncated_bptt", recipe.train.truncated_bptt, "set one of them to its default"),
+        ("model.norm", recipe.model.norm == "batch", "use model.norm=layer"),
+        (
+            "mup.type",
+            recipe.mup.type != "sp",
+            "use mup.type=sp: how its radius scales with width is not known here",
+        ),
+    )
+    for other, found, remedy in refused:
+        if found:
+            yield refuse(loaded, key, f"optim.sharpness does not work with <{other}>", remedy)
+
+
 PARALLEL_RULES = (
     Rule("zero-stage-is-deepspeed", zero_stage_is_for_deepspeed),
     Rule("deepspeed-installed", deepspeed_is_installed),
@@ -104,4 +126,5 @@ PARALLEL_RULES = (
     Rule("shard-size-is-hsdp", shard_size_is_for_hsdp),
     Rule("shards-fill-world", shard_groups_fill_the_world),
     Rule("no-selective-compiled", compiled_layers_hide_their_operations),
+    Rule("sharpness-is-plain", sharpness_steps_are_possible),
 )

@@ -127,6 +127,17 @@ PARALLEL = [
         ("parallel.compile=true", "parallel.activation_checkpointing=selective"),
         "does not work with parallel.compile = true (override",
     ),
+    broken(
+        "sharpness-is-plain",
+        ("optim.sharpness={rho: 0.1}",),
+        "optim.sharpness does not work with mup.type = mup",
+        "use mup.type=sp",
+    ),
+    broken(
+        "sharpness-is-plain",
+        ("mup={type: sp}", "train.truncated_bptt=true", "optim.sharpness={rho: 0.1}"),
+        "optim.sharpness does not work with train.truncated_bptt = true",
+    ),
 ]
 SCHEDULE = [
     broken(
