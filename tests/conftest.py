@@ -43,11 +43,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     ).stdout.strip()
     minutes = (time.monotonic() - BEGAN) / 60
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
-    is_slurm = config.option.markexpr == "slurm"
+    title, target = {
+        "slurm": ("Every ending on a real Slurm", "test-slurm"),
+        "breaks": ("Wrong rules planted in one parameter at a time", "check-breaks"),
+    }.get(config.option.markexpr, ("Heavier tests", "test-slow"))
     lines = [
-        "# Every ending on a real Slurm" if is_slurm else "# Heavier tests",
+        f"# {title}",
         "",
-        f"Written by `make test-{'slurm' if is_slurm else 'slow'}`. Random numbers are seeded in each test.",
+        f"Written by `make {target}`. Random numbers are seeded in each test.",
         "",
         f"Commit {commit}, `{config.option.markexpr}`: {', '.join(counts)}, {minutes:.1f} min on {machine}.",
         "",
