@@ -30,7 +30,7 @@ from launcher.check.probe import (
     state_magnitudes,
 )
 from launcher.check.proxy import ProxyModel, build_proxy, first_batch
-from launcher.check.shrink import shrink_recipe
+from launcher.check.shrink import shrink_recipe, without_decay
 from launcher.processes import forkserver, run_group
 from launcher.recipe.schema import Recipe
 from launcher.world import World, close_world, join_local_world
@@ -102,7 +102,7 @@ def measure_coordinates(setting: Setting, world: World) -> list[Value]:
     for d_model in setting.widths:
         for seed in setting.seeds:
             recipe = shrink_recipe(setting.recipe, d_model=d_model, seed=seed, ranks=setting.ranks)
-            proxy = build_proxy(recipe, first_batch(recipe), world)
+            proxy = build_proxy(without_decay(recipe), first_batch(recipe), world)
             values += [
                 Value(*key, d_model, seed, value)
                 for key, value in measure_proxy(proxy, setting.lr_amplification)

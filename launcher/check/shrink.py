@@ -92,6 +92,17 @@ def shrink_recipe(recipe: Recipe, *, d_model: int, seed: int, ranks: int = 1) ->
     )
 
 
+def without_decay(recipe: Recipe) -> Recipe:
+    """The same without weight decay: in a few steps it moves weights by their own size, as width^-1/2."""
+    optim = recipe.optim
+    changes: dict[str, object] = {}
+    if "weight_decay" in type(optim).model_fields:
+        changes["weight_decay"] = 0.0
+    if isinstance(optim, MatrixSection):
+        changes["others"] = optim.others.model_copy(update={"weight_decay": 0.0})
+    return recipe.model_copy(update={"optim": optim.model_copy(update=changes)})
+
+
 def shrunk_layers(recipe: Recipe) -> int:
     """At least two layers and the whole pattern; all layers if a base-shapes file names them."""
     model, period = recipe.model, len(recipe.model.pattern)
@@ -117,5 +128,5 @@ def describe_shrinking(recipe: Recipe, widths: Sequence[int]) -> str:
     return (
         f"widths {', '.join(map(str, widths))} instead of {recipe.model.d_model}; "
         f"{shrunk_layers(recipe)} of {recipe.model.num_layers} layers; "
-        f"{NUM_SEQUENCES} sequences of {shrunk_length(recipe)}; float32; no dropout"
+        f"{NUM_SEQUENCES} sequences of {shrunk_length(recipe)}; float32; no dropout, no decay"
     )
