@@ -12,7 +12,7 @@ module.
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -48,6 +48,7 @@ noisier than a module (right ones up to 0.36 in forty variations, planted breaks
 OF_PARAMETERS: tuple[Measure, ...] = ("moved", "alone")
 LOGITS = ".logits"
 """How the measure of an attention layer's logits ends."""
+READOUT = "readout"
 TIMEOUT_S = 300.0
 """For the whole sharded check."""
 FIRST_STEP, NUM_STEPS = 2, 4
@@ -82,6 +83,8 @@ class Slope:
     """The slope that the parametrization intends: 0, except for what it lets shrink by design."""
     widest: float = math.nan
     """The slope over the wider half of the widths."""
+    may_fall: bool = False
+    """Whether exponents down to 1/2 less are right too: part of it is random at the start, and falls so."""
 
 
 @final
@@ -169,11 +172,15 @@ def _measure_step(
 
 
 def fit_slopes(
-    values: Sequence[Value], parametrization: str, of_parameters: Mapping[tuple[Measure, str], float]
+    values: Sequence[Value],
+    parametrization: str,
+    of_parameters: Mapping[tuple[Measure, str], float],
+    falling: Collection[str] = (),
 ) -> list[Slope]:
     """Least squares through log2 of the mean over seeds against log2 of the width.
 
-    `of_parameters` are the exponents that are right; what has none there is left out.
+    `of_parameters` are the exponents that are right; what has none there is left out. What has one of
+    `falling` in its name may fall.
     Seeds are averaged before the logarithm: means 1.0, 1.41, 2.0, 2.83 at widths 64 to 512 have slope 0.5.
     """
     table: dict[tuple[Measure, int, str], dict[int, list[float]]] = {}
@@ -190,10 +197,20 @@ def fit_slopes(
             expected = of_parameters[measure, module]
         wider = max(2, -(-len(means) // 2))
         widest = fit_exponent(dict(list(means.items())[-wider:]))
-        slopes.append(
-            Slope(measure, step, module, fit_exponent(means), tuple(means.values()), expected, widest)
-        )
+        sizes, falls = tuple(means.values()), _may_fall(measure, module, falling)
+        slopes.append(Slope(measure, step, module, fit_exponent(means), sizes, expected, widest, falls))
     return slopes
+
+
+def _may_fall(measure: Measure, module: str, falling: Collection[str]) -> bool:
+    # Logits q k / d change by what q and k agree in, which keeps its size, and by what they do not, which
+    # falls as d^-1/2 like the logits at the start: every exponent between the two is right.
+    if module.endswith(LOGITS):
+        return True
+    # So do those of a readout that starts at random, by what it makes of changes below; not by its own.
+    if module == READOUT:
+        return READOUT in falling and measure == "total"
+    return any(part in module for part in falling)
 
 
 def expected_exponent(parametrization: str, measure: Measure, module: str) -> float:
@@ -246,9 +263,7 @@ def distance(slope: Slope) -> float:
 
 def _off(slope: Slope, found: float) -> float:
     off = found - slope.expected
-    if slope.module.endswith(LOGITS) and off < 0:
-        # Logits q k / d change by what q and k agree in, which keeps its size, and by what they do not, which
-        # falls as d^-1/2 like the logits at the start: every exponent between the two is right.
+    if slope.may_fall and off < 0:
         off = min(0.0, off + 0.5)
     return abs(off)
 

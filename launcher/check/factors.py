@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from launcher.check.coordinates import Measure
+from launcher.check.coordinates import READOUT, Measure
 from launcher.check.health import Finding
 from launcher.check.shrink import shrink_recipe
 from launcher.mup.scaling import DECAY_POWER, DEPTH_POWER, Update
@@ -182,6 +182,17 @@ def expected_exponents(recipe: Recipe, widths: Sequence[int]) -> dict[tuple[Meas
                 sizes = [_moved(recipe, parameters, name, group.update) for parameters in (small, large)]
                 expected["moved", name] = math.log(sizes[1] / sizes[0]) / span
     return expected
+
+
+def falling_names(recipe: Recipe) -> list[str]:
+    """Parts of names of what may fall as width^-1/2 in the first steps, under rules that are right."""
+    model, optim = recipe.model, recipe.optim
+    falling = [] if model.readout_zero_init else [READOUT]
+    if optim.type == "sgd" and "attention" in model.pattern and model.attention.num_heads is not None:
+        # The gradient of a logit is a sum over a head's d values: sqrt(d) of them before they agree. SGD's
+        # steps follow it; of heads of one size it does not change.
+        falling += ["attention.query", "attention.key"]
+    return falling
 
 
 def _effect_exponent(recipe: Recipe, parameters: Parameters, name: str) -> float:

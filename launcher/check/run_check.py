@@ -23,7 +23,7 @@ from launcher.check.coordinates import (
     measure_coordinates,
     measure_sharded,
 )
-from launcher.check.factors import check_factors, expected_exponents
+from launcher.check.factors import check_factors, expected_exponents, falling_names
 from launcher.check.health import (
     Finding,
     check_gradient_flow,
@@ -78,7 +78,8 @@ def run_check(
     with one_thread():
         say("coordinate check on one process" + ("" if device == "cpu" else f", on {device}"))
         values = measure_coordinates(setting, world)
-        every = fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths))
+        falling = falling_names(recipe)
+        every = fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths), falling)
         slopes = [slope for slope in every if slope.measure not in OF_PARAMETERS]
         parameters = [slope for slope in every if slope.measure in OF_PARAMETERS]
         findings = [judge_slopes("coordinate check", slopes), judge_parameters(parameters)]
@@ -134,7 +135,7 @@ def _check_sharded(setting: Setting, ranks: int, whole: Sequence[Value]) -> tupl
         values = measure_sharded(sharded)
     except GroupError as failure:
         return [], [Finding(name, False, "did not run", "runs", failure.first.strip().splitlines()[-1])]
-    slopes = fit_slopes(values, setting.recipe.mup.type, {})
+    slopes = fit_slopes(values, setting.recipe.mup.type, {}, falling_names(setting.recipe))
     judged = judge_slopes(name, slopes)
     if setting.recipe.model.norm == "batch":
         detail = (

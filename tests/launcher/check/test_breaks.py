@@ -13,7 +13,7 @@ import pytest
 import launcher.plan.plan as plan_module
 import models.attention as attention_module
 from launcher.check.coordinates import Setting, Slope, fit_slopes, measure_coordinates
-from launcher.check.factors import expected_exponents
+from launcher.check.factors import expected_exponents, falling_names
 from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.run_check import judge_parameters, judge_slopes
 from launcher.check.shrink import choose_lr_amplification
@@ -95,7 +95,7 @@ def slopes_of(recipe: Recipe, widths: tuple[int, ...] = WIDTHS) -> list[Slope]:
     setting = Setting(recipe=recipe, widths=widths, seeds=seeds, lr_amplification=amplification)
     with one_thread():
         values = measure_coordinates(setting, cpu_world())
-    return fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths))
+    return fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths), falling_names(recipe))
 
 
 def of_parameters(slopes: list[Slope]) -> list[Slope]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.check.coordinates import Setting, fails, fit_slopes, measure_coordinates
-from launcher.check.factors import check_factors, expected_exponents
+from launcher.check.factors import check_factors, expected_exponents, falling_names
 from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.shrink import choose_lr_amplification, choose_widths
 from launcher.errors import UserError
@@ -73,7 +73,10 @@ def test_a_right_recipe_raises_no_alarm(seed: int) -> None:
     )
     with one_thread():
         slopes = fit_slopes(
-            measure_coordinates(setting, cpu_world()), recipe.mup.type, expected_exponents(recipe, widths)
+            measure_coordinates(setting, cpu_world()),
+            recipe.mup.type,
+            expected_exponents(recipe, widths),
+            falling_names(recipe),
         )
     alarms = [f"{s.module} {s.measure} step {s.step}: {s.slope:+.3f}" for s in slopes if fails(s)]
     assert not alarms, f"{described}: {alarms[:8]}"
