@@ -57,7 +57,7 @@ def gate_facts() -> dict[str, ParamFacts]:
         (
             '    "ffn": LayerKind(',
             '    "gate": LayerKind(\n'
-            "        build=lambda c: Gate(c.d_model),\n"
+            "        build=lambda c, m: Gate(c.d_model),\n"
             "        facts=lambda c: gate_facts(),\n"
             "        flops=lambda c, seq_len: 2.0 * c.d_model**2,\n"
             "        footprint=lambda c, step: Footprint(saved=8.0 * step.positions, working=0.0),\n"

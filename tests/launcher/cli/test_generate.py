@@ -135,7 +135,7 @@ def test_tokens_of_a_task_are_ids(folder: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("run", "options", "fragments"),
     [
-        ("nowhere", (), ("is neither a folder",)),
+        ("nowhere", (), ("does not exist", "runs nearby")),
         ("classifier", (), ("recipe.yaml:5:9: model.type: classifier", "only a language model")),
         ("text", ("--prompt", ""), ("is empty",)),
         ("text", ("--temperature", "-1"), ("--temperature -1", "0 or more")),
