@@ -109,8 +109,8 @@ def _title(transfer: Transfer) -> str:
     name = _NAMES.get(transfer.series, transfer.series) or f"loss against {transfer.key}"
     if len(transfer.optima) < 2:
         return name
-    spread = transfer.shift.half_width
-    noise = f" ± {spread:.2f}" if math.isfinite(spread) else ""
+    low, high = transfer.shift_interval
+    noise = f" ({low:+.2f} to {high:+.2f})" if math.isfinite(low) else ""
     return f"{name}\noptimum shifts {transfer.shift.value:+.2f}{noise} octaves"
 
 
