@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from models.section import Count, CountOrZero, Section, Size
+from models.section import Count, CountOrZero, Positive, Section, Size
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
 LayerName = Literal["s4d", "s4", "dss", "attention", "momentum", "ssd", "ffn"]
@@ -46,7 +46,7 @@ class MomentumConfig(Section):
     """Channels per head; the number of heads grows with d_model."""
     momentum: Rate = 0.6
     """beta, the decay of the momentum."""
-    step_size: Annotated[float, Field(gt=0)] = 1.0
+    step_size: Positive = 1.0
     """gamma."""
 
 
@@ -63,9 +63,9 @@ class SSDConfig(Section):
     """Channels of the state space as a multiple of d_model; a multiple of d_head x heads_per_group."""
     d_conv: Count = 4
     """Positions of the short convolution before it: the newest and d_conv - 1 earlier ones."""
-    dt_min: Annotated[float, Field(gt=0)] = 1e-3
+    dt_min: Positive = 1e-3
     """Smallest initial step size; see dt_max."""
-    dt_max: Annotated[float, Field(gt=0)] = 1e-1
+    dt_max: Positive = 1e-1
     """Steps of an average input are drawn log-uniformly from [dt_min, dt_max], one a head; decay rates from
     [1, 16], so that a head remembers 1/(16 dt) to 1/dt positions."""
 
@@ -225,7 +225,7 @@ class LMConfig(BackboneSection):
     encoder: TextEncoder = TokenEncoder(type="token")
     tie_embeddings: bool = False
     """Read out with the token embedding's own table."""
-    embedding_std: Annotated[float, Field(gt=0)] | None = None
+    embedding_std: Positive | None = None
     """Initial standard deviation of the token embedding; null is 1, or 0.02 where it also reads out."""
     readout_zero_init: bool = True
     """Start with a uniform guess; has no meaning with tie_embeddings."""

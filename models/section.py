@@ -14,6 +14,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 Size = Annotated[int, Field(ge=2, le=MOST)]
 Steps = Annotated[int, Field(ge=1, le=MANY)]
 """A number of steps or samples."""
+Positive = Annotated[float, Field(gt=0)]
 StepsOrZero = Annotated[int, Field(ge=0, le=MANY)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from launcher.check.probe import Recording, mean_abs
+from launcher.check.probe import Recording, mean_abs, rerun
 
 
 def copy_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def effects(
     for name, parameter in parameters.items():
         owner = _owner(name, before)
         parameter.copy_(trained[name])
-        effect = typical(_run(model, owner, before) - before.outputs[owner])
+        effect = typical(rerun(model, owner, before) - before.outputs[owner])
         parameter.copy_(initial[name])
         if effect > _ROUNDING * mean_abs(before.outputs[owner]):
             yield name, effect
@@ -67,10 +67,3 @@ def _owner(parameter: str, before: Recording) -> str:
     while owner not in before.inputs:
         owner = owner.rpartition(".")[0]
     return owner
-
-
-def _run(model: nn.Module, module: str, before: Recording) -> torch.Tensor:
-    args, named = before.inputs[module]
-    output = model.get_submodule(module)(*args, **named)
-    tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor.float()

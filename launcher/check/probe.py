@@ -1,6 +1,6 @@
 """Record the output of every module in a forward pass, and measure what its own parameters have changed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -115,16 +115,20 @@ def own_changes(model: nn.Module, before: Recording) -> dict[str, float]:
 
     Modules without parameters, and the model as a whole, are left out.
     """
-    modules: Mapping[str, nn.Module] = dict(model.named_modules())
     model.eval()  # dropout would be a change that no parameter caused
-    found = {}
-    for name, (args, named) in before.inputs.items():
-        module = modules[name.partition("#")[0]]
-        if any(True for _ in module.parameters()):
-            output = module(*args, **named)
-            tensor = output[0] if isinstance(output, tuple) else output
-            found[name] = mean_abs(tensor.float() - before.outputs[name])
-    return found
+    return {
+        name: mean_abs(rerun(model, name, before) - before.outputs[name])
+        for name in before.inputs
+        if any(True for _ in model.get_submodule(name.partition("#")[0]).parameters())
+    }
+
+
+def rerun(model: nn.Module, name: str, before: Recording) -> torch.Tensor:
+    """What a module makes now of the inputs that it had in a recording; #2 is its second use."""
+    args, named = before.inputs[name]
+    output = model.get_submodule(name.partition("#")[0])(*args, **named)
+    tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor.float()
 
 
 @torch.no_grad()

@@ -8,6 +8,9 @@ from launcher.cli.parser import Parser
 from launcher.errors import Problem
 from launcher.recipe.overrides import Nodes
 
+A_RUN = "its folder, its name in runs/, the beginning of that, or latest"
+"""Help of the argument by which `find_run` finds a run."""
+
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """key=value words after the recipe or run."""

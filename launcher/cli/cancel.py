@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.slurm_job import QueueError, cancel_job
 from launcher import files
+from launcher.cli.arguments import A_RUN
 from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
@@ -29,7 +30,7 @@ def cancel_run(arguments: Sequence[str]) -> int:
         description="End a run's training: it saves, where there is time for it, and is not started again by "
         "itself. `launch resume RUN` continues it.",
     )
-    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    parser.add_argument("run", help=A_RUN)
     run_url = find_run(parser.parse_args(arguments).run)
     require_run(run_url)
     short = files.shortest(run_url)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from launcher import files
 from launcher.checkpoint.catalog import find_newest
-from launcher.cli.arguments import positive
+from launcher.cli.arguments import A_RUN, positive
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.named_runs import find_run
@@ -21,7 +21,7 @@ def generate_text(arguments: Sequence[str]) -> int:
         "machine alone. State-space layers need the same time and memory for every token; attention keeps "
         "all earlier tokens.",
     )
-    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    parser.add_argument("run", help=A_RUN)
     parser.add_argument(
         "--prompt", required=True, help="text; for a model that was not trained on text, token ids: '17 4 9'"
     )

@@ -14,6 +14,7 @@ from launcher.checkpoint.catalog import (
     verify_digests,
 )
 from launcher.checkpoint.index import TensorEntry, check_index, read_index
+from launcher.cli.arguments import A_RUN
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.named_runs import find_run
@@ -55,7 +56,7 @@ def verify_run(arguments: Sequence[str]) -> int:
         description="Read every checkpoint of a run and compare the digests of all files. Changes nothing. "
         "The exit code is 1 where one is damaged.",
     )
-    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    parser.add_argument("run", help=A_RUN)
     run_url = find_run(parser.parse_args(arguments).run)
     require_run(run_url)
     steps, damaged = list_steps(run_url), 0

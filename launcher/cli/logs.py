@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.slurm_job import QueueError
 from launcher import files
+from launcher.cli.arguments import A_RUN
 from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.errors import Problem, UserError
@@ -26,7 +27,7 @@ def show_logs(arguments: Sequence[str]) -> int:
         description="What a run has printed, over all its attempts. In a batch job each rank has a file of "
         "its own as well, in RUN/logs/job-ID.RESTART.NUMBER.",
     )
-    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    parser.add_argument("run", help=A_RUN)
     parser.add_argument("-f", "--follow", action="store_true", help="wait for more while it is trained")
     parser.add_argument("--rank", type=int, metavar="R", help="what this rank has printed itself")
     parser.add_argument("--attempt", type=int, metavar="A", help="only of this attempt; default the newest")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.slurm_job import QueueError
 from launcher import files
 from launcher.checkpoint.catalog import Saved, all_lost, find_newest
-from launcher.cli.arguments import add_overrides, add_shape, parse, show_hints
+from launcher.cli.arguments import A_RUN, add_overrides, add_shape, parse, show_hints
 from launcher.cli.data_check import check_data
 from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
@@ -33,7 +33,7 @@ LOCK_WAIT_S = 5.0
 def resume_run(arguments: Sequence[str]) -> int:
     """Continue a run from its newest good checkpoint, on the same or another number of nodes."""
     parser = Parser(prog="launch resume", description="Continue a run.")
-    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    parser.add_argument("run", help=A_RUN)
     add_overrides(parser)
     add_shape(parser)
     parser.add_argument("--fresh", action="store_true", help="start over from step 0, in a new folder")

@@ -10,6 +10,7 @@ from typing import Any, final
 from cluster.slurm_job import QueueError
 from launcher import files
 from launcher.checkpoint.catalog import list_steps, step_folder
+from launcher.cli.arguments import A_RUN
 from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.cli.tracking import settle_lost
@@ -33,7 +34,7 @@ def show_status(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "run",
         nargs="?",
-        help="its folder, its name in runs/, the beginning of that, or latest; default: all of runs/",
+        help=f"{A_RUN}; default: all of runs/",
     )
     run = parser.parse_args(arguments).run
     if run is None:

@@ -40,6 +40,11 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     if options.random is not None:
         draws = Draws(options.random, options.draw_seed)
     budget = Budget(options.tokens, options.halving)
+    submits = options.cluster == "slurm" and not (options.table or options.best)
+    if submits and budget != Budget(None, None):
+        message = "--tokens and --halving choose the next points by results, which an array does not wait for"
+        remedy = "train here (--cluster local), or sweep train.steps"
+        raise UserError(Problem("launch sweep", message, remedy))
     load = functools.partial(load_points, options.recipe, read, drops, draws)
     points = load()
     loaded = points[0].loaded
@@ -62,14 +67,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
         return _print_best(options.recipe, drops, points, load, budget, out)
     os.environ |= mlflow_environment()
     parent = open_parent(target, recipe.name, out, options.axes, _say)
-    if options.cluster == "slurm" and not options.table:
-        if budget != Budget(None, None):
-            message = (
-                "--tokens and --halving choose the next points by results, which an array does not wait for"
-            )
-            raise UserError(
-                Problem("launch sweep", message, "train here (--cluster local), or sweep train.steps")
-            )
+    if submits:
         return _submit(points, options, arguments, out, parent.children)
     # Points that are trained at once divide the cores, or their threads would compete for them.
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
@@ -80,10 +78,7 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     results = read_results(out)
     transfers = find_transfers(results)
     _say(sweep_text(results, transfers))
-    if transfers:
-        _say(_draw(out / PICTURE, transfers, validation=all(result.validation for result in results)))
-    if numeric_keys(results) and any(math.isfinite(result.loss) for result in results):
-        _say(_draw_values(out / VALUES, results))
+    _say(_draw(out, results, transfers))
     parent.close(transfers, [out / RESULTS, out / PICTURE, out / VALUES])
     # A diverged point is a result: too high a rate is part of what a sweep of rates finds.
     return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
@@ -232,22 +227,17 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _draw_values(path: Path, results: Sequence[PointResult]) -> str:
+def _draw(out: Path, results: Sequence[PointResult], transfers: Sequence[Transfer]) -> str:
+    """Draw what results can show. Returns where the pictures are, or what is missing to draw one."""
     from launcher.report.figure import can_draw
-    from launcher.report.transfer_plot import draw_values
+    from launcher.report.transfer_plot import draw_transfer, draw_values
+    from launcher.sweep.run_sweep import PICTURE, VALUES
 
+    values = numeric_keys(results) and any(math.isfinite(result.loss) for result in results)
     if not can_draw():
-        return ""
+        return "\nno picture: matplotlib is not installed (pip install 'mulaunch[plot]')" if transfers else ""
     loss_name = "validation loss" if all(result.validation for result in results) else "training loss"
-    return f"picture of every value: {draw_values(path, results, loss_name)}"
-
-
-def _draw(path: Path, transfers: Sequence[Transfer], *, validation: bool) -> str:
-    """Draw the picture. Returns a line that says where it is, or what is missing to draw it."""
-    from launcher.report.figure import can_draw
-    from launcher.report.transfer_plot import draw_transfer
-
-    if not can_draw():
-        return "\nno picture: matplotlib is not installed (pip install 'mulaunch[plot]')"
-    loss_name = "validation loss" if validation else "training loss"
-    return f"\npicture: {draw_transfer(path, transfers, loss_name)}"
+    lines = [f"\npicture: {draw_transfer(out / PICTURE, transfers, loss_name)}"] if transfers else []
+    if values:
+        lines.append(f"picture of every value: {draw_values(out / VALUES, results, loss_name)}")
+    return "\n".join(lines)

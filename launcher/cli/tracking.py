@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher import files
+from launcher.cli.arguments import A_RUN
 from launcher.cli.parser import Parser
 from launcher.ending import Ending, StorageError
 from launcher.environment import OF_EVERY_PROCESS
@@ -72,7 +73,7 @@ def replay_run(arguments: Sequence[str]) -> int:
         "resume. The store is the recipe's, else MLFLOW_TRACKING_URI, else that of the last attempt, else "
         "mlflow.db here.",
     )
-    parser.add_argument("run", help="its folder, its name in runs/, the beginning of that, or latest")
+    parser.add_argument("run", help=A_RUN)
     parser.add_argument("--tracking-uri", metavar="URI", help="send there, whatever the run folder says")
     options = parser.parse_args(arguments)
     run_url = find_run(options.run)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.section import Count, Section, Size, Steps
+from models.section import Count, Positive, Section, Size, Steps
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -142,7 +142,7 @@ class MixturePart(Section):
     """Where its tokens are: any source of one long stream."""
     weight: Annotated[float, Field(gt=0, le=1e9)]
     """Its share of the tokens, relative to the other weights."""
-    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_epochs: Positive | None = None
     """The run is refused where it would read the part more often; null: any number of times."""
 
 

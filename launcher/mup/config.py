@@ -1,15 +1,10 @@
 """muP section of a recipe. Torch-free."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from models.section import Count, Section
+from models.section import Count, Positive, Section
 
 DecayPolicy = Literal["constant", "independent", "sqrt"]
-
-
-Factor = Annotated[float, Field(gt=0)]
 
 
 class MultiplierConfig(Section):
@@ -18,19 +13,19 @@ class MultiplierConfig(Section):
     They are constants in width (TP-V, arXiv 2203.03466, section 6 and table 2): at 1 nothing changes.
     """
 
-    output: Factor = 1.0
+    output: Positive = 1.0
     """On logits: mup's output_mult; of u-muP, the loss's softmax."""
-    embedding: Factor = 1.0
+    embedding: Positive = 1.0
     """On what the encoder gives."""
-    attention: Factor = 1.0
+    attention: Positive = 1.0
     """On the logits of attention: an inverse temperature."""
-    residual: Factor = 1.0
+    residual: Positive = 1.0
     """On every branch; of u-muP, its residual multiplier, which keeps the variance."""
-    attention_ratio: Factor = 1.0
+    attention_ratio: Positive = 1.0
     """Of branches that mix positions to those of ffn; of u-muP only."""
-    ssm: Factor = 1.0
+    ssm: Positive = 1.0
     """On the outputs of state spaces s4, s4d and dss, before their gelu."""
-    ffn: Factor = 1.0
+    ffn: Positive = 1.0
     """a in ffn's gelu(a x) / a: from linear (small) to a hard bend (large)."""
 
 
@@ -47,5 +42,5 @@ class MupConfig(Section):
     weight_decay: DecayPolicy = "constant"
     """In width: lr x decay stays constant, decay itself does (independent), or decay grows as 1/sqrt(lr)."""
     multipliers: MultiplierConfig = MultiplierConfig()
-    init_scale: Factor = 1.0
+    init_scale: Positive = 1.0
     """On the initial standard deviation of hidden matrices, at every width."""

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.section import MANY, Section, Steps, StepsOrZero
+from models.section import MANY, Positive, Section, Steps, StepsOrZero
 
-Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.section import Count, Section
+from models.section import Count, Positive, Section
 
 BUCKET = 1 << 26
 """Most numbers that DeepSpeed sends at once. Its own 5e8 are 2 GB of buffers on every rank, however small
@@ -32,5 +32,5 @@ class ParallelConfig(Section):
     """torch.compile each layer."""
     cpu_offload: bool = False
     """fsdp2 and hsdp on GPUs: keep parameters, gradients and moments in host memory and step there."""
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    timeout_s: Positive = 600.0
     """A collective that takes longer ends the attempt; at least the longest limit of the guard's watchdog."""

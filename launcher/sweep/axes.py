@@ -10,6 +10,8 @@ _OURS = re.compile(r"cluster|cluster\..*|parallel|parallel\.(engine|strategy|zer
 _RANGE = re.compile(r"\d[\d.eE+-]*\.\.\d[\d.eE+-]*")
 """Numbers with two dots between them: a path such as ../data is a value."""
 
+CROSSED = ("model.d_model", "seed")
+"""Keys that a value is compared over, not chosen by: every draw is tried at all their values."""
 CURVE_KEYS = ("model.d_model", "optim.lr", "seed")
 """Keys along which losses form the curves of one series."""
 

@@ -10,11 +10,12 @@ from launcher.check.gate import hash_identity, recorded_check
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import dump_recipe, load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.sweep.axes import CROSSED
 from launcher.sweep.grid import SweepPoint
 from launcher.sweep.results import PointResult
 from launcher.sweep.transfer import Mean, find_transfer, mean_of
 
-_NOT_VALUES = ("model.d_model", "seed", "train.steps")
+_NOT_VALUES = (*CROSSED, "train.steps")
 """Axes that a sweep compares over, and not for: the recipe keeps its own."""
 
 

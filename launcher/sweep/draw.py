@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.errors import Problem, UserError
-from launcher.sweep.axes import Axis
+from launcher.sweep.axes import CROSSED, Axis
 
 _MOST_POINTS = 10_000
-_CROSSED = ("model.d_model", "seed")
-"""Axes that every draw is tried at all values of, so that draws are compared at the same widths and seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +32,8 @@ def combinations(axes: Sequence[Axis], draws: Draws | None) -> list[tuple[str, .
             raise UserError(Problem("launch sweep", message, "add --random N, or write values: a,b,c"))
         _limit([len(axis.values) for axis in axes])
         return list(itertools.product(*(axis.values for axis in axes)))
-    crossed = [axis.key in _CROSSED for axis in axes]
-    _limit([draws.count, *(len(axis.values) for axis in axes if axis.key in _CROSSED)])
+    crossed = [axis.key in CROSSED for axis in axes]
+    _limit([draws.count, *(len(axis.values) for axis in axes if axis.key in CROSSED)])
     found: dict[tuple[str, ...], None] = {}
     for draw in range(draws.count):
         generator = random.Random(f"{draws.seed}:{draw}")

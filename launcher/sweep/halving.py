@@ -11,6 +11,7 @@ from statistics import fmean
 
 from launcher.errors import Problem, UserError
 from launcher.recipe.schema import Recipe
+from launcher.sweep.axes import CROSSED
 from launcher.sweep.grid import Rung, SweepPoint
 from launcher.sweep.results import PointResult
 from models.config import sequences_per_sample
@@ -81,7 +82,7 @@ def tokens_per_step(recipe: Recipe) -> int:
 
 def compared(point: SweepPoint) -> Compared:
     """In what a point differs from the others of its width, seed and length."""
-    return tuple(pair for pair in point.settings if pair[0] not in ("model.d_model", "seed", "train.steps"))
+    return tuple(pair for pair in point.settings if pair[0] not in (*CROSSED, "train.steps"))
 
 
 def survivors(points: Sequence[SweepPoint], results: Mapping[str, PointResult], keep: int) -> list[Compared]:

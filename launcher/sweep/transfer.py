@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from launcher.sweep.axes import CROSSED
 from launcher.sweep.results import PointResult
 
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -93,7 +94,7 @@ def numeric_keys(results: Sequence[PointResult]) -> list[str]:
     return [
         key
         for key, found in values.items()
-        if len(found) >= 3 and key not in ("model.d_model", "seed") and all(map(_is_positive, found))
+        if len(found) >= 3 and key not in CROSSED and all(map(_is_positive, found))
     ]
 
 
@@ -103,9 +104,7 @@ def at_key(key: str, results: Sequence[PointResult]) -> Iterator[PointResult]:
         if key == RATE:
             yield result
         elif key in result.settings:
-            others = [
-                f"{k}={v}" for k, v in result.settings.items() if k not in ("model.d_model", "seed", key)
-            ]
+            others = [f"{k}={v}" for k, v in result.settings.items() if k not in (*CROSSED, key)]
             yield dataclasses.replace(result, lr=float(result.settings[key]), series=", ".join(others))
 
 

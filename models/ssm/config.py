@@ -4,9 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.section import Count, Section
+from models.section import Count, Positive, Section
 
-Positive = Annotated[float, Field(gt=0)]
 MOST_STATES = 4096
 """HiPPO's initial values are eigenvalues of a (d_state, d_state) matrix."""
 PairedState = Annotated[int, Field(ge=2, le=MOST_STATES, multiple_of=2)]

@@ -5,49 +5,32 @@ What training cannot show (decay, eps, a base that is wrong by a constant) is in
 
 import dataclasses
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 import launcher.plan.plan as plan_module
 import models.attention as attention_module
-from launcher.check.coordinates import Setting, Slope, fit_slopes, measure_coordinates
+from launcher.check.coordinates import OF_PARAMETERS, Setting, Slope, fit_slopes, measure_coordinates
 from launcher.check.factors import expected_exponents, falling_names
 from launcher.check.proxy import cpu_world, one_thread
 from launcher.check.run_check import judge_parameters, judge_slopes
 from launcher.check.shrink import choose_lr_amplification
 from launcher.mup.config import MupConfig
-from launcher.mup.scaling import Scaling
 from launcher.optim.config import OptimConfig
-from launcher.optim.groups import make_groups
 from launcher.plan.parameters import Parameters, describe_parameters
-from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from models.config import ModelConfig
+from tests.launcher.check.planting import Change, plant, scaled, tiny
 
-ROOT = Path(__file__).parents[3]
 WIDTHS = (64, 128, 256, 512)
 WIDTHS_SSD = (128, 256, 512, 1024)
 """Of its tensors with one number a head, as few as 8 at width 64, a median is noise."""
-SINGLE = ("parallel.strategy=single", "cluster.nproc_per_node=1")
 SGD = "optim={type: sgd, lr: 0.02}"
 LION = "optim={type: lion, lr: 4e-4}"
 MUON = "optim={type: muon, lr: 1e-2, others: {lr: 4e-3}}"
 TIED = "model.tie_embeddings=true"
-Change = Callable[[Scaling, float], Scaling]
 
-
-def rate(power: float) -> Change:
-    """The rate as width^power over the base, whatever is right."""
-    return lambda scaling, growth: dataclasses.replace(scaling, lr=growth**power)
-
-
-def init(power: float) -> Change:
-    return lambda scaling, growth: dataclasses.replace(scaling, init=growth**power)
-
-
-AS_MATRIX, UNSCALED = rate(-1.0), rate(0.0)
+AS_MATRIX, UNSCALED = scaled(lr=lambda _, growth: 1 / growth), scaled(lr=lambda *_: 1.0)
 BREAKS = [
     ("s4d", (), r"layers\.0\.s4d\.ssm\.log_dt", AS_MATRIX, -1.0),
     ("s4d", (), r"layers\.0\.s4d\.ssm\.A_log_real", AS_MATRIX, -1.0),
@@ -83,10 +66,6 @@ SAMPLE = (0, 16)
 """Of those, in `make test`."""
 
 
-def tiny(name: str, *overrides: str) -> Recipe:
-    return load_recipe(str(ROOT / "recipes" / f"{name}-lm-tiny.yaml"), [*overrides, *SINGLE]).recipe
-
-
 def slopes_of(recipe: Recipe, widths: tuple[int, ...] = WIDTHS) -> list[Slope]:
     seeds: tuple[int, ...] = (1,)
     if "ssd" in recipe.model.pattern:
@@ -99,25 +78,7 @@ def slopes_of(recipe: Recipe, widths: tuple[int, ...] = WIDTHS) -> list[Slope]:
 
 
 def of_parameters(slopes: list[Slope]) -> list[Slope]:
-    return [slope for slope in slopes if slope.measure in ("moved", "alone")]
-
-
-def plant(monkeypatch: pytest.MonkeyPatch, which: str, change: Change) -> None:
-    """Plan as usual, with the scaling of one parameter changed by its own growth."""
-
-    def describe(model: ModelConfig, mup: MupConfig, optim: OptimConfig, *, seq_len: int) -> Parameters:
-        right = describe_parameters(model, mup, optim, seq_len=seq_len)
-        scalings = {
-            name: change(scaling, max(right.width_multipliers[name].fan_in, 1.0))
-            if re.fullmatch(which, name)
-            else scaling
-            for name, scaling in right.scalings.items()
-        }
-        assert scalings != right.scalings or model.d_model == mup.base_width, which
-        groups = make_groups(right.facts, right.shapes, scalings, optim)
-        return dataclasses.replace(right, scalings=scalings, groups=groups)
-
-    monkeypatch.setattr(plan_module, "describe_parameters", describe)
+    return [slope for slope in slopes if slope.measure in OF_PARAMETERS]
 
 
 def cases() -> list[object]:
@@ -159,7 +120,7 @@ def test_what_the_breaks_are_planted_in_is_right(name: str, optim: tuple[str, ..
 @pytest.mark.slow
 @pytest.mark.breaks
 def test_a_hidden_matrix_that_starts_too_large_shows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch, r"layers\.1\.ffn\.up\.weight", init(0.5))
+    plant(monkeypatch, r"layers\.1\.ffn\.up\.weight", scaled(init=lambda _, growth: growth**0.5))
     found = judge_slopes("", [s for s in slopes_of(tiny("transformer")) if s.measure == "init"])
     assert not found.passed
     assert "layers.1.ffn.up (init +0.5" in found.detail
