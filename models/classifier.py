@@ -12,6 +12,7 @@ from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, normal_fan_in
 from models.layers import BIAS, Dropout, Linear, linear_facts
+from models.loss import scores
 from models.residual import (
     build_last_norm,
     build_layers,
@@ -58,8 +59,16 @@ class Classifier(nn.Module):
         self.readout_dropout = Dropout(config.readout_dropout)
         self.readout = Linear(config.d_model, config.num_classes)
 
-    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Positions from a sequence's length on are padding; without lengths, none is."""
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits, or of labels their `scores` (2).
+
+        Positions from a sequence's length on are padding; without lengths, none is.
+        """
         if self.compare is None:
             pooled_BH = self._encode(inputs, lengths)
         else:
@@ -67,7 +76,9 @@ class Classifier(nn.Module):
             lengths = None if lengths is None else lengths.flatten()
             pooled_BH = self.compare(self._encode(inputs.flatten(0, 1), lengths).unflatten(0, (-1, 2)))
         # the bias is finite: the multiplier is on what comes from the width
-        return self.readout(self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier).float()
+        head_BH = self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier
+        logits_BK = self.readout(head_BH).float()
+        return logits_BK if targets is None else scores(logits_BK, targets)
 
     def _encode(self, inputs: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
         """One vector (B, H) for each sequence."""

@@ -36,10 +36,6 @@ class Embedding(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(tokens, self.weight)
 
-    def read_out(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., d_model) -> (..., num_rows), the product with every row: logits of a tied readout."""
-        return nn.functional.linear(x, self.weight)
-
 
 class LayerNorm(nn.Module):
     """Layer normalisation over the last dimension (..., d_model), gain and bias."""

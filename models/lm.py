@@ -11,7 +11,8 @@ from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, normal_fan_in
-from models.layers import Dropout, Embedding, Linear
+from models.layers import Dropout, Embedding, Linear, Product
+from models.loss import chunk_length, readout_scores
 from models.mixer import State
 from models.residual import (
     build_last_norm,
@@ -48,8 +49,10 @@ class LM(nn.Module):
         tokens_BL: torch.Tensor,
         states: Sequence[State] | None = None,
         documents: Documents | None = None,
+        targets: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, list[State]]:
-        """Logits; with the states before (of `initial_states` or an earlier call), also the states after.
+        """Logits, or of targets their `scores` (2); with the states before (of `initial_states` or an earlier
+        call), also the states after.
 
         With documents, no position sees another document's.
         """
@@ -57,8 +60,8 @@ class LM(nn.Module):
         # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
         x_BLH = self.embedding_dropout(self._embed(tokens_BL))
         x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states, documents=documents)
-        logits_BLV = self._read_out(x_BLH)
-        return logits_BLV if states is None else (logits_BLV, after)
+        result = self._read_out(x_BLH) if targets is None else self._score(x_BLH, targets)
+        return result if states is None else (result, after)
 
     def initial_states(self, batch_size: int, device: torch.device) -> list[State]:
         """The state of each layer before the first token."""
@@ -83,11 +86,20 @@ class LM(nn.Module):
         return x if self.embedding_multiplier == 1.0 else self.embedding_multiplier * x
 
     def _read_out(self, x: torch.Tensor) -> torch.Tensor:
+        return self._multiply(x, nn.functional.linear).float()
+
+    def _score(self, x_BLH: torch.Tensor, targets_BL: torch.Tensor) -> torch.Tensor:
+        def through(x_BLH: torch.Tensor, weight_VH: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+            return readout_scores(x_BLH.flatten(0, 1), weight_VH, targets_BL.flatten())
+
+        return self._multiply(x_BLH, through)
+
+    def _multiply(self, x: torch.Tensor, through: Product) -> torch.Tensor:
         x = self.readout_dropout(self.norm(x)) * self.readout_multiplier
         if self.readout is not None:
-            return self.readout(x).float()
+            return self.readout(x, through)
         assert isinstance(self.embedding, Embedding), "only tokens can be read out with their own table"
-        return self.embedding.read_out(x).float()
+        return through(x, self.embedding.weight, None)
 
 
 def lm_facts(config: LMConfig) -> dict[str, ParamFacts]:
@@ -110,11 +122,12 @@ def lm_flops(config: LMConfig, seq_len: int) -> float:
 
 
 def lm_head_footprint(config: LMConfig, step: Pass) -> Footprint:
-    """Last norm, readout and loss: probabilities are kept, and there are two gradients of their size."""
-    width, logits = (
-        REAL * float(step.positions * config.d_model),
-        REAL * float(step.positions * config.vocab_size),
-    )
-    saved = norm_saved(config.norm if config.prenorm else "none", step, width)
-    weights = step.rounded(config.d_model * config.vocab_size)
-    return Footprint(saved=saved + step.product / REAL * width + weights + logits, working=2 * logits)
+    """Last norm, readout and loss; gradients are made with the loss, of a chunk of logits at a time."""
+    width, weights = float(step.positions * config.d_model), float(config.d_model * config.vocab_size)
+    saved = norm_saved(config.norm if config.prenorm else "none", step, REAL * width)
+    # its input, and the gradients of both
+    saved += (REAL + step.product) * width + REAL * weights
+    chunk = float(min(step.positions, chunk_length(config.vocab_size)) * config.vocab_size)
+    # Logits and their logarithms; in bfloat16 a slope, the rounded weight, and a chunk's part of its own.
+    working = 2 * REAL * chunk + (2 * chunk + 4 * weights if step.half else 0.0)
+    return Footprint(saved=saved, working=working)

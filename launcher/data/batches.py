@@ -8,9 +8,10 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.data.dataset import IGNORED, Batch, Dataset
+from launcher.data.dataset import Batch, Dataset
 from launcher.data.order import evenly_spaced, windows_of_streams
 from launcher.errors import Problem, UserError
+from models.loss import IGNORED
 
 
 @final

@@ -13,9 +13,7 @@ from launcher.data.ids import Stored
 from launcher.data.order import windows_of_step
 from launcher.errors import Problem, UserError
 from models.documents import Documents
-
-IGNORED = -100
-"""Target that the loss skips: cross_entropy's default ignore_index."""
+from models.loss import IGNORED
 
 
 @final

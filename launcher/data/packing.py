@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launcher.data.dataset import IGNORED, Batch, Dataset, Tokens
+from launcher.data.dataset import Batch, Dataset, Tokens
 from models.documents import lay_out
+from models.loss import IGNORED
 
 HORIZON = 256
 """Rows of tokens that are packed together."""

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from launcher.data.config import CopyingSource, RecallSource
-from launcher.data.dataset import IGNORED, Batch, Dataset
+from launcher.data.dataset import Batch, Dataset
 from launcher.data.order import NO_END, choose, draw, sample_keys
+from models.loss import IGNORED
 
 BLANK = 0
 

@@ -10,9 +10,10 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from launcher.data.batches import Batches
-from launcher.data.dataset import IGNORED, Batch
+from launcher.data.dataset import Batch
 from launcher.parallel.engine import Engine
 from launcher.world import World
+from models.loss import IGNORED
 
 
 @final

@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from launcher.data.dataset import IGNORED, Batch
+from launcher.data.dataset import Batch
 from launcher.parallel.gradients import GradientNorms
 from launcher.parallel.mesh import plain_name
 from launcher.parallel.recurrent_state import RecurrentState
 from launcher.parallel.update_guard import Agreed, UpdateGuard
 from launcher.world import World
+from models.loss import IGNORED
 
 EngineState = Mapping[str, torch.Tensor]
 """Parameters, optimizer moments, buffers and carried states, whole or as DTensors, keyed `model/NAME`,
@@ -109,24 +110,24 @@ def loss_sum(
     model: nn.Module, batch: Batch, device: torch.device, recurrent_state: RecurrentState | None, micro: int
 ) -> torch.Tensor:
     """Cross-entropy summed over the targets that count, in float32; from recurrent states where there are."""
-    logits_XK, y_X = _predict(model, batch, device, recurrent_state, micro)
-    return nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
+    return _score(model, batch, device, recurrent_state, micro)[0]
 
 
-def _predict(
+def _score(
     model: nn.Module, batch: Batch, device: torch.device, recurrent_state: RecurrentState | None, micro: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float32 logits of every target, and the targets."""
+) -> torch.Tensor:
+    """See models.loss.scores."""
     x, y = batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True)
     states = recurrent_state.before(batch, micro) if recurrent_state is not None else None
+    scored: torch.Tensor
     if recurrent_state is None or states is None:
         lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
         apart = {} if batch.documents is None else {"documents": batch.documents.to(device)}
-        logits = model(x, *lengths, **apart)
+        scored = model(x, *lengths, **apart, targets=y)
     else:
-        logits, after = model(x, states)
+        scored, after = model(x, states, targets=y)
         recurrent_state.keep(after, micro)
-    return logits.float().flatten(0, -2), y.flatten()
+    return scored
 
 
 def count_targets(micro_batches: Sequence[Batch]) -> torch.Tensor:
@@ -164,10 +165,8 @@ def evaluate_model(
     # sums and counts over all ranks, then one division: a mean of means would weigh short batches more
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for position, batch in enumerate(micro_batches):
-        logits_XK, y_X = _predict(model, batch, world.device, recurrent_state, position)
-        sums[0] += nn.functional.cross_entropy(logits_XK, y_X, ignore_index=IGNORED, reduction="sum")
-        sums[1] += (logits_XK.argmax(-1) == y_X).sum()
-        sums[2] += (y_X != IGNORED).sum()
+        sums[:2] += _score(model, batch, world.device, recurrent_state, position)
+        sums[2] += (batch.y != IGNORED).sum()
     if world.size > 1:
         dist.all_reduce(sums)
     loss, hits, count = sums.tolist()

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from launcher.data.batches import Batches, validation_batches, validation_windows
-from launcher.data.dataset import IGNORED, Batch, Dataset, Tokens, Windows
+from launcher.data.dataset import Batch, Dataset, Tokens, Windows
 from launcher.data.order import windows_of_step
 from launcher.errors import UserError
+from models.loss import IGNORED
 
 
 def windows(num_tokens: int = 1000, seq_len: int = 8) -> Windows:

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.data.config import DataConfig, DatasetSource
-from launcher.data.dataset import IGNORED, Tokens
+from launcher.data.dataset import Tokens
 from launcher.data.packing import HORIZON, Ends, PackedDocuments, cut_documents, pack
 from launcher.data.splits import open_splits
+from models.loss import IGNORED
 from tests.launcher.corpus.corpora import made, texts, write_lines
 
 LENGTHS = st.lists(st.one_of(st.integers(2, 30), st.integers(30, 700)), min_size=1, max_size=120)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from launcher.data.config import CopyingSource, RecallSource
-from launcher.data.dataset import IGNORED, Batch, Dataset
+from launcher.data.dataset import Batch, Dataset
 from launcher.data.synthetic import Copying, Recall
+from models.loss import IGNORED
 
 
 def copying(validation: bool = False, seq_len: int = 30, **changes: int) -> Copying:

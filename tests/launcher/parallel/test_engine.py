@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from launcher.checkpoint.catalog import step_folder
-from launcher.data.dataset import IGNORED, Batch
+from launcher.data.dataset import Batch
 from launcher.parallel.engine import average_buffers, evaluate_model
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.schema import Recipe
 from launcher.track.journal import read_journal, step_records
 from launcher.world import World
+from models.loss import IGNORED, scores
 from tests.ranks import run_ranks
 from tests.small_run import losses, make_run, train_rank
 
@@ -51,8 +52,8 @@ class Table(nn.Module):
         super().__init__()
         self.logits_VK = nn.Parameter(logits_VK)
 
-    def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
-        return self.logits_VK[tokens_BL]
+    def forward(self, tokens_BL: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return scores(self.logits_VK[tokens_BL].flatten(0, 1), targets.flatten())
 
 
 def test_loss_and_accuracy_are_of_the_targets_that_count() -> None:

@@ -9,10 +9,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from launcher.data.batches import validation_batches, validation_windows
-from launcher.data.dataset import IGNORED, Batch
+from launcher.data.dataset import Batch
 from launcher.parallel.engine import Evaluation
 from launcher.recipe.schema import Recipe
 from launcher.world import World
+from models.loss import IGNORED
 from tests.launcher.parallel.engines import (
     DDP,
     FSDP2,

@@ -106,7 +106,7 @@ def test_without_figures_there_is_no_forecast() -> None:
 def test_the_plan_says_what_would_fit() -> None:
     recipe, plan = planned(FIGURES, "train.micro_batch_size=32", "train.global_batch_size=2048")
     text = plan_text(recipe, plan, full=False)
-    assert "do not fit on 79.1 GiB: it would with train.micro_batch_size=8" in text
+    assert "do not fit on 79.1 GiB: it would with train.micro_batch_size=16" in text
     assert "tokens/s, bound by computation" in text
     assert all(len(line) <= 160 for line in text.splitlines())
     assert len(text.splitlines()) <= 45, "one screen"
