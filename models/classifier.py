@@ -23,6 +23,7 @@ from models.residual import (
     normalise,
     run_layers,
 )
+from models.step_kernels import StepKernels
 
 
 class Comparison(nn.Module):
@@ -64,23 +65,28 @@ class Classifier(nn.Module):
         inputs: torch.Tensor,
         lengths: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
+        kernels: StepKernels | None = None,
     ) -> torch.Tensor:
-        """Logits, or of labels their `scores` (2).
+        """Logits, or of labels their `scores` (2). With a step's kernels, layers share those.
 
         Positions from a sequence's length on are padding; without lengths, none is.
         """
         if self.compare is None:
-            pooled_BH = self._encode(inputs, lengths)
+            pooled_BH = self._encode(inputs, lengths, kernels)
         else:
             # both sequences of all pairs are one batch to the layers
             lengths = None if lengths is None else lengths.flatten()
-            pooled_BH = self.compare(self._encode(inputs.flatten(0, 1), lengths).unflatten(0, (-1, 2)))
+            pooled_BH = self.compare(
+                self._encode(inputs.flatten(0, 1), lengths, kernels).unflatten(0, (-1, 2))
+            )
         # the bias is finite: the multiplier is on what comes from the width
         head_BH = self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier
         logits_BK = self.readout(head_BH).float()
         return logits_BK if targets is None else scores(logits_BK, targets)
 
-    def _encode(self, inputs: torch.Tensor, lengths_B: torch.Tensor | None) -> torch.Tensor:
+    def _encode(
+        self, inputs: torch.Tensor, lengths_B: torch.Tensor | None, kernels: StepKernels | None
+    ) -> torch.Tensor:
         """One vector (B, H) for each sequence."""
         mask_BL = None
         if lengths_B is not None:
@@ -89,7 +95,7 @@ class Classifier(nn.Module):
         if self.embedding_multiplier != 1.0:
             x_BLH = self.embedding_multiplier * x_BLH
         x_BLH = self.embedding_dropout(x_BLH)
-        x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL)
+        x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL, kernels=kernels)
         return self._pool(normalise(self.norm, x_BLH, mask_BL), mask_BL)
 
     def _pool(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:

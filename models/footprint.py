@@ -23,6 +23,10 @@ class Pass:
     """Whether matrix products are taken in bfloat16."""
     gathered: bool = False
     """Whether matrices come in bfloat16, and go again: copies of weights are then not kept."""
+    num_micro: int = 1
+    """Micro batches of a step, which share kernels of state spaces."""
+    carries: bool = False
+    """Whether states continue from window to window: then each layer makes its own kernels."""
 
     @property
     def positions(self) -> int:
@@ -37,6 +41,20 @@ class Pass:
     def rounded(self, num_weights: float) -> float:
         """Bytes of the copies of weights that a product in bfloat16 keeps."""
         return 2.0 * num_weights if self.half and not self.gathered else 0.0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFootprint:
+    """Bytes of one layer's kernels."""
+
+    taps: float
+    """The kernels themselves."""
+    between: float
+    """What autograd keeps from parameters to kernels."""
+
+
+NO_KERNELS = KernelFootprint(taps=0.0, between=0.0)
 
 
 @final

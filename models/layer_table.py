@@ -8,7 +8,7 @@ from models.attention import Attention, attention_facts, attention_flops, attent
 from models.config import BackboneSection, LayerName
 from models.facts import Multipliers, ParamFacts
 from models.ffn import FFN, ffn_facts, ffn_flops, ffn_footprint
-from models.footprint import Footprint, Pass
+from models.footprint import NO_KERNELS, REAL, Footprint, KernelFootprint, Pass
 from models.layers import Dropout
 from models.mixer import Mixer
 from models.momentum import MomentumAttention, momentum_facts, momentum_flops, momentum_footprint
@@ -32,7 +32,8 @@ class LayerKind:
     flops: Callable[[BackboneSection, int], float]
     """Forward."""
     footprint: Callable[[BackboneSection, Pass], Footprint]
-    """Without its norm and its sum with the input."""
+    """Without its norm, its sum with the input, and its kernels."""
+    kernel_footprint: Callable[[BackboneSection, int], KernelFootprint] = lambda c, seq_len: NO_KERNELS
     kernel_flops: Callable[[BackboneSection, int], float] = lambda c, seq_len: 0.0
     """Forward FLOPs of one pass, whatever the batch: kernels of a state space."""
     carry_flops: Callable[[BackboneSection, int], float] = lambda c, seq_len: 0.0
@@ -43,8 +44,9 @@ def _dropout(config: BackboneSection) -> Dropout:
     return Dropout(config.dropout, tied=config.dropout_tied)
 
 
-def _ssm_footprint(config: BackboneSection, section: SSMSection, step: Pass, system: float) -> Footprint:
-    return mixer_footprint(section, config.d_model, step, system, dropout=config.keeps_masks)
+def _kernels(config: BackboneSection, section: SSMSection, seq_len: int, between: float) -> KernelFootprint:
+    taps = REAL * float(section.num_kernels * config.d_model * seq_len)
+    return KernelFootprint(taps=taps, between=between)
 
 
 LAYERS: dict[LayerName, LayerKind] = {
@@ -52,8 +54,9 @@ LAYERS: dict[LayerName, LayerKind] = {
         build=lambda c, m: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c), m.ssm),
         facts=lambda c: mixer_facts(c.s4d, s4d_facts(c.s4d)),
         flops=lambda c, seq_len: mixer_flops(c.s4d, c.d_model, seq_len),
-        footprint=lambda c, step: _ssm_footprint(
-            c, c.s4d, step, diagonal_footprint(c.s4d.d_state // 2, c.d_model, c.s4d.num_kernels, 24)
+        footprint=lambda c, step: mixer_footprint(c.s4d, c.d_model, step, dropout=c.keeps_masks),
+        kernel_footprint=lambda c, seq_len: _kernels(
+            c, c.s4d, seq_len, diagonal_footprint(c.s4d.d_state // 2, c.d_model, c.s4d.num_kernels, 24)
         ),
         kernel_flops=lambda c, seq_len: (
             c.d_model * diagonal_kernel_flops(c.s4d.d_state // 2, c.s4d.num_kernels, seq_len)
@@ -64,7 +67,10 @@ LAYERS: dict[LayerName, LayerKind] = {
         build=lambda c, m: SSMMixer(c.s4, c.d_model, S4(c.s4, c.d_model), _dropout(c), m.ssm),
         facts=lambda c: mixer_facts(c.s4, s4_facts(c.s4)),
         flops=lambda c, seq_len: mixer_flops(c.s4, c.d_model, seq_len),
-        footprint=lambda c, step: _ssm_footprint(c, c.s4, step, s4_footprint(c.s4, c.d_model, step.length)),
+        footprint=lambda c, step: mixer_footprint(c.s4, c.d_model, step, dropout=c.keeps_masks),
+        kernel_footprint=lambda c, seq_len: _kernels(
+            c, c.s4, seq_len, s4_footprint(c.s4, c.d_model, seq_len)
+        ),
         kernel_flops=lambda c, seq_len: (
             c.d_model * low_rank_kernel_flops(c.s4.d_state, c.s4.rank, c.s4.num_kernels, seq_len)
         ),
@@ -76,8 +82,9 @@ LAYERS: dict[LayerName, LayerKind] = {
         build=lambda c, m: SSMMixer(c.dss, c.d_model, DSS(c.dss, c.d_model), _dropout(c), m.ssm),
         facts=lambda c: mixer_facts(c.dss, dss_facts(c.dss)),
         flops=lambda c, seq_len: mixer_flops(c.dss, c.d_model, seq_len),
-        footprint=lambda c, step: _ssm_footprint(
-            c, c.dss, step, diagonal_footprint(c.dss.d_state, c.d_model, c.dss.num_kernels, 20)
+        footprint=lambda c, step: mixer_footprint(c.dss, c.d_model, step, dropout=c.keeps_masks),
+        kernel_footprint=lambda c, seq_len: _kernels(
+            c, c.dss, seq_len, diagonal_footprint(c.dss.d_state, c.d_model, c.dss.num_kernels, 20)
         ),
         kernel_flops=lambda c, seq_len: (
             c.d_model * diagonal_kernel_flops(c.dss.d_state, c.dss.num_kernels, seq_len)

@@ -24,6 +24,7 @@ from models.residual import (
     residuals,
     run_layers,
 )
+from models.step_kernels import StepKernels
 
 Step = Callable[[torch.Tensor, Sequence[State]], tuple[torch.Tensor, list[State]]]
 """One token: ids (B), or characters (B, W), and the states before -> logits (B, V) and the states after."""
@@ -50,16 +51,19 @@ class LM(nn.Module):
         states: Sequence[State] | None = None,
         documents: Documents | None = None,
         targets: torch.Tensor | None = None,
+        kernels: StepKernels | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, list[State]]:
         """Logits, or of targets their `scores` (2); with the states before (of `initial_states` or an earlier
         call), also the states after.
 
-        With documents, no position sees another document's.
+        With documents, no position sees another document's. With a step's kernels, layers share those.
         """
         # With and without states it must be this method: hooks of FSDP, DDP and DeepSpeed, which gather
         # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
         x_BLH = self.embedding_dropout(self._embed(tokens_BL))
-        x_BLH, after = run_layers(self.layers, self.mix, x_BLH, states=states, documents=documents)
+        x_BLH, after = run_layers(
+            self.layers, self.mix, x_BLH, states=states, documents=documents, kernels=kernels
+        )
         result = self._read_out(x_BLH) if targets is None else self._score(x_BLH, targets)
         return result if states is None else (result, after)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from models.documents import Documents
+from models.step_kernels import KernelSource
 
 State = tuple[torch.Tensor, ...]
 Step = Callable[[torch.Tensor, State], tuple[torch.Tensor, State]]
@@ -19,6 +20,11 @@ Step = Callable[[torch.Tensor, State], tuple[torch.Tensor, State]]
 
 class Mixer(nn.Module, abc.ABC):
     """Abstract branch of a residual layer. The three ways give the same numbers, up to rounding."""
+
+    @property
+    def kernel_source(self) -> KernelSource | None:
+        """What makes its kernels, where `forward` takes them ready as `kernel_CHL`."""
+        return None
 
     @abc.abstractmethod
     def forward(

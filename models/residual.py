@@ -9,11 +9,12 @@ from torch import nn
 from models.config import BackboneSection, LayerName, branch_factor
 from models.documents import Documents
 from models.facts import Multipliers, ParamFacts, Role, prefixed
-from models.footprint import REAL, Footprint, Pass
+from models.footprint import NO_KERNELS, REAL, Footprint, KernelFootprint, Pass
 from models.inits import constant
 from models.layer_table import LAYERS
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
 from models.mixer import Mixer, State, Step
+from models.step_kernels import StepKernels, keeps_graph
 
 
 class Residual(nn.Module):
@@ -48,14 +49,20 @@ class Residual(nn.Module):
         mask_BL: torch.Tensor | None = None,
         state: State | None = None,
         documents: Documents | None = None,
+        kernel_CHL: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, State]:
-        """The layer's output; with a state before, also the state after."""
+        """The layer's output; with a state before, also the state after.
+
+        With the kernel of its state space, that is not made here.
+        """
         # One method for both, not an `advance` beside it: FSDP gathers this layer's parameters, and
         # activation checkpointing and torch.compile wrap it, around `forward` alone.
         inputs = normalise(self.norm, x_BLH, mask_BL) if self.prenorm else x_BLH
         if state is None:
-            apart = () if documents is None else (documents,)  # not every kind knows of them
-            return self._add(x_BLH, self.mixer(inputs, mask_BL, *apart), mask_BL)
+            # not every kind knows of these
+            apart = () if documents is None else (documents,)
+            ready = {} if kernel_CHL is None else {"kernel_CHL": kernel_CHL}
+            return self._add(x_BLH, self.mixer(inputs, mask_BL, *apart, **ready), mask_BL)
         branch_BLH, state = self.mixer.advance(inputs, state)
         return self._add(x_BLH, branch_BLH, mask_BL), state
 
@@ -106,18 +113,31 @@ def run_layers(
     mask_BL: torch.Tensor | None = None,
     states: Sequence[State] | None = None,
     documents: Documents | None = None,
+    kernels: StepKernels | None = None,
 ) -> tuple[torch.Tensor, list[State]]:
     """Through all layers: what the head sees, and the states after, where there were states before."""
     outputs, after = [], []
+    ready = {} if kernels is None or states is not None else _kernels(layers, kernels, x_BLH.shape[1])
     for index, layer in enumerate(layers):
         if states is None:
-            x_BLH = layer(x_BLH, mask_BL, None, documents)
+            x_BLH = layer(x_BLH, mask_BL, None, documents, ready.get(index))
         else:
             x_BLH, state = layer(x_BLH, mask_BL, states[index])
             after.append(state)
         if mix is not None:
             outputs.append(x_BLH)
     return (x_BLH if mix is None else mix(outputs)), after
+
+
+def _kernels(layers: nn.ModuleList, kernels: StepKernels, length: int) -> dict[int, torch.Tensor]:
+    """By the number of the layer, of those that have kernels."""
+    mixers = {index: layer.mixer.kernel_source for index, layer in enumerate(residuals(layers))}
+    sources = {index: source for index, source in mixers.items() if source is not None}
+    found: dict[int, torch.Tensor] = {}
+    for kind in dict.fromkeys(map(type, sources.values())):
+        places = [index for index, source in sources.items() if type(source) is kind]
+        found |= zip(places, kernels.of([sources[index] for index in places], length), strict=True)
+    return found
 
 
 def layer_kinds(config: BackboneSection) -> list[LayerName]:
@@ -170,12 +190,33 @@ def layers_flops(config: BackboneSection, seq_len: int) -> float:
 
 
 def layer_footprints(config: BackboneSection, step: Pass) -> list[Footprint]:
-    """Of every layer, its norm and its sum included."""
+    """Of every layer, its norm and its sum included; and its kernels, where it keeps their graph."""
     width = REAL * float(step.positions * config.d_model)
     masks = step.product / REAL * width if config.keeps_masks else 0.0
-    kinds = {kind: LAYERS[kind].footprint(config, step) for kind in dict.fromkeys(config.pattern)}
     # u-muP's factors, other than 1, are numbers: neither they nor a sum keep anything
-    return [kinds[kind].plus(norm_saved(config.norm, step, width) + masks) for kind in layer_kinds(config)]
+    own = norm_saved(config.norm, step, width) + masks
+    found = {}
+    for kind in dict.fromkeys(config.pattern):
+        kernels = LAYERS[kind].kernel_footprint(config, step.length)
+        kept = 0.0 if shares_kernels(config, kind, step) else kernels.taps + kernels.between
+        found[kind] = LAYERS[kind].footprint(config, step).plus(own + kept)
+    return [found[kind] for kind in layer_kinds(config)]
+
+
+def shared_kernels(config: BackboneSection, step: Pass) -> list[KernelFootprint]:
+    """Of every layer, first to last, where they are made without a graph, and again for their gradients."""
+    return [
+        LAYERS[kind].kernel_footprint(config, step.length)
+        if shares_kernels(config, kind, step)
+        else NO_KERNELS
+        for kind in layer_kinds(config)
+    ]
+
+
+def shares_kernels(config: BackboneSection, kind: LayerName, step: Pass) -> bool:
+    """Whether the kernels of a kind have no graph."""
+    count = layer_kinds(config).count(kind)
+    return not (step.carries or keeps_graph(count, config.d_model, step.num_micro))
 
 
 def norm_saved(kind: str, step: Pass, width: float) -> float:

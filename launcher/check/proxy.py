@@ -50,7 +50,7 @@ class ProxyModel:
     def record(self) -> tuple[Recording, float]:
         """Every module's output on the whole batch without dropout, and the mean loss."""
         recording = self.recorder.start()
-        loss = self.engine.evaluate([self.batch]).loss
+        loss = self.engine.evaluate([self.batch], by_modules=True).loss
         self.recorder.stop()
         return recording, loss
 

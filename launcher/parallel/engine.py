@@ -15,7 +15,8 @@ from launcher.parallel.mesh import plain_name
 from launcher.parallel.recurrent_state import RecurrentState
 from launcher.parallel.update_guard import Agreed, UpdateGuard
 from launcher.world import World
-from models.loss import IGNORED
+from models.loss import IGNORED, scores
+from models.step_kernels import StepKernels
 
 EngineState = Mapping[str, torch.Tensor]
 """Parameters, optimizer moments, buffers and carried states, whole or as DTensors, keyed `model/NAME`,
@@ -94,8 +95,11 @@ class Engine(abc.ABC):
         """The mean loss over the global batch from every rank's share; waits for the device."""
 
     @abc.abstractmethod
-    def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
-        """Loss and accuracy over all ranks' batches; every rank brings as many as the others."""
+    def evaluate(self, micro_batches: Sequence[Batch], *, by_modules: bool = False) -> Evaluation:
+        """Loss and accuracy over all ranks' batches; every rank brings as many as the others.
+
+        `by_modules`: each module makes its own output, logits and kernels too, as whoever hooks it expects.
+        """
 
     @abc.abstractmethod
     def state(self) -> EngineState:
@@ -107,27 +111,38 @@ class Engine(abc.ABC):
 
 
 def loss_sum(
-    model: nn.Module, batch: Batch, device: torch.device, recurrent_state: RecurrentState | None, micro: int
+    model: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    recurrent_state: RecurrentState | None,
+    micro: int,
+    kernels: StepKernels,
 ) -> torch.Tensor:
     """Cross-entropy summed over the targets that count, in float32; from recurrent states where there are."""
-    return _score(model, batch, device, recurrent_state, micro)[0]
+    return _score(model, batch, device, recurrent_state, micro, kernels)[0]
 
 
 def _score(
-    model: nn.Module, batch: Batch, device: torch.device, recurrent_state: RecurrentState | None, micro: int
+    model: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    recurrent_state: RecurrentState | None,
+    micro: int,
+    kernels: StepKernels | None,
 ) -> torch.Tensor:
-    """See models.loss.scores."""
+    """See models.loss.scores; without kernels, by way of all logits and of each layer's own kernels."""
     x, y = batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True)
     states = recurrent_state.before(batch, micro) if recurrent_state is not None else None
-    scored: torch.Tensor
+    found: torch.Tensor
+    head = {} if kernels is None else {"targets": y, "kernels": kernels}
     if recurrent_state is None or states is None:
         lengths = () if batch.lengths is None else (batch.lengths.to(device, non_blocking=True),)
         apart = {} if batch.documents is None else {"documents": batch.documents.to(device)}
-        scored = model(x, *lengths, **apart, targets=y)
+        found = model(x, *lengths, **apart, **head)
     else:
-        scored, after = model(x, states, targets=y)
+        found, after = model(x, states, **head)
         recurrent_state.keep(after, micro)
-    return scored
+    return scores(found.flatten(0, -2), y.flatten()) if kernels is None else found
 
 
 def count_targets(micro_batches: Sequence[Batch]) -> torch.Tensor:
@@ -156,16 +171,22 @@ def average_loss(loss: torch.Tensor, world: World) -> float:
 
 @torch.no_grad()
 def evaluate_model(
-    model: nn.Module, micro_batches: Sequence[Batch], world: World, recurrent_state: RecurrentState | None
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    world: World,
+    recurrent_state: RecurrentState | None,
+    *,
+    by_modules: bool = False,
 ) -> Evaluation:
     """See Engine.evaluate. States of training are left alone."""
     recurrent_state = recurrent_state.fresh() if recurrent_state is not None else None
     average_buffers(model, world)
     model.eval()
     # sums and counts over all ranks, then one division: a mean of means would weigh short batches more
+    kernels = None if by_modules else StepKernels()
     sums = torch.zeros(3, device=world.device, dtype=torch.float64)
     for position, batch in enumerate(micro_batches):
-        sums[:2] += _score(model, batch, world.device, recurrent_state, position)
+        sums[:2] += _score(model, batch, world.device, recurrent_state, position, kernels)
         sums[2] += (batch.y != IGNORED).sum()
     if world.size > 1:
         dist.all_reduce(sums)

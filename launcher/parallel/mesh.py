@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from launcher.parallel.config import ParallelConfig
 from launcher.world import World
 from models.layers import Linear
+from models.step_kernels import KernelSource
 
 SHARD_AXIS, REPLICATE_AXIS = "shard", "replicate"
 
@@ -37,8 +38,13 @@ def build_mesh(config: ParallelConfig, world: World, shard_size: int) -> DeviceM
             )
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfig) -> nn.Module:
+def shard_model(
+    model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfig, *, shares_kernels: bool
+) -> nn.Module:
     """Shard every residual layer as one unit, then what is left (embedding, last norm, readout) as the root.
+
+    Where a step's micro batches share kernels, the state spaces of all layers are one unit: their gradients
+    come last, after those of the layers.
 
     With bf16, each Linear is a unit of its own that travels in bfloat16: autocast would round its weight to
     bfloat16 all the same, so the numbers are those of an unsharded run, and it is half the bytes. Everything
@@ -54,6 +60,9 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
         for module in list(model.modules()):
             if isinstance(module, Linear):
                 fully_shard(module, mesh=mesh, mp_policy=rounded, offload_policy=offload)
+    spaces: list[nn.Module] = [module for module in model.modules() if isinstance(module, KernelSource)]
+    if spaces and shares_kernels:
+        fully_shard(spaces, mesh=mesh, offload_policy=offload)
     # inside out: a unit takes the parameters that no unit within it has taken, and the root what is left
     for layer in model.get_submodule("layers").children():
         fully_shard(layer, mesh=mesh, offload_policy=offload)

@@ -50,7 +50,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
         )
     # Sharded while on meta, so that a rank allocates no more than its part, whatever the model's size.
     mesh = build_mesh(config, world, plan.shard_size)
-    model = shard_model(model, mesh, config)
+    model = shard_model(model, mesh, config, shares_kernels=not carries)
     _fill(model, recipe, plan, torch.device("cpu") if config.cpu_offload else world.device)
     return model, TorchEngine(
         replicate_model(model, config, world),

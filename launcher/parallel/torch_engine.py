@@ -35,6 +35,7 @@ from launcher.parallel.recurrent_state import RecurrentState
 from launcher.parallel.sharpness import Perturbation
 from launcher.parallel.update_guard import UpdateGuard
 from launcher.world import World
+from models.step_kernels import StepKernels
 
 
 @final
@@ -107,14 +108,14 @@ class TorchEngine(Engine):
 
     def _accumulate(self, micro_batches: Sequence[Batch], share: torch.Tensor) -> torch.Tensor:
         """Gradients of all micro batches, averaged over ranks; this rank's part of the loss."""
-        total = torch.zeros((), device=self._world.device)
+        device, kernels = self._world.device, StepKernels()
+        total = torch.zeros((), device=device)
         for position, batch in enumerate(micro_batches):
-            with self._sync_gradients(last=position == len(micro_batches) - 1):
+            kernels.last = position == len(micro_batches) - 1
+            with self._sync_gradients(last=kernels.last):
                 with self.precision():
-                    loss = (
-                        loss_sum(self._model, batch, self._world.device, self.recurrent_state, position)
-                        * share
-                    )
+                    loss = loss_sum(self._model, batch, device, self.recurrent_state, position, kernels)
+                    loss = loss * share
                 loss.backward()
             total += loss.detach()
         return total
@@ -136,10 +137,12 @@ class TorchEngine(Engine):
         """See Engine."""
         return average_loss(loss, self._world)
 
-    def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
+    def evaluate(self, micro_batches: Sequence[Batch], *, by_modules: bool = False) -> Evaluation:
         """See Engine."""
         with self.precision():
-            found = evaluate_model(self._model, micro_batches, self._world, self.recurrent_state)
+            found = evaluate_model(
+                self._model, micro_batches, self._world, self.recurrent_state, by_modules=by_modules
+            )
         if isinstance(self._model, FSDPModule):
             self._model.reshard()  # without a backward the root would stay gathered
         return found

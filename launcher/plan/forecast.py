@@ -100,7 +100,7 @@ def make_forecast(recipe: Recipe, plan: Plan) -> Forecast | None:
         return None
     batch, traffic = plan.batch, find_traffic(recipe, plan)
     flops = plan.flops_per_token * batch.tokens_per_step / batch.world_size
-    flops += plan.kernel_flops * batch.num_micro
+    flops += plan.kernel_flops
     computing = [flops / (hardware.tflops * 1e12 * share) for share in hardware.mfu]
     sending = {
         "links within a node": traffic.within / (hardware.node_gb_per_s * 1e9),

@@ -155,7 +155,7 @@ def sharding_of(recipe: Recipe, units: Units, shard_size: int, world_size: int, 
 
 
 def find_peak(
-    memory: Memory, model: ModelFootprint, units: Units, sharding: Sharding, recipe: Recipe
+    memory: Memory, model: ModelFootprint, units: Units, sharding: Sharding, recipe: Recipe, num_micro: int
 ) -> Peak:
     """The worst moment of a step."""
     here = 0.0 if sharding.offloaded else 1.0
@@ -163,7 +163,7 @@ def find_peak(
     recomputes = recipe.parallel.activation_checkpointing == "full"
     room = 0.0 if OPTIMIZERS[recipe.optim.type].in_place else 2 * units.largest
     update = Moment(name="update", gradients=here * memory.gradients, working=sharding.copies + room)
-    moments = [*_moments(model, units, sharding, recomputes=recomputes), update]
+    moments = [*_moments(model, units, sharding, recomputes=recomputes, num_micro=num_micro), update]
     return Peak(
         parameters=here * memory.parameters,
         optimizer=here * memory.optimizer,
@@ -174,18 +174,21 @@ def find_peak(
 
 
 def _moments(
-    model: ModelFootprint, units: Units, sharding: Sharding, *, recomputes: bool
+    model: ModelFootprint, units: Units, sharding: Sharding, *, recomputes: bool, num_micro: int
 ) -> Iterator[Moment]:
     """From the loss back to the first layer."""
     kept = [model.stream if recomputes else layer.saved for layer in model.layers]
     saved = model.encoder + sum(kept)
     held, sharded = sharding.held, sharding.size > 1
+    # Kernels that micro batches share are there all the time, with the gradient of the earlier ones.
+    taps = sum(kernels.taps for kernels in model.kernels)
+    shared = taps * (2 if num_micro > 1 else 1)
     root = sharding.unit_share * units.rest if sharded else 0.0
     done = 0.0  # of gradients, each rank's part
     yield Moment(
         name="loss",
         gradients=held,
-        activations=saved + model.head.saved,
+        activations=saved + model.head.saved + shared,
         working=model.head.working,
         gathered=root,
     )
@@ -197,12 +200,15 @@ def _moments(
         # A sharded unit's gradient is whole until it is reduced, from a copy.
         whole = 2 * unit if sharding.gradient_size > 1 else unit
         again = layer.saved if recomputes else 0.0
+        shared += model.kernels[index].taps  # its gradient
         yield Moment(
             name=f"backward of layer {index}",
             gradients=held + unit if held else done + whole,
-            activations=saved + again,
+            activations=saved + again + shared,
             working=layer.working,
             gathered=root + sharding.unit_share * neighbours if sharded else 0.0,
         )
         done += unit / sharding.gradient_size
         saved -= kept[index]
+    if taps:
+        yield Moment(name="kernels", gradients=held or done, activations=shared, working=model.kernel_block)

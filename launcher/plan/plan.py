@@ -38,7 +38,7 @@ class Plan:
     flops_per_token: float
     """Forward and backward; each layer's docstring has its formula."""
     kernel_flops: float
-    """Forward and backward, of all state-space kernels: once a micro batch and rank, whatever its size."""
+    """Forward and backward, of all state-space kernels: of a step and rank, whatever the batch."""
     flops_by_part: Mapping[str, float]
     """Of flops_per_token: each kind of layer, encoder and readout."""
     checkpoint_bytes: float
@@ -91,7 +91,7 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
         memory=memory,
         peak=estimate_peak(recipe, batch, parameters, memory, shard_size),
         flops_per_token=passes * flops_per_token(recipe.model, recipe.data.seq_len, carries=carries),
-        kernel_flops=passes * kernel_flops(recipe.model, recipe.data.seq_len),
+        kernel_flops=passes * kernel_flops(recipe.model, step_of(recipe, batch)),
         flops_by_part={part: passes * flops for part, flops in by_part.items()},
         # Whatever the sharding: 4 bytes a parameter and 8 for Adam's two moments. 462,336 parameters: 5.29
         # MiB.
@@ -105,13 +105,20 @@ def estimate_peak(
     """The worst moment of a step, beside what lasts."""
     units = units_of(parameters.shapes, recipe.model.num_layers)
     sharding = sharding_of(recipe, units, shard_size, batch.world_size, batch.num_micro)
-    step = Pass(
+    gathered = shard_size > 1 and sharding.unit_share < 1
+    step = replace(step_of(recipe, batch), gathered=gathered)
+    return find_peak(memory, model_footprint(recipe.model, step), units, sharding, recipe, batch.num_micro)
+
+
+def step_of(recipe: Recipe, batch: BatchShape) -> Pass:
+    """A rank's micro batch, as one of its step."""
+    return Pass(
         sequences=batch.micro_batch_size * batch.num_sequences,
         length=batch.seq_len,
         half=recipe.parallel.precision == "bf16",
-        gathered=shard_size > 1 and sharding.unit_share < 1,
+        num_micro=batch.num_micro,
+        carries=recipe.train.truncated_bptt,
     )
-    return find_peak(memory, model_footprint(recipe.model, step), units, sharding, recipe)
 
 
 def _check_world(recipe: Recipe, world_size: int) -> None:

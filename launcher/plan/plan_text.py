@@ -66,7 +66,7 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         f"{batch.world_size} rank(s)",
         f"run          {plan.steps:,} steps, {plan.total_tokens:,} tokens, {plan.total_flops:.3g} FLOPs",
         f"flops        {plan.flops_per_token:.3g} a token: {_parts(plan.flops_by_part)}"
-        + (f"; kernels {plan.kernel_flops:.3g} a forward, whatever the batch" if plan.kernel_flops else ""),
+        + (f"; kernels {plan.kernel_flops:.3g} a step, whatever the batch" if plan.kernel_flops else ""),
         *memory_lines(recipe, plan),
         f"checkpoint   {size_text(plan.checkpoint_bytes)} every {recipe.checkpoint.every} steps, "
         f"the newest {recipe.checkpoint.keep} kept",

@@ -1,6 +1,7 @@
 """DSS: diagonal state spaces without conjugate pairs (arXiv 2203.14343)."""
 
 import math
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -38,6 +39,7 @@ class DSS(StateSpace):
     def __init__(self, config: DSSConfig, d_model: int) -> None:
         super().__init__()
         self.state_shape = (d_model, 2 * config.d_state)
+        self.d_model, self.two_sided = d_model, config.bidirectional
         self.max_length = config.max_length
         outputs, num_copies = config.num_kernels, config.n_ssm or d_model
         self.log_dt = nn.Parameter(torch.empty(d_model))
@@ -46,19 +48,19 @@ class DSS(StateSpace):
         self.C = nn.Parameter(torch.empty(d_model, outputs, config.d_state, 2))
         self.D = nn.Parameter(torch.empty(d_model, config.channels))
 
-    def system(self) -> DiagonalSystem:
+    def discretise(self, values: Mapping[str, torch.Tensor]) -> DiagonalSystem:
         """Discretise: k_l = Re sum_m w_m g_m exp(z_m l), g as in the paper's equations 8 and 9."""
-        H, dt = self.log_dt.shape[0], step_sizes(self.log_dt)
-        a_im = per_channel(self.A_imag.double(), H)
+        H, dt = values["log_dt"].shape[0], step_sizes(values["log_dt"])
+        a_im = per_channel(values["A_imag"].double(), H)
         if self.max_length is None:
-            A = per_channel(negative_real(self.A_real, "exp"), H), a_im
+            A = per_channel(negative_real(values["A_real"], "exp"), H), a_im
             z, g = zero_order_hold(A, dt)
         else:
-            a_re = per_channel(self.A_real.double(), H)
+            a_re = per_channel(values["A_real"].double(), H)
             a_re = torch.minimum(a_re, MOST_GROWTH / self.max_length / dt)
             z, g = softmax(a_re, a_im, dt, self.max_length)
-        c = times(pair(self.C.transpose(0, 1)), g)
-        return DiagonalSystem(*z, *c, skip(self.D, self.C.shape[1]))
+        c = times(pair(values["C"].transpose(0, 1)), g)
+        return DiagonalSystem(*z, *c, skip(values["D"], values["C"].shape[1]))
 
 
 def softmax(a_re: torch.Tensor, a_im: torch.Tensor, dt: torch.Tensor, length: int) -> tuple[Pair, Pair]:

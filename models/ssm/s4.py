@@ -3,6 +3,7 @@
 Bilinear discretisation by Woodbury's identity; no length is stored and no parameter is ever rewritten.
 """
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -38,6 +39,7 @@ class S4(StateSpace):
     def __init__(self, config: S4Config, d_model: int) -> None:
         super().__init__()
         self.state_shape = (d_model, config.d_state)
+        self.d_model, self.two_sided = d_model, config.bidirectional
         self.real_transform = config.real_transform
         pairs, outputs = config.d_state // 2, config.num_kernels
         num_copies = config.n_ssm or d_model
@@ -49,29 +51,29 @@ class S4(StateSpace):
         self.C = nn.Parameter(torch.empty(d_model, outputs, pairs, 2))
         self.D = nn.Parameter(torch.empty(d_model, config.channels))
 
-    def system(self) -> LowRankSystem:
+    def discretise(self, values: Mapping[str, torch.Tensor]) -> LowRankSystem:
         """Discretise. Real state matrix Lambda - 2 p p^T in [Re x; Im x], since P^* x counts each pair twice.
 
         G = 1 - dt A/2 = F + dt p p^T with F = 1 - dt Lambda/2 diagonal, so with K = (1 + dt p^T F^-1 p)^-1
         G^-1 = F^-1 - dt F^-1 p K p^T F^-1, and (1 + dt A/2) / (1 - dt A/2) = 2 G^-1 - 1.
         """
-        H, dt = self.log_dt.shape[0], step_sizes(self.log_dt)
+        H, dt = values["log_dt"].shape[0], step_sizes(values["log_dt"])
         A = (
-            per_channel(negative_real(self.A_log_real, self.real_transform), H),
-            per_channel(self.A_imag.double(), H),
+            per_channel(negative_real(values["A_log_real"], self.real_transform), H),
+            per_channel(values["A_imag"].double(), H),
         )
         z, g = bilinear(A, dt)  # g = dt / F
         g_re, g_im = g[0][..., None], g[1][..., None]
-        p_HNR = per_channel(torch.cat(pair(self.P), dim=-1), H).transpose(1, 2)
-        b_HN1 = per_channel(torch.cat(pair(self.B), dim=-1), H)[..., None]
+        p_HNR = per_channel(torch.cat(pair(values["P"]), dim=-1), H).transpose(1, 2)
+        b_HN1 = per_channel(torch.cat(pair(values["B"]), dim=-1), H)[..., None]
         gp_HNR = times_modes(g_re, g_im, p_HNR)
         # a complex factor is [[r, -i], [i, r]] from the left; from the right its transpose, so the conjugate
         V_HRN = times_modes(g_re, -g_im, p_HNR).transpose(1, 2) / dt[..., None]  # p^T F^-1
         U_HNR = -2 * gp_HNR @ invert(p_HNR.transpose(1, 2) @ gp_HNR)
         b_HN1 = times_modes(g_re, g_im, b_HN1) + U_HNR @ (V_HRN @ b_HN1) * (dt[..., None] / 2)
-        c_re, c_im = pair(self.C.transpose(0, 1))
+        c_re, c_im = pair(values["C"].transpose(0, 1))
         c_CHN = 2 * torch.cat((c_re, -c_im), dim=-1)
-        return LowRankSystem(*z, U_HNR, V_HRN, b_HN1[..., 0], c_CHN, skip(self.D, self.C.shape[1]))
+        return LowRankSystem(*z, U_HNR, V_HRN, b_HN1[..., 0], c_CHN, skip(values["D"], values["C"].shape[1]))
 
 
 def invert(x_HRR: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """S4D: a diagonal state matrix with negative real parts (arXiv 2206.11893)."""
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -33,6 +34,7 @@ class S4D(StateSpace):
     def __init__(self, config: S4DConfig, d_model: int) -> None:
         super().__init__()
         self.state_shape = (d_model, config.d_state)
+        self.d_model, self.two_sided = d_model, config.bidirectional
         self.disc, self.real_transform = config.disc, config.real_transform
         pairs, outputs = config.d_state // 2, config.num_kernels
         num_copies = config.n_ssm or d_model
@@ -43,15 +45,15 @@ class S4D(StateSpace):
         self.C = nn.Parameter(torch.empty(d_model, outputs, pairs, 2))
         self.D = nn.Parameter(torch.empty(d_model, config.channels))
 
-    def system(self) -> DiagonalSystem:
+    def discretise(self, values: Mapping[str, torch.Tensor]) -> DiagonalSystem:
         """Discretise. Few numbers, in float64, because a kernel multiplies their errors by its length."""
-        H = self.log_dt.shape[0]
-        A = negative_real(self.A_log_real, self.real_transform), self.A_imag.double()
+        H = values["log_dt"].shape[0]
+        A = negative_real(values["A_log_real"], self.real_transform), values["A_imag"].double()
         discretise = zero_order_hold if self.disc == "zoh" else bilinear
-        z, g = discretise((per_channel(A[0], H), per_channel(A[1], H)), step_sizes(self.log_dt))
-        b_re, b_im = pair(self.B)
-        c = times(pair(self.C.transpose(0, 1)), times((per_channel(b_re, H), per_channel(b_im, H)), g))
-        return DiagonalSystem(*z, 2 * c[0], 2 * c[1], skip(self.D, self.C.shape[1]))
+        z, g = discretise((per_channel(A[0], H), per_channel(A[1], H)), step_sizes(values["log_dt"]))
+        b_re, b_im = pair(values["B"])
+        c = times(pair(values["C"].transpose(0, 1)), times((per_channel(b_re, H), per_channel(b_im, H)), g))
+        return DiagonalSystem(*z, 2 * c[0], 2 * c[1], skip(values["D"], values["C"].shape[1]))
 
 
 def eigenvalues(init: str, d_state: int) -> torch.Tensor:

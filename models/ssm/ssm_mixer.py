@@ -14,7 +14,7 @@ from models.layers import Dropout, Linear, linear_facts
 from models.mixer import Mixer, State, Step
 from models.ssm.config import SSMSection
 from models.ssm.output import gelu_linear_glu, linear_channels_first
-from models.ssm.space import StateSpace
+from models.ssm.space import StateSpace, convolve
 from models.ssm.system import Recurrence
 
 
@@ -35,14 +35,28 @@ class SSMMixer(Mixer):
         self.output = Linear(d_inner, 2 * d_model if config.final_act == "glu" else d_model)
 
     def forward(
-        self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None = None, documents: Documents | None = None
+        self,
+        x_BLH: torch.Tensor,
+        mask_BL: torch.Tensor | None = None,
+        documents: Documents | None = None,
+        kernel_CHL: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        def convolved(x_BLH: torch.Tensor) -> torch.Tensor:
+            if kernel_CHL is None:
+                return self.ssm(x_BLH)
+            return convolve(x_BLH, kernel_CHL, self.bidirectional)
+
         if documents is not None:
-            y_BLX = documents.apart(lambda x_DTH: self.ssm(x_DTH).transpose(1, 2), x_BLH)
+            y_BLX = documents.apart(lambda x_DTH: convolved(x_DTH).transpose(1, 2), x_BLH)
             return self._mix(y_BLX.transpose(1, 2), x_BLH)
         if self.bidirectional and mask_BL is not None:
             x_BLH = x_BLH * mask_BL[..., None]
-        return self._mix(self.ssm(x_BLH), x_BLH)
+        return self._mix(convolved(x_BLH), x_BLH)
+
+    @property
+    def kernel_source(self) -> StateSpace:
+        """See Mixer."""
+        return self.ssm
 
     def initial_state(self, batch_size: int, device: torch.device) -> State:
         if self.bidirectional:
@@ -110,14 +124,12 @@ def mixer_matrix_flops(config: SSMSection, d_model: int) -> float:
     return 2.0 * config.channels * d_model * (d_output + (d_model if config.gate else 0))
 
 
-def mixer_footprint(
-    config: SSMSection, d_model: int, step: Pass, system: float, *, dropout: bool
-) -> Footprint:
-    """Input, kernels, convolved, activated, and the output map; `system` is what discretising keeps."""
+def mixer_footprint(config: SSMSection, d_model: int, step: Pass, *, dropout: bool) -> Footprint:
+    """Input, convolved, activated, and the output map; kernels aside, but where two sides are made one."""
     width, inner = REAL * step.positions * d_model, REAL * step.positions * config.channels * d_model
     half = step.product / REAL
-    taps = fft_length(2 * step.length) if config.bidirectional else step.length
-    saved = width + inner + REAL * config.channels * taps * d_model + system
+    taps = fft_length(2 * step.length) if config.bidirectional else 0
+    saved = float(width + inner + REAL * config.channels * taps * d_model)
     glu = config.final_act == "glu"
     wide = half * width * {"glu": 2, "gelu": 1, "id": 0}[config.final_act]
     if not (glu and not config.gate and not dropout and not step.half):

@@ -36,6 +36,7 @@ from launcher.parallel.gradients import UpdateMeasure, clip_gradients
 from launcher.parallel.recurrent_state import RecurrentState
 from launcher.parallel.update_guard import UpdateGuard
 from launcher.world import World
+from models.step_kernels import StepKernels
 
 
 @final
@@ -85,12 +86,16 @@ class DeepSpeedEngine(Engine):
     ) -> StepResult:
         """See Engine. DeepSpeed averages over ranks and, told not to, never over micro batches."""
         self._engine.train()
+        for gradients in self._layout.leftovers:
+            gradients.zero_()
         share = self._world.size / self.guard.begin(count_targets(micro_batches), stop=stop)
         buffers = keep_buffers(self._engine)
-        total = torch.zeros((), device=self._world.device)
+        device, kernels = self._world.device, StepKernels()
+        total = torch.zeros((), device=device)
         for position, batch in enumerate(micro_batches):
-            self._engine.set_gradient_accumulation_boundary(position == len(micro_batches) - 1)
-            loss = loss_sum(self._engine, batch, self._world.device, self.recurrent_state, position) * share
+            kernels.last = position == len(micro_batches) - 1
+            self._engine.set_gradient_accumulation_boundary(kernels.last)
+            loss = loss_sum(self._engine, batch, device, self.recurrent_state, position, kernels) * share
             self._engine.backward(loss, scale_wrt_gas=False)
             total += loss.detach()
         norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group)
@@ -126,9 +131,11 @@ class DeepSpeedEngine(Engine):
         """See Engine."""
         return average_loss(loss, self._world)
 
-    def evaluate(self, micro_batches: Sequence[Batch]) -> Evaluation:
+    def evaluate(self, micro_batches: Sequence[Batch], *, by_modules: bool = False) -> Evaluation:
         """See Engine."""
-        return evaluate_model(self._engine, micro_batches, self._world, self.recurrent_state)
+        return evaluate_model(
+            self._engine, micro_batches, self._world, self.recurrent_state, by_modules=by_modules
+        )
 
     def state(self) -> EngineState:
         """See Engine: copies in host memory, cut over the ranks."""

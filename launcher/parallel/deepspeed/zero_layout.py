@@ -6,7 +6,7 @@ are read here.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -59,6 +59,11 @@ class Layout(abc.ABC):
     @abc.abstractmethod
     def set_computed(self, parameter: Any, fragment: Fragment | None, whole: torch.Tensor) -> None:
         """Write a value into the copy that the forward pass reads."""
+
+    @property
+    def leftovers(self) -> Sequence[torch.Tensor]:
+        """Gradients of the step before, to which those that come with a last micro batch alone are added."""
+        return ()
 
     def stepped(self) -> list[list[torch.Tensor]]:
         """What the optimizer steps, by its groups."""
@@ -164,6 +169,11 @@ class Sharded(Layout):
         parameter.ds_tensor.data.view(-1)[:size].copy_(own)
         if parameter.shape == whole.shape:  # small ones stay gathered
             parameter.data.copy_(whole)
+
+    @property
+    def leftovers(self) -> Sequence[torch.Tensor]:
+        # a first micro batch overwrites, the others add
+        return (self._zero.grad_partitions_flat_buffer,)
 
     def stepped(self) -> list[list[torch.Tensor]]:
         # DeepSpeed puts them into the groups only for the length of a step.

@@ -20,7 +20,7 @@ from launcher.check.coordinates import (
     largest_difference,
     measure_coordinates,
 )
-from launcher.check.proxy import cpu_world, one_thread
+from launcher.check.proxy import build_proxy, cpu_world, first_batch, one_thread
 from launcher.errors import UserError
 from launcher.mup.config import MupConfig
 from launcher.mup.scaling import Scaling
@@ -217,3 +217,14 @@ def test_embeddings_of_unit_scaled_models_are_measured_from_the_half_power_it_wa
     values = [Value("own", 2, "embedding", width, 1, width**-0.5) for width in (16, 32, 64)]
     assert not fails(fit_slopes(values, "umup", {})[0])
     assert fails(fit_slopes(values, "mup", {})[0])
+
+
+def test_a_record_has_the_logits_and_what_state_spaces_put_out() -> None:
+    given = recipe("s4d", "parallel.strategy=single", "cluster.nproc_per_node=1")
+    batch = first_batch(given)
+    recording, loss = build_proxy(given, batch, cpu_world()).record()
+    shape = (*batch.x.shape, given.model.vocab_size)
+    assert recording.outputs["readout"].shape == shape
+    inner = recording.outputs["layers.0.s4d.ssm"]
+    assert inner.shape == (batch.x.shape[0], given.model.d_model, batch.x.shape[1])
+    assert math.isfinite(loss)

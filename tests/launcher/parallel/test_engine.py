@@ -52,7 +52,7 @@ class Table(nn.Module):
         super().__init__()
         self.logits_VK = nn.Parameter(logits_VK)
 
-    def forward(self, tokens_BL: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens_BL: torch.Tensor, targets: torch.Tensor, kernels: object) -> torch.Tensor:
         return scores(self.logits_VK[tokens_BL].flatten(0, 1), targets.flatten())
 
 

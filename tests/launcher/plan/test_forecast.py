@@ -83,7 +83,7 @@ def test_time_and_cost_follow_from_the_figures() -> None:
     recipe, plan = planned(FIGURES)
     found, batch = make_forecast(recipe, plan), plan.batch
     assert found is not None
-    flops = plan.flops_per_token * batch.tokens_per_step / 64 + plan.kernel_flops * batch.num_micro
+    flops = plan.flops_per_token * batch.tokens_per_step / 64 + plan.kernel_flops
     fastest = flops / (989e12 * 0.4)
     assert found.bound == "computation"
     assert found.tokens_per_s[1] == pytest.approx(batch.tokens_per_step / fastest)
