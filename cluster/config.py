@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 Count = Annotated[int, Field(ge=1, le=1 << 24)]
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 1 << 24}
 
 OWNED_OPTIONS = {
     ("-J", "--job-name"): "the recipe's `name`",
@@ -144,8 +145,9 @@ class ClusterConfig(BaseModel):
     keeps its samples. `--nodes MIN:MAX` sets both."""
     rendezvous: Address | None = None
     """HOST:PORT of one of several nodes, where all of them meet; each is started with RUN/job.sh, by hand."""
-    nproc_per_node: Count = 1
-    """Processes per node: one per GPU, or a few on a CPU machine."""
+    nproc_per_node: Annotated[Count, WithJsonSchema({"anyOf": [_COUNT, {"const": "auto"}]})] = 1
+    """Processes per node. auto: one per GPU of the node; without GPUs two on this machine's CPUs; or fewer,
+    so that the batch divides. What was found is what is frozen."""
     time_min: Count | None = None
     """Slurm time limit in minutes; null is the partition's default."""
     partition: Line | None = None

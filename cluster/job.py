@@ -82,6 +82,10 @@ class Cluster(ABC):
     def threads(self, nproc_per_node: int) -> int:
         """CPU threads that each of a node's processes may use."""
 
+    def require_devices(self, nproc_per_node: int) -> None:
+        """JobError where this very machine has not what a node's processes need; others are not looked at."""
+        del nproc_per_node
+
     @abstractmethod
     def render(self, job: Job) -> str:
         """The exact script that runs the job, shell-quoted. Pure; JobError for a job it cannot run."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from cluster.config import ClusterConfig
+from cluster.devices import usable_cpus, visible_gpus
 from cluster.job import Cluster, Job, JobError
 from cluster.shell import agent_arguments, continued, lines_before_agent, quote, words
 
@@ -20,7 +21,16 @@ class LocalCluster(Cluster):
 
     def threads(self, nproc_per_node: int) -> int:
         """An equal share of the CPUs this process may use."""
-        return max(1, _num_cpus() // nproc_per_node)
+        return max(1, usable_cpus() // nproc_per_node)
+
+    def require_devices(self, nproc_per_node: int) -> None:
+        """See Cluster: more processes than there are GPUs, where there are any."""
+        if 0 < (gpus := visible_gpus()) < nproc_per_node:
+            message = (
+                f"got {nproc_per_node} processes for the {gpus} GPU(s) of this machine; at most one each: "
+                f"--nproc-per-node {gpus}, or auto; CUDA_VISIBLE_DEVICES= trains on its CPUs"
+            )
+            raise JobError(message, "cluster.nproc_per_node")
 
     def render(self, job: Job) -> str:
         """A bash script that ends by becoming the agent, so that signals reach it."""
@@ -67,24 +77,3 @@ class LocalCluster(Cluster):
         sys.stdout.flush()
         sys.stderr.flush()
         os.execvp("bash", ["bash", os.path.abspath(script)])
-
-
-def _num_cpus() -> int:
-    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    found = [(path.read_text() if path.exists() else "") for path in _QUOTAS]
-    return max(1, min(cpus, quota_cpus(*found) or cpus))
-
-
-_QUOTAS = [
-    Path("/sys/fs/cgroup") / name
-    for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")  # version 2, version 1
-]
-
-
-def quota_cpus(cpu_max: str, quota_us: str, period_us: str) -> int | None:
-    """CPUs that a container's quota is worth, from its control group's files; None without a quota."""
-    # A container may see 64 CPUs and use two of them: 64 threads would stand in each other's way.
-    quota, period = cpu_max.split() if len(cpu_max.split()) == 2 else (quota_us.strip(), period_us.strip())
-    if not quota.isdigit() or not period.isdigit():  # "max", "-1", or no such file
-        return None
-    return max(1, int(quota) // int(period))

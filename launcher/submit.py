@@ -50,6 +50,8 @@ def prepare(
     plan = make_plan(recipe, planned_ranks(recipe))
     try:
         cluster = choose_cluster(recipe.cluster, has_sbatch=only_show or sbatch_available())
+        if not only_show:
+            cluster.require_devices(recipe.cluster.nproc_per_node)
         job = _make_job(recipe, run_url, cluster, env, submission)
         script = cluster.render(job)
     except JobError as error:

@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.config import ClusterConfig
+from cluster.devices import usable_cpus, visible_gpus
 from launcher.errors import Problem, UserError
+from launcher.recipe.auto_ranks import resolve_processes
 from launcher.recipe.loaded import LoadedRecipe, SourceText
 from launcher.recipe.overrides import Nodes, apply_flags, apply_overrides
 from launcher.recipe.profile import apply_profile
@@ -133,6 +135,8 @@ def _compile(
     tree, found = apply_profile(tree, ClusterConfig.model_fields)
     problems += found
     tree = apply_flags(tree, nodes, nproc_per_node)
+    tree, found = resolve_processes(tree, visible_gpus, usable_cpus)
+    problems += found
     problems += _non_finite(tree)
     recipe, tree, found = _validate(tree)
     problems += found

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cluster.config import ClusterConfig
+from cluster.devices import quota_cpus
 from cluster.job import Job
-from cluster.local import LocalCluster, quota_cpus
+from cluster.local import LocalCluster
 from tests.cluster.jobs import NASTY, assert_bash_reads, small_job, write_program
 from tests.golden.check import check_golden
 
@@ -21,7 +22,7 @@ print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))
 """
 SUBMIT = """
 import sys; from pathlib import Path
-from cluster.config import ClusterConfig; from cluster.local import LocalCluster, quota_cpus
+from cluster.config import ClusterConfig; from cluster.local import LocalCluster
 print("before")
 LocalCluster(ClusterConfig()).submit(Path(sys.argv[1]))
 """
