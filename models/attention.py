@@ -67,7 +67,8 @@ class Attention(Mixer):
             for part in (self.query, self.key, self.value)
         )
         if self.rotary:
-            q, k = rotate(q, first), rotate(k, first)
+            turns = _turns(q, first)
+            q, k = _turn(q, *turns), _turn(k, *turns)
         return q, k, v
 
     def _attend(
@@ -79,16 +80,24 @@ class Attention(Mixer):
 
 
 def rotate(x_BALK: torch.Tensor, first: int) -> torch.Tensor:
-    """Turn pairs (k, k + K/2) of each position by position * base^(-2k/K); angles in float32."""
+    """Turn pairs (k, k + K/2) of each position by position * base^(-2k/K)."""
+    return _turn(x_BALK, *_turns(x_BALK, first))
+
+
+def _turns(x_BALK: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine (L, K/2) of the angles of positions from `first` on."""
     # Position p turns pair k by p * 10000^(-2k/K), so q_i k_j depends on i - j alone. In bfloat16 position
     # 1001 would be 1000: angles are made in float32 and only their cosines rounded.
     length, half = x_BALK.shape[-2], x_BALK.shape[-1] // 2
     rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float32, device=x_BALK.device) / half)
     positions = torch.arange(first, first + length, dtype=torch.float32, device=x_BALK.device)
     angles_LK = positions[:, None] * rates
-    cos, sin = angles_LK.cos().to(x_BALK.dtype), angles_LK.sin().to(x_BALK.dtype)
+    return angles_LK.cos().to(x_BALK.dtype), angles_LK.sin().to(x_BALK.dtype)
+
+
+def _turn(x_BALK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
     a, b = x_BALK.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return torch.cat((a * cos_LK - b * sin_LK, a * sin_LK + b * cos_LK), dim=-1)
 
 
 def count_heads(config: AttentionConfig, d_model: int) -> int:
@@ -129,7 +138,7 @@ def attention_footprint(config: AttentionConfig, d_model: int, step: Pass) -> Fo
     """The input (rounded for each of q, k, v), q, k, v, the sums before and after they are turned."""
     num_heads = count_heads(config, d_model)
     width = step.product * step.positions * d_model
-    angles = 4.0 * step.product * step.length * (d_model // num_heads // 2) if config.rotary else 0.0
+    angles = 2.0 * step.product * step.length * (d_model // num_heads // 2) if config.rotary else 0.0
     norms = REAL * step.positions * num_heads
     tensors = (8 if step.half else 6) - (not config.rotary)
     saved = tensors * width + angles + norms + step.rounded(4.0 * d_model**2)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from models import cache_blocks
+
 _BLOCK_BYTES = 1 << 20  # of padded signals: about one core's second-level cache
 
 
@@ -65,11 +67,11 @@ class _Convolution(torch.autograd.Function):
     def forward(u_BLH: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tensor:
         (B, L, H), C = u_BLH.shape, k_CHT.shape[0]
         u_BHL = channels_first(u_BLH)
+        if not cache_blocks.takes_blocks(u_BLH.device):
+            return _filter(u_BHL[:, None], k_CHT, size)[..., :L].contiguous()  # a view would keep all of it
         y_BCHL = u_BLH.new_empty(B, C, H, L)
         for part in _blocks(u_BLH, size):
-            u_B1HF = torch.fft.rfft(u_BHL[:, None, part], n=size)
-            k_CHF = torch.fft.rfft(k_CHT[:, part], n=size)
-            y_BCHL[:, :, part] = torch.fft.irfft(u_B1HF * k_CHF, n=size)[..., :L]
+            y_BCHL[:, :, part] = _filter(u_BHL[:, None, part], k_CHT[:, part], size)[..., :L]
         return y_BCHL
 
     @staticmethod
@@ -102,14 +104,31 @@ def _adjoint(
     # kernel: the sums over C and B of their gradients are taken in frequency, before the transform back.
     L, T = u_BLH.shape[1], k_CHT.shape[-1]
     u_BHL = channels_first(u_BLH)
+    if not cache_blocks.takes_blocks(u_BLH.device):
+        du_BHn, dk_CHn = _correlate(u_BHL, k_CHT, grad_BCHL, size)
+        return channels_first(du_BHn[..., :L]), dk_CHn[..., :T]
     du_BHL, dk_CHT = torch.empty_like(u_BHL), torch.empty_like(k_CHT)
     for part in _blocks(u_BLH, size):
-        g_BCHF = torch.fft.rfft(grad_BCHL[:, :, part], n=size)
-        k_CHF = torch.fft.rfft(k_CHT[:, part], n=size)
-        du_BHL[:, part] = torch.fft.irfft((g_BCHF * k_CHF.conj()).sum(1), n=size)[..., :L]
-        u_B1HF = torch.fft.rfft(u_BHL[:, None, part], n=size)
-        dk_CHT[:, part] = torch.fft.irfft((g_BCHF * u_B1HF.conj()).sum(0), n=size)[..., :T]
+        du_BHn, dk_CHn = _correlate(u_BHL[:, part], k_CHT[:, part], grad_BCHL[:, :, part], size)
+        du_BHL[:, part], dk_CHT[:, part] = du_BHn[..., :L], dk_CHn[..., :T]
     return channels_first(du_BHL), dk_CHT
+
+
+def _filter(u_B1HL: torch.Tensor, k_CHT: torch.Tensor, size: int) -> torch.Tensor:
+    """All values of the circular convolution, (B, C, H, size)."""
+    return torch.fft.irfft(torch.fft.rfft(u_B1HL, n=size) * torch.fft.rfft(k_CHT, n=size), n=size)
+
+
+def _correlate(
+    u_BHL: torch.Tensor, k_CHT: torch.Tensor, grad_BCHL: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients by u (B, H, size) and k (C, H, size)."""
+    g_BCHF = torch.fft.rfft(grad_BCHL, n=size)
+    du_BCHF = g_BCHF * torch.fft.rfft(k_CHT, n=size).conj()
+    # a sum over one kernel would be another pass over memory
+    du_BHF = du_BCHF[:, 0] if len(k_CHT) == 1 else du_BCHF.sum(1)
+    dk_CHF = (g_BCHF * torch.fft.rfft(u_BHL, n=size)[:, None].conj()).sum(0)
+    return torch.fft.irfft(du_BHF, n=size), torch.fft.irfft(dk_CHF, n=size)
 
 
 def _plain_adjoint(
@@ -125,18 +144,18 @@ def _plain_adjoint(
 
 
 def _blocks(u_BLH: torch.Tensor, size: int) -> list[slice]:
-    """Cut the channels so that a part fits the cache of each thread; one part on an accelerator."""
+    """Cut the channels so that a part fits the cache of each thread."""
     num_channels = u_BLH.shape[2]
-    step = num_channels
-    if u_BLH.device.type == "cpu":
-        # B=8, 2000 places of float32: 64 kB a channel, hence 16 channels a block and thread
-        most = _BLOCK_BYTES * torch.get_num_threads() // (u_BLH.shape[0] * size * u_BLH.element_size())
-        step = max(1, most)
+    # B=8, 2000 places of float32: 64 kB a channel, hence 16 channels a block and thread
+    most = _BLOCK_BYTES * torch.get_num_threads() // (u_BLH.shape[0] * size * u_BLH.element_size())
+    step = max(1, most)
     return [slice(start, start + step) for start in range(0, num_channels, step)]
 
 
 def channels_first(x_BLH: torch.Tensor) -> torch.Tensor:
-    """(B, L, H) -> (B, H, L) in new memory, one matrix at a time: torch is fast at transposing those."""
+    """(B, L, H) -> (B, H, L) in new memory; on a CPU one matrix at a time: torch is fast at those."""
+    if not cache_blocks.takes_blocks(x_BLH.device):
+        return x_BLH.transpose(1, 2).contiguous()
     out = x_BLH.new_empty(x_BLH.shape[0], x_BLH.shape[2], x_BLH.shape[1])
     for row, x_LH in zip(out.unbind(0), x_BLH.unbind(0), strict=True):
         row.copy_(x_LH.t())

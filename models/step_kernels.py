@@ -15,9 +15,10 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from models import cache_blocks
 from models.precision import no_autocast
 
-_BLOCK_CHANNELS = 1 << 15
+_BLOCK_CHANNELS = 40 << 10
 """Channels whose kernels are made together on an accelerator: more would keep too much in between."""
 _KEPT_CHANNELS = 1 << 12
 """Of so few, one micro batch keeps what is in between: of S4 with 64 states and 2,048 taps, 0.3 MB each."""
@@ -28,14 +29,16 @@ class KernelSource(nn.Module, abc.ABC):
 
     d_model: int
     """H."""
+    shapes: tuple[torch.Size, ...]
+    """Of the parameters as they were built: what shards them may hide that."""
 
     @abc.abstractmethod
     def kernels(self, values: Sequence[torch.Tensor], length: int) -> torch.Tensor:
         """(C, K, L) of the parameters in their order; of several layers where they are stacked."""
 
-    def copies(self) -> tuple[torch.Tensor, ...]:
-        """Copies of the parameters, which last when what shards them has freed them."""
-        return tuple(parameter.clone() for parameter in self.parameters())
+    def copy_flat(self) -> torch.Tensor:
+        """A copy of all parameters, one after the other, which lasts when what shards them has freed them."""
+        return torch.cat([parameter.flatten() for parameter in self.parameters()])
 
 
 @final
@@ -57,18 +60,17 @@ class StepKernels:
         if learns and made is None and keeps_graph(len(sources), sources[0].d_model, 1):
             return _generate(sources[0], _values(sources), length)
         with torch.set_grad_enabled(learns):
-            values = _values(sources) if made is None or learns or made.shape[-1] < length else []
+            flats = _values(sources) if made is None or learns or made.shape[-1] < length else []
         if made is None or made.shape[-1] < length:
             before, wants = made, torch.is_grad_enabled()
             with torch.no_grad():
-                made = _generate(sources[0], values, length).requires_grad_(wants)
+                made = _generate(sources[0], flats, length).requires_grad_(wants)
             if before is not None and before.grad is not None:
                 made.grad = torch.nn.functional.pad(before.grad, (0, length - before.shape[-1]))
             self._made[kind] = made
         if not learns:
             return made
-        flat = [value for one in values for value in one]
-        carried: torch.Tensor = _Carry.apply(made.detach(), made.grad, sources[0], len(values), *flat)
+        carried: torch.Tensor = _Carry.apply(made.detach(), made.grad, sources[0], *flats)
         return carried
 
 
@@ -77,8 +79,8 @@ def keeps_graph(num_layers: int, d_model: int, num_micro: int) -> bool:
     return num_micro == 1 and num_layers * d_model <= _KEPT_CHANNELS
 
 
-def _values(sources: Sequence[KernelSource]) -> list[tuple[torch.Tensor, ...]]:
-    """Copies of their parameters."""
+def _values(sources: Sequence[KernelSource]) -> list[torch.Tensor]:
+    """Flat copies of the parameters of each."""
     # called as modules: what shards parameters gathers them around a call, and frees them after it
     return [source() for source in sources]
 
@@ -93,39 +95,38 @@ class _Carry(torch.autograd.Function):
         k_CKL: torch.Tensor,
         earlier_CKL: torch.Tensor | None,
         source: KernelSource,
-        num_layers: int,
-        *flat: torch.Tensor,
+        *flats: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.source, ctx.num_layers, ctx.earlier = source, num_layers, earlier_CKL
-        ctx.save_for_backward(*flat)
+        ctx.source, ctx.earlier = source, earlier_CKL
+        ctx.save_for_backward(*flats)
         return k_CKL.view_as(k_CKL)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat = ctx.saved_tensors
+        flats = ctx.saved_tensors
         grad_CKL = grads[0] if ctx.earlier is None else grads[0] + ctx.earlier
-        size = len(flat) // ctx.num_layers
-        layers = [flat[start : start + size] for start in range(0, len(flat), size)]
         again = torch.is_grad_enabled()  # a second derivative is wanted
-        H, found = grad_CKL.shape[1] // ctx.num_layers, list[torch.Tensor]()
+        H, found = grad_CKL.shape[1] // len(flats), list[torch.Tensor]()
         with torch.enable_grad():
-            for part in _blocks(ctx.num_layers, H, grad_CKL.device):
-                block = layers[part]
-                if not again:
-                    block = [[value.detach().requires_grad_() for value in one] for one in block]
+            for part in _blocks(len(flats), H, grad_CKL.device):
+                block = flats[part] if again else [flat.detach().requires_grad_() for flat in flats[part]]
                 k_CKL = _generate(ctx.source, block, grad_CKL.shape[-1])
-                inputs = [value for one in block for value in one]
                 grad = grad_CKL[:, part.start * H : part.stop * H]
-                found += torch.autograd.grad(k_CKL, inputs, grad, create_graph=again)
-        return None, None, None, None, *found
+                found += torch.autograd.grad(k_CKL, block, grad, create_graph=again)
+        return None, None, None, *found
 
 
-def _generate(source: KernelSource, layers: Sequence[Sequence[torch.Tensor]], length: int) -> torch.Tensor:
+def _generate(source: KernelSource, flats: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     """The kernels of these layers side by side, (C, K, L)."""
-    made = []
-    with no_autocast(layers[0][0]):
-        for part in _blocks(len(layers), source.d_model, layers[0][0].device):
-            made.append(source.kernels([torch.cat(same) for same in zip(*layers[part], strict=True)], length))
+    sizes = [shape.numel() for shape in source.shapes]
+    with no_autocast(flats[0]):
+        made = []
+        for part in _blocks(len(flats), source.d_model, flats[0].device):
+            # of 3 layers with P (8, 1, 4, 2) a slice (3, 64) becomes (24, 1, 4, 2)
+            columns = torch.stack(list(flats[part])).split(sizes, dim=1)
+            pairs = zip(columns, source.shapes, strict=True)
+            stacked = [column.unflatten(1, shape).flatten(0, 1) for column, shape in pairs]
+            made.append(source.kernels(stacked, length))
     return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
 
@@ -136,5 +137,5 @@ def layers_of_block(d_model: int) -> int:
 
 def _blocks(num_layers: int, H: int, device: torch.device) -> list[slice]:
     # a CPU makes one layer's at a time, which is enough for all its cores
-    step = 1 if device.type == "cpu" else layers_of_block(H)
+    step = 1 if cache_blocks.takes_blocks(device) else layers_of_block(H)
     return [slice(start, min(start + step, num_layers)) for start in range(0, num_layers, step)]

@@ -47,6 +47,7 @@ class DSS(StateSpace):
         self.A_imag = nn.Parameter(torch.empty(num_copies, config.d_state))
         self.C = nn.Parameter(torch.empty(d_model, outputs, config.d_state, 2))
         self.D = nn.Parameter(torch.empty(d_model, config.channels))
+        self.shapes = tuple(parameter.shape for parameter in self.parameters())
 
     def discretise(self, values: Mapping[str, torch.Tensor]) -> DiagonalSystem:
         """Discretise: k_l = Re sum_m w_m g_m exp(z_m l), g as in the paper's equations 8 and 9."""

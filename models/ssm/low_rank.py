@@ -14,6 +14,7 @@ from typing import final
 
 import torch
 
+from models import cache_blocks
 from models.ssm.diagonal import diagonal_carry_flops
 from models.ssm.system import (
     Recurrence,
@@ -86,7 +87,7 @@ class LowRankSystem(System):
 
     def _parts(self) -> list["LowRankSystem"]:
         """A few channels at a time on a CPU, for its cache's sake."""
-        if self.D.device.type != "cpu" or torch.compiler.is_compiling():
+        if not cache_blocks.takes_blocks(self.D.device):
             return [self]
         first = (t.split(_BLOCK_CHANNELS) for t in (self.z_re, self.z_im, self.U, self.V, self.b))
         second = (t.split(_BLOCK_CHANNELS, dim=1) for t in (self.c, self.D))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from models import cache_blocks
+
 _BLOCK = 256  # positions: products of this size run at full speed, and their results fit a core's cache
 
 
@@ -20,8 +22,8 @@ def gelu_linear_glu(
     """Outputs (B, L, H). In float32 on a CPU by blocks, else by whole tensors."""
     assert bias_Z is not None, "the output map has a bias"
     autocast = torch.is_autocast_enabled(y_BXL.device.type) if y_BXL.device.type != "meta" else False
-    by_blocks = y_BXL.device.type == "cpu" and y_BXL.dtype == weight_ZX.dtype and not autocast
-    if by_blocks and y_BXL.dtype.itemsize >= 4 and not torch.compiler.is_compiling():
+    by_blocks = cache_blocks.takes_blocks(y_BXL.device) and y_BXL.dtype == weight_ZX.dtype and not autocast
+    if by_blocks and y_BXL.dtype.itemsize >= 4:
         out_BLH, _ = _GeluLinearGlu.apply(y_BXL, weight_ZX, bias_Z)
         return out_BLH
     return nn.functional.glu(linear_channels_first(nn.functional.gelu(y_BXL), weight_ZX, bias_Z), dim=-1)

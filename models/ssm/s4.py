@@ -50,6 +50,7 @@ class S4(StateSpace):
         self.B = nn.Parameter(torch.empty(num_copies, pairs, 2))
         self.C = nn.Parameter(torch.empty(d_model, outputs, pairs, 2))
         self.D = nn.Parameter(torch.empty(d_model, config.channels))
+        self.shapes = tuple(parameter.shape for parameter in self.parameters())
 
     def discretise(self, values: Mapping[str, torch.Tensor]) -> LowRankSystem:
         """Discretise. Real state matrix Lambda - 2 p p^T in [Re x; Im x], since P^* x counts each pair twice.

@@ -44,6 +44,7 @@ class S4D(StateSpace):
         self.B = nn.Parameter(torch.empty(num_copies, pairs, 2))
         self.C = nn.Parameter(torch.empty(d_model, outputs, pairs, 2))
         self.D = nn.Parameter(torch.empty(d_model, config.channels))
+        self.shapes = tuple(parameter.shape for parameter in self.parameters())
 
     def discretise(self, values: Mapping[str, torch.Tensor]) -> DiagonalSystem:
         """Discretise. Few numbers, in float64, because a kernel multiplies their errors by its length."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from models import cache_blocks
 from models.ssm.system import tables, two_levels
 
 _BLOCK_NUMBERS = 1 << 17  # of each table: some four of them fit a core's second-level cache
@@ -152,6 +153,6 @@ def _blocks(z_re: torch.Tensor, num_series: int, length: int) -> list[slice]:
     """Cut the channels so that a block's tables fit the cache; one block on an accelerator."""
     (H, M), (inner, outer) = z_re.shape, two_levels(length)
     step = H
-    if z_re.device.type == "cpu" and not torch.compiler.is_compiling():
+    if cache_blocks.takes_blocks(z_re.device):
         step = max(1, _BLOCK_NUMBERS // (M * max(inner, num_series * outer)))
     return [slice(start, start + step) for start in range(0, H, step)]

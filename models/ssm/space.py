@@ -38,13 +38,13 @@ class StateSpace(KernelSource, abc.ABC):
 
     def forward(
         self, u_BLH: torch.Tensor | None = None, x_BHN: torch.Tensor | None = None
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Outputs (B, C H, L) in at least float32; with a state before, also the state after.
 
-        Without inputs, copies of the parameters.
+        Without inputs, a flat copy of the parameters.
         """
         if u_BLH is None:
-            return self.copies()
+            return self.copy_flat()
         # Both ways are one method because what shards parameters gathers them around a module's call (ZeRO 3
         # around that of every module): another method would find this rank's part of them, or nothing.
         with no_autocast(u_BLH):
