@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 JOBS ?= 2
 
-.PHONY: run test test-slow check-breaks test-slurm mutants chaos chaos-storage check format clean help
+.PHONY: run test gpu test-slow check-breaks test-slurm mutants chaos chaos-storage check format clean help
 
 help:
 	@echo "make run        set up and train the quickstart recipe"
 	@echo "make test       set up, check format, lint and types, and run the tests"
 	@echo "make test-slow  the heavier tests; writes tests/slow_report.md"
+	@echo "make gpu        times of the 1B recipes on the GPU that is there, beside a plain compiled GPT"
 	@echo "make check-breaks  wrong rules planted in one parameter at a time; ten minutes"
 	@echo "make test-slurm  every ending on a real Slurm; writes tests/slurm_report.md; 20 minutes, as root"
 	@echo "make mutants    change the core in small ways, and see that tests notice; half an hour"
@@ -29,6 +30,9 @@ test: $(TEST_STAMP) check
 test-slow: $(TEST_STAMP)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow and not slurm and not breaks" \
 		--report tests/slow_report.md
+
+gpu: $(STAMP)
+	PYTHONPATH=. $(BIN)/python benchmarks/gpu.py
 
 check-breaks: $(TEST_STAMP)
 	$(BIN)/pytest -n $(JOBS) -m breaks --report tests/breaks_report.md

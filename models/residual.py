@@ -78,12 +78,9 @@ class Residual(nn.Module):
         return step
 
     def _add(self, x: torch.Tensor, branch: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        # factors of 1, which most have, are spared a pass over the activations, and another one backward
-        kept, added = (
-            part if factor == 1.0 else factor * part
-            for part, factor in ((x, self.skip), (self.dropout(branch), self.factor))
-        )
-        x = kept + added
+        # only u-muP has another skip than 1: everyone else is spared a pass over the activations
+        kept = x if self.skip == 1.0 else self.skip * x
+        x = torch.add(kept, self.dropout(branch), alpha=self.factor)
         return x if self.prenorm else normalise(self.norm, x, mask_BL)
 
 
