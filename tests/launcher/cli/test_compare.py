@@ -19,7 +19,7 @@ def test_variants_stand_side_by_side() -> None:
         for nodes, ranks in (("1", "8"), ("2", "16"), ("8", "64"))
         for strategy in ("fsdp2", "hsdp")
     ]
-    assert all("80 GB" in row and " to " in row for row in rows)
+    assert all("40 GB" in row and " to " in row for row in rows)
 
 
 def test_a_variant_that_cannot_be_says_why_once() -> None:
