@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-Count = Annotated[int, Field(ge=1, le=1 << 24)]
-_COUNT = {"type": "integer", "minimum": 1, "maximum": 1 << 24}
+_MOST = 1 << 24
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+_COUNT = {"type": "integer", "minimum": 1, "maximum": _MOST}
 
 OWNED_OPTIONS = {
     ("-J", "--job-name"): "the recipe's `name`",

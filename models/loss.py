@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.precision import no_autocast
+from models.precision import autocast_dtype, no_autocast
 
 IGNORED = -100
 """Target that the loss skips: cross_entropy's default ignore_index."""
@@ -32,9 +32,7 @@ def readout_scores(x_NH: torch.Tensor, weight_VH: torch.Tensor, y_N: torch.Tenso
 
     Gradients are made with the loss, of one chunk after the other: logits are needed once, and never again.
     """
-    device, dtype = x_NH.device.type, x_NH.dtype
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(x_NH) or x_NH.dtype
     learns = torch.is_grad_enabled() and (x_NH.requires_grad or weight_VH.requires_grad)
     with no_autocast(x_NH):
         result: torch.Tensor = _ReadoutScores.apply(x_NH, weight_VH, y_N, dtype, learns)

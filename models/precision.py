@@ -8,3 +8,11 @@ import torch
 def no_autocast(x: torch.Tensor) -> AbstractContextManager[object]:
     """Switch autocast off on the device of `x`; on meta there is none."""
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """What products of `x` are rounded to here; None outside of autocast."""
+    device = x.device.type
+    return (
+        torch.get_autocast_dtype(device) if device != "meta" and torch.is_autocast_enabled(device) else None
+    )

@@ -13,7 +13,7 @@ from launcher.data.batches import Batches
 from launcher.data.dataset import Batch
 from launcher.parallel.engine import Engine
 from launcher.world import World
-from models.loss import IGNORED
+from models.loss import scores
 
 
 @final
@@ -115,8 +115,7 @@ def _loss(engine: Engine, batch: Batch, micro: int, rows: slice, device: torch.d
         logits, _ = engine.model(x, [tuple(part[rows] for part in state) for state in states])
     else:
         logits = engine.model(x, *(() if batch.lengths is None else (batch.lengths[rows].to(device),)))
-    flat = logits.float().flatten(0, -2)
-    return nn.functional.cross_entropy(flat, y.flatten(), ignore_index=IGNORED, reduction="sum")
+    return scores(logits.float().flatten(0, -2), y.flatten())[0]
 
 
 def _gradients(

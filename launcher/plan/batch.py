@@ -35,6 +35,15 @@ class UnevenBatchError(ValueError):
         self.fits = fits
 
 
+def divides(global_batch_size: int, most_per_forward: int, world_size: int) -> bool:
+    """Whether `shape_batch` can."""
+    try:
+        shape_batch(global_batch_size, most_per_forward, world_size, 1)
+    except UnevenBatchError:
+        return False
+    return True
+
+
 def shape_batch(
     global_batch_size: int, most_per_forward: int, world_size: int, seq_len: int, num_sequences: int = 1
 ) -> BatchShape:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from launcher.plan.batch import UnevenBatchError, shape_batch
+from launcher.plan.batch import divides
 from launcher.recipe.schema import Recipe
 
 
@@ -17,11 +17,7 @@ def node_counts(recipe: Recipe) -> Sequence[int]:
     fitting = []
     for nodes in range(cluster.min_nodes, most + 1):
         ranks = nodes * cluster.nproc_per_node
-        try:
-            shape_batch(train.global_batch_size, train.micro_batch_size, ranks, 1)
-        except UnevenBatchError:
-            continue
-        if ranks % shard == 0:
+        if divides(train.global_batch_size, train.micro_batch_size, ranks) and ranks % shard == 0:
             fitting.append(nodes)
     return fitting or [cluster.nodes]
 

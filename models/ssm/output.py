@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from models import cache_blocks
+from models.precision import autocast_dtype
 
 _BLOCK = 256  # positions: products of this size run at full speed, and their results fit a core's cache
 
@@ -21,9 +22,8 @@ def gelu_linear_glu(
 ) -> torch.Tensor:
     """Outputs (B, L, H). In float32 on a CPU by blocks, else by whole tensors."""
     assert bias_Z is not None, "the output map has a bias"
-    autocast = torch.is_autocast_enabled(y_BXL.device.type) if y_BXL.device.type != "meta" else False
-    by_blocks = cache_blocks.takes_blocks(y_BXL.device) and y_BXL.dtype == weight_ZX.dtype and not autocast
-    if by_blocks and y_BXL.dtype.itemsize >= 4:
+    alike = y_BXL.dtype == weight_ZX.dtype and autocast_dtype(y_BXL) is None
+    if cache_blocks.takes_blocks(y_BXL.device) and alike and y_BXL.dtype.itemsize >= 4:
         out_BLH, _ = _GeluLinearGlu.apply(y_BXL, weight_ZX, bias_Z)
         return out_BLH
     return nn.functional.glu(linear_channels_first(nn.functional.gelu(y_BXL), weight_ZX, bias_Z), dim=-1)
@@ -33,9 +33,9 @@ def linear_channels_first(
     x_BXL: torch.Tensor, weight_ZX: torch.Tensor, bias_Z: torch.Tensor | None
 ) -> torch.Tensor:
     """W x + b: (B, X, L) -> (B, L, Z), by products that read x transposed; a linear would copy."""
-    if x_BXL.device.type != "meta" and torch.is_autocast_enabled(x_BXL.device.type):
+    if (dtype := autocast_dtype(x_BXL)) is not None:
         # rounded here: autocast would round, and keep, the copies of all sequences
-        weight_ZX = weight_ZX.to(torch.get_autocast_dtype(x_BXL.device.type))
+        weight_ZX = weight_ZX.to(dtype)
     weight_BXZ = weight_ZX.t().expand(x_BXL.shape[0], -1, -1)
     if bias_Z is None:
         return torch.bmm(x_BXL.transpose(1, 2), weight_BXZ)

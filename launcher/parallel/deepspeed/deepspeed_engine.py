@@ -86,7 +86,7 @@ class DeepSpeedEngine(Engine):
     ) -> StepResult:
         """See Engine. DeepSpeed averages over ranks and, told not to, never over micro batches."""
         self._engine.train()
-        for gradients in self._layout.leftovers:
+        for gradients in self._layout.leftovers if len(micro_batches) > 1 else ():
             gradients.zero_()
         share = self._world.size / self.guard.begin(count_targets(micro_batches), stop=stop)
         buffers = keep_buffers(self._engine)

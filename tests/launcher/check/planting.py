@@ -47,6 +47,7 @@ def plant(
             else scaling
             for found, scaling in right.scalings.items()
         }
+        assert change is None or scalings != right.scalings or model.d_model == mup.base_width, name
         made = tuple(map(groups, make_groups(right.facts, right.shapes, scalings, optim)))
         return dataclasses.replace(
             right, scalings=scalings, groups=made, multipliers=multipliers or right.multipliers
