@@ -107,7 +107,7 @@ Figure = Annotated[float, Field(gt=0)]
 
 
 class HardwareConfig(BaseModel):
-    """What one device and its links can do, for the forecast of `launch plan`. Nothing else reads it."""
+    """What one device and its links can do, for the forecast of `launch plan` and the share a run reaches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 

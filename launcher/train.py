@@ -13,6 +13,7 @@ from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule
 from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
+from launcher.plan.step_work import step_work
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import LocalMirror
 from launcher.track.mlflow import MlflowTarget
@@ -62,7 +63,8 @@ def train(
             tracker.begin(progress, restored.url, restored.rejected, plan.peak.total)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, clock, world)
-            metrics = StepMetrics(recipe.optim.lr, plan.batch.tokens_per_step, plan.parameters.groups, clock)
+            work = step_work(recipe, plan, world.describe()["device"])
+            metrics = StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock)
             finished = ending = progress.step == plan.steps
             while not ending:
                 progress = guard.settle(progress)

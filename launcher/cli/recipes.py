@@ -3,14 +3,14 @@
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from launcher.cli.parser import Parser
 from launcher.cli.problems import problem_records, shown_lines, wants_colour
 from launcher.errors import Problem, UserError
 from launcher.recipe.compile import load_frozen, load_recipe
+from launcher.recipe.differences import diff_rows
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.suggest import close_matches, did_you_mean
 from launcher.shipped import shipped_recipes
@@ -153,22 +153,3 @@ def _source_of(place: str) -> LoadedRecipe:
         raise UserError(Problem(place, "does not say what it was made from", "name the second recipe"))
     path = files.read_text(url).splitlines()[0].removeprefix("# ")
     return load_recipe(path)
-
-
-def diff_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[list[str]]:
-    """A row of (key, value, value) for each difference; a key that one lacks has a dash."""
-    ours, theirs = _flat(first), _flat(second)
-    keys = dict.fromkeys([*ours, *theirs])
-    return [
-        [key, ours.get(key, "-"), theirs.get(key, "-")] for key in keys if ours.get(key) != theirs.get(key)
-    ]
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{above}{key}.")
-        else:
-            found[f"{above}{key}"] = json.dumps(value, ensure_ascii=False).strip('"')
-    return found

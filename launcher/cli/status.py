@@ -1,7 +1,6 @@
 """`launch status [RUN]` and `launch ls`."""
 
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, is_run, lock_holder, open_mirror, require_run
 from launcher.run_jobs import last_job, read_jobs
 from launcher.table import table_lines
-from launcher.track.journal import count_damaged, read_journal
-from launcher.track.ledger import Ledger, make_ledger
+from launcher.track.history import History, read_history
+from launcher.track.ledger import Ledger
 from launcher.track.mlflow_sync import describe_sent
-from launcher.track.settle import find_last
+from launcher.track.settle import state_text
 
 
 def show_status(arguments: Sequence[str]) -> int:
@@ -73,10 +72,10 @@ def _row(run_url: str) -> list[str]:
         facts = _read_facts(run_url)
     except (UserError, OSError) as error:
         return [short, " ".join(str(error).split())[:60], "", "", "", ""]
-    holder, last = lock_holder(run_url), facts.steps[-1] if facts.steps else {}
-    state = _state(facts.records, holder).split(",")[0].split(" (attempt")[0]
+    losses = facts.history.columns["loss"]
+    state = state_text(facts.history.events, lock_holder(run_url)).split(",")[0].split(" (attempt")[0]
     saved = f"step {facts.saved[-1]}" if facts.saved else "none"
-    loss = f"{last['loss']:.4f}" if last else ""
+    loss = f"{losses[-1]:.4f}" if len(losses) else ""
     return [short, state, f"{facts.step}/{facts.total}", loss, saved, last_job(read_jobs(run_url)) or ""]
 
 
@@ -87,23 +86,19 @@ class _Facts:
 
     total: int
     folder: Path
-    records: Sequence[dict[str, Any]]
-    steps: Sequence[dict[str, Any]]
+    history: History
     saved: Sequence[int]
 
     @property
     def step(self) -> int:
-        logged = [self.steps[-1]["step"]] if self.steps else []
-        return max([*logged, *self.saved[-1:], 0])
+        return max([self.history.step, *self.saved[-1:]])
 
 
 def _read_facts(run_url: str) -> _Facts:
     total = load_frozen(files.join(run_url, RECIPE)).recipe.train.steps
     folder = open_mirror(run_url, is_main=True).folder
-    path = folder / JOURNAL
-    records = read_journal(path) if path.exists() else []
-    steps = [record for record in records if record["event"] == "step"]
-    return _Facts(total=total, folder=folder, records=records, steps=steps, saved=list_steps(run_url))
+    history = read_history(folder / JOURNAL)
+    return _Facts(total=total, folder=folder, history=history, saved=list_steps(run_url))
 
 
 def queue_text(run_url: str) -> str | None:
@@ -126,34 +121,32 @@ def queue_text(run_url: str) -> str | None:
 def status_lines(run_url: str, holder: str | None) -> list[str]:
     """A line for each thing there is to know."""
     facts = _read_facts(run_url)
-    records, saved = facts.records, facts.saved
+    history, saved = facts.history, facts.saved
     rows = [
         ["run", files.shortest(run_url)],
-        ["state", _state(records, holder)],
+        ["state", state_text(history.events, holder)],
         *([["job", text]] if (text := queue_text(run_url)) is not None else []),
         ["step", f"{facts.step} of {facts.total}"],
-        *([["loss", _loss_text(facts)]] if facts.steps else []),
-        *([["memory", text]] if (text := _memory_text(facts)) else []),
+        *([["loss", _loss_text(facts, history.lines([-1])[0])]] if history.step else []),
+        *([["memory", text]] if (text := _memory_text(history)) else []),
         ["checkpoint", files.shortest(step_folder(run_url, saved[-1])) if saved else "none"],
         ["mlflow", describe_sent(facts.folder) or "nothing sent"],
     ]
-    if (path := facts.folder / JOURNAL).exists() and (damaged := count_damaged(path)):
+    if damaged := history.damaged:
         rows.append(["journal", f"{damaged} damaged line{'s' * (damaged > 1)} passed over"])
-    lines = table_lines(rows)
-    return lines + (ledger_lines(make_ledger(records)) if records else [])
+    return table_lines(rows) + (ledger_lines(history.ledger) if history.events else [])
 
 
-def _memory_text(facts: _Facts) -> str:
+def _memory_text(history: History) -> str:
     """What a device has needed against what was planned; empty where only one of them is known."""
-    measured = [record["memory_gb"] for record in facts.steps if record.get("memory_gb")]
-    planned = [record["planned_memory_gb"] for record in facts.records if "planned_memory_gb" in record]
+    measured = [line["memory_gb"] for line in history.samples() if line.get("memory_gb")]
+    planned = [begin["planned_memory_gb"] for begin in history.of("begin") if "planned_memory_gb" in begin]
     if not (measured and planned):
         return ""
     return f"{max(measured):.3g} GB at most on a device, {planned[-1]:.3g} GB planned"
 
 
-def _loss_text(facts: _Facts) -> str:
-    last = facts.steps[-1]
+def _loss_text(facts: _Facts, last: dict[str, Any]) -> str:
     left_s = (facts.total - last["step"]) * float(last.get("step_time_s", 0.0))
     speed = f", {last['tokens_per_s']:.3g} tokens/s" if "tokens_per_s" in last else ""
     return f"{last['loss']:.4f}{speed}" + (f", {_clock_text(left_s)} to train" if left_s else "")
@@ -172,17 +165,3 @@ def _clock_text(seconds: float) -> str:
     if whole < 60:
         return f"{seconds:.1f} s"
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
-def _state(records: Sequence[dict[str, Any]], holder: str | None) -> str:
-    last = find_last(records)
-    if last is None:
-        return "has not started" if holder is None else f"starting, {holder}"
-    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.begun))
-    if holder is not None:
-        return f"training, {holder}, attempt {last.attempt} since {begun}"
-    if last.end is None:
-        return f"attempt {last.attempt} of {begun} ended without a word"
-    ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.end["time"]))
-    reason = f": {last.end['reason']}" if "reason" in last.end else ""
-    return f"{last.end['class']} (attempt {last.attempt}, {ended}){reason}"

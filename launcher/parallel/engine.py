@@ -67,7 +67,7 @@ class Engine(abc.ABC):
         """Forward, backward and update, at every group's peak rate times `lr_multiplier`.
 
         An update of a gradient that is not finite is not applied. Never waits for work of this step.
-        `measure` adds the norms of weights and updates, which costs a copy of the weights: for log steps.
+        `measure` adds sums of gradients, and norms of weights and updates, for a copy of the weights.
         `stop`: this rank has been asked to stop.
         """
 

@@ -29,6 +29,8 @@ class GradientNorms:
     """What the gradients were multiplied by: min(1, limit / total)."""
     per_parameter: torch.Tensor
     """L2 norm of each whole parameter's gradient before clipping, in the order of `names`."""
+    sums: torch.Tensor | None = None
+    """Sum of |gradient| over each whole parameter before clipping; where the step was measured."""
     updates: UpdateNorms | None = None
 
 
@@ -41,10 +43,15 @@ def squared_norms(pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | Non
     # w (4) cut over two ranks, gradients [3 0] and [0 4]: squares 9 and 16, after the all-reduce 25 on both.
     # Of P parameters that is one message of P numbers; a rank without a piece of w brings an empty one, 0.
     # In float32 the square of a norm above 1.8e19 is infinite, and clipping by it would make a step of zeros.
-    squares = torch.stack(torch._foreach_norm(list(pieces), 2.0, torch.float64)).square_()
+    return _power_sums(pieces, group, 2)
+
+
+def _power_sums(pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | None, power: int) -> torch.Tensor:
+    """Sum of |x|^power over each whole parameter."""
+    sums = torch.stack(torch._foreach_norm(list(pieces), float(power), torch.float64)).pow_(power)
     if group is not None:
-        dist.all_reduce(squares, group=group)
-    return squares
+        dist.all_reduce(sums, group=group)
+    return sums
 
 
 @torch.no_grad()
@@ -53,16 +60,24 @@ def clip_gradients(
     pieces: Sequence[torch.Tensor],
     limit: float | None,
     group: dist.ProcessGroup | None,
+    *,
+    measure: bool = False,
 ) -> GradientNorms:
-    """Scale gradients, given in pieces as to squared_norms, by min(1, limit / norm) of the whole gradient."""
+    """Scale gradients, given in pieces as to squared_norms, by min(1, limit / norm) of the whole gradient.
+
+    `measure` adds `sums`.
+    """
     squares = squared_norms(pieces, group)
+    sums = _power_sums(pieces, group, 1) if measure else None
     # Every rank has the same squares by now, so all find the same coefficient without another message; and it
     # stays on the device: float(total) here would make the host wait in every step.
     total = squares.sum().sqrt_()
     coefficient = torch.ones_like(total) if limit is None else limit / total.clamp(min=limit)
     if limit is not None:
         torch._foreach_mul_(list(pieces), coefficient.float())
-    return GradientNorms(names=names, total=total, coefficient=coefficient, per_parameter=squares.sqrt_())
+    return GradientNorms(
+        names=names, total=total, coefficient=coefficient, per_parameter=squares.sqrt_(), sums=sums
+    )
 
 
 @final

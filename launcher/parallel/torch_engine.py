@@ -92,7 +92,8 @@ class TorchEngine(Engine):
             total = self._accumulate(micro_batches, share)
         else:
             total = self._accumulate_nearby(micro_batches, share, self._perturbation)
-        norms = clip_gradients(self._names, self._local_gradients(), self._grad_clip, self._shard_group)
+        gradients = self._local_gradients()
+        norms = clip_gradients(self._names, gradients, self._grad_clip, self._shard_group, measure=measure)
         before = UpdateMeasure(self._local_weights(), self._shard_group) if measure else None
         lrs = scale_lrs(self._optimizer, self._peak_lrs, lr_multiplier)
         skip = self.guard.decide(norms.total, total)

@@ -178,9 +178,7 @@ def _seal(text: bytes) -> bytes:
 
 def parse_line(line: bytes) -> dict[str, Any]:
     """Parse one line, with non-finite floats restored. Raises ValueError if it is damaged."""
-    content, seal, crc = line.rpartition(_SEAL)
-    if seal and crc[:8] != f"{zlib.crc32(content):08x}".encode():  # earlier versions wrote none
-        raise ValueError("its checksum is another")
+    is_sealed(line)
     try:
         record = load_json(line)
     except RecursionError:
@@ -195,18 +193,12 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return record
 
 
-def count_damaged(path: Path) -> int:
-    """Whole lines that cannot be read."""
-    with open(path, "rb") as stream:
-        return sum(1 for line in stream if line.endswith(b"\n") and not _is_good(line))
-
-
-def _is_good(line: bytes) -> bool:
-    try:
-        parse_line(line)
-    except ValueError:
-        return False
-    return True
+def is_sealed(line: bytes) -> bool:
+    """Whether a line has its checksum; earlier versions wrote none. Raises ValueError if it is another."""
+    content, seal, crc = line.rpartition(_SEAL)
+    if seal and int(crc[:8], 16) != zlib.crc32(content):
+        raise ValueError("its checksum is another")
+    return bool(seal)
 
 
 def read_events(path: Path, *events: str) -> Iterator[dict[str, Any]]:

@@ -44,10 +44,14 @@ class StepRecord:
     update_ratio_group: Mapping[str, float] | None = None
     """Norm of what this step added to the weights of a group, over the norm of those weights."""
     update_ratio_layer: Mapping[str, float] | None = None
+    grad_mean_layer: Mapping[str, float] | None = None
+    """Mean |gradient| over the numbers of each layer before clipping; its biases apart, as LAYER/bias."""
     phases_s: Mapping[str, float] | None = None
     """Seconds in each phase of the loop since the last logged step."""
     first_step_s: float | None = None
     """What the attempt's first step took; in its first record only."""
+    mfu: float | None = None
+    """Model FLOPs utilization: the step's FLOPs over what the device could have done in its time."""
     memory_gb: float | None = None
     """Peak device memory on this rank, in 10^9 bytes; None on a CPU."""
 

@@ -4,6 +4,7 @@ Rank 0 writes it when it can. An agent corrects it when another rank was the cau
 signal. When rank 0 died without a word, whoever looks next writes it: the agent, the next attempt, a command.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,21 @@ def find_last(records: Iterable[dict[str, Any]]) -> LastAttempt | None:
         elif record["event"] == "end" and found is not None:
             found = replace(found, end=record)
     return found
+
+
+def state_text(records: Iterable[dict[str, Any]], holder: str | None) -> str:
+    """How a run stands, by its journal and by who holds its lock."""
+    last = find_last(records)
+    if last is None:
+        return "has not started" if holder is None else f"starting, {holder}"
+    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.begun))
+    if holder is not None:
+        return f"training, {holder}, attempt {last.attempt} since {begun}"
+    if last.end is None:
+        return f"attempt {last.attempt} of {begun} ended without a word"
+    ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.end["time"]))
+    reason = f": {last.end['reason']}" if "reason" in last.end else ""
+    return f"{last.end['class']} (attempt {last.attempt}, {ended}){reason}"
 
 
 def settle(journal: Path, ending: Ending, reason: str) -> bool:

@@ -11,6 +11,7 @@ from launcher.data.open_data import Validation
 from launcher.optim.groups import Group
 from launcher.parallel.engine import Evaluation, StepResult
 from launcher.parallel.gradients import GradientNorms
+from launcher.plan.step_work import StepWork
 from launcher.track.records import StepRecord, ValidationRecord
 
 
@@ -18,9 +19,9 @@ from launcher.track.records import StepRecord, ValidationRecord
 class StepMetrics:
     """Counts steps since the last record. `add` never waits for the device; `record` does."""
 
-    def __init__(self, base_lr: float, tokens_per_step: int, groups: Sequence[Group], clock: Clock) -> None:
+    def __init__(self, base_lr: float, work: StepWork, groups: Sequence[Group], clock: Clock) -> None:
         self._base_lr = base_lr
-        self._tokens_per_step = tokens_per_step
+        self._work = work
         self._group_of = {name: group.name for group in groups for name in group.parameters}
         self._clock = clock
         self._has_recorded = False
@@ -60,8 +61,8 @@ class StepMetrics:
             grad_norm_clipped=total * coefficient,
             clip_coefficient=coefficient,
             clip_fraction=clip_fraction,
-            tokens=step * self._tokens_per_step,
-            tokens_per_s=self._tokens_per_step / step_time_s,
+            tokens=step * self._work.tokens,
+            tokens_per_s=self._work.tokens / step_time_s,
             step_time_s=step_time_s,
             data_wait_s=lap.phases_s["data"] / self._steps,
             phases_s={name: round(seconds, 4) for name, seconds in lap.phases_s.items()},
@@ -70,11 +71,24 @@ class StepMetrics:
             grad_norm_layer=combine_norms(gradients, layer_of),
             update_ratio_group=self._update_ratios(norms, self._group_of.__getitem__),
             update_ratio_layer=self._update_ratios(norms, layer_of),
+            grad_mean_layer=self._mean_gradients(norms),
+            mfu=self._work.flops / self._work.peak_flops / step_time_s if self._work.peak_flops else None,
             memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
         )
         self._reset()
         self._has_recorded = True
         return record
+
+    def _mean_gradients(self, norms: GradientNorms) -> dict[str, float] | None:
+        if norms.sums is None:
+            return None
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for name, value in named(norms.names, norms.sums.tolist()).items():
+            label = f"{layer_of(name)}/bias" if name.endswith("bias") else layer_of(name)
+            sums[label] = sums.get(label, 0.0) + value
+            counts[label] = counts.get(label, 0) + self._work.sizes[name]
+        return {label: value / counts[label] for label, value in sums.items()}
 
     @staticmethod
     def _update_ratios(norms: GradientNorms, label: Callable[[str], str]) -> dict[str, float] | None:

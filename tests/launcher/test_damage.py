@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from launcher.recipe.compile import DamagedRecipeError, load_frozen
-from launcher.track.journal import Journal, count_damaged, read_journal, step_records
+from launcher.track.history import read_history
+from launcher.track.journal import Journal, read_journal, step_records
 from tests.launch import assert_one_screen, launch
 from tests.small_run import RECIPE
 
@@ -153,4 +154,4 @@ def test_any_flipped_bit_of_a_line_is_found(tmp_path: Path) -> None:
         # Or it is in the name of the checksum, and all the rest is as it was.
         assert all(found.items() >= record.items() for found in read_journal(path)), bad
     path.write_bytes(good)
-    assert count_damaged(path) == 0
+    assert read_history(path).damaged == 0

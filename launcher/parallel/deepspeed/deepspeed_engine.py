@@ -98,7 +98,7 @@ class DeepSpeedEngine(Engine):
             loss = loss_sum(self._engine, batch, device, self.recurrent_state, position, kernels) * share
             self._engine.backward(loss, scale_wrt_gas=False)
             total += loss.detach()
-        norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group)
+        norms = clip_gradients(self._names, self._gradients(), self._grad_clip, self._group, measure=measure)
         before = UpdateMeasure(self._weights(), self._group) if measure else None
         lrs = scale_lrs(self._engine.optimizer, self._peak_lrs, lr_multiplier)
         skip = self.guard.decide(norms.total, total)

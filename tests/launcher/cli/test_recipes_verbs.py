@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launcher.cli.recipes import diff_rows
+from launcher.recipe.differences import diff_rows
 from tests.launch import launch
 from tests.small_run import RECIPE, make_run, small_recipe
 

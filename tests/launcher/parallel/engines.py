@@ -82,6 +82,7 @@ class Step:
     grad_norm: float
     coefficient: float
     norms: dict[str, float]
+    sums: dict[str, float]
     weights: dict[str, float]
     updates: dict[str, float]
 
@@ -92,11 +93,13 @@ def take_steps(engine: Engine, batches: Batches, steps: Sequence[int]) -> Iterat
         taken = engine.train_step(batches.at(step), 1.0 / (1 + step), measure=True)
         norms = taken.norms
         assert norms.updates is not None
+        assert norms.sums is not None
         yield Step(
             loss=engine.average(taken.loss),
             grad_norm=float(norms.total),
             coefficient=float(norms.coefficient),
             norms=_named(norms.names, norms.per_parameter),
+            sums=_named(norms.names, norms.sums),
             weights=_named(norms.names, norms.updates.weight),
             updates=_named(norms.names, norms.updates.update),
         )

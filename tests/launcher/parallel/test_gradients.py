@@ -23,7 +23,9 @@ def test_gradients_at_or_below_the_limit_are_left_as_they_are(limit: float | Non
 
 def test_gradients_above_the_limit_are_scaled_to_it() -> None:
     gradients = pieces()
-    norms = clip_gradients(NAMES, gradients, 2.5, group=None)
+    norms = clip_gradients(NAMES, gradients, 2.5, group=None, measure=True)
+    assert norms.sums is not None
+    assert norms.sums.tolist() == [3, 4], "before clipping"
     assert [gradient.norm().item() for gradient in gradients] == [1.5, 2]
     assert (float(norms.total), float(norms.coefficient)) == (5, 0.5)
     assert norms.per_parameter.tolist() == [3, 4], "before clipping"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from launcher.ending import StorageError
+from launcher.track.history import read_history
 from launcher.track.journal import (
     Journal,
-    count_damaged,
     iterate_lines,
     read_events,
     read_journal,
@@ -122,7 +122,7 @@ def test_a_damaged_line_in_the_middle_is_passed_over(tmp_path: Path) -> None:
     good = b'{"event": "a", "time": 1.0, "attempt": 1}\n'
     path.write_bytes(good + b'{"event": \n17\n' + good)
     assert [offset for offset, _ in iterate_lines(path)] == [len(good), path.stat().st_size]
-    assert count_damaged(path) == 2
+    assert read_history(path).damaged == 2
 
 
 def test_reading_goes_from_one_line_end_to_another(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a log line says about the steps since the last one."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from launcher.optim.groups import Group
 from launcher.parallel.engine import StepResult
 from launcher.parallel.gradients import GradientNorms, UpdateNorms
 from launcher.parallel.update_guard import Agreed
+from launcher.plan.step_work import StepWork
 from launcher.track.records import StepRecord
 from launcher.track.step_metrics import StepMetrics, layer_of
 
@@ -17,7 +19,7 @@ NAMES = (
     "embedding.weight",
     "layers.0.s4d.ssm.C",
     "layers.0.norm.weight",
-    "layers.1.norm.weight",
+    "layers.1.norm.bias",
     "readout.weight",
 )
 GROUPS = [
@@ -26,6 +28,9 @@ GROUPS = [
     )
     for name, names in (("vector", (NAMES[0], *NAMES[2:4])), ("ssm.C", (NAMES[1],)), ("readout", (NAMES[4],)))
 ]
+
+
+WORK = StepWork(tokens=64, sizes=dict(zip(NAMES, (4, 2, 3, 3, 8), strict=True)), flops=8e9, peak_flops=None)
 
 
 def taken(coefficient: float = 1.0, *, measured: bool = True) -> StepResult:
@@ -38,6 +43,7 @@ def taken(coefficient: float = 1.0, *, measured: bool = True) -> StepResult:
         total=gradients.norm(),
         coefficient=torch.tensor(coefficient),
         per_parameter=gradients,
+        sums=2 * gradients if measured else None,
         updates=updates if measured else None,
     )
     agreed = Agreed(stop=False, skips_in_row=0, skips=0, bad_losses=0)
@@ -47,7 +53,7 @@ def taken(coefficient: float = 1.0, *, measured: bool = True) -> StepResult:
 
 
 def record_of(*coefficients: float, measured: bool = True) -> StepRecord:
-    metrics = StepMetrics(1e-3, 64, GROUPS, Clock())
+    metrics = StepMetrics(1e-3, WORK, GROUPS, Clock())
     for coefficient in coefficients:
         metrics.add(taken(coefficient))
     return metrics.record(len(coefficients), taken(coefficients[-1], measured=measured), 1.0)
@@ -61,7 +67,7 @@ def test_rates_are_those_that_the_step_was_taken_with() -> None:
 def test_validation_and_checkpoints_are_not_part_of_a_step() -> None:
     now = iter([0.0, 0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 103.0, 103.0, 203.0, 204.0])
     clock = Clock(lambda: next(now))
-    metrics = StepMetrics(1e-3, 64, GROUPS, clock)
+    metrics = StepMetrics(1e-3, WORK, GROUPS, clock)
     for phase in ("data", "step", "validation", "checkpoint"):
         with clock.phase(phase):
             pass
@@ -94,9 +100,26 @@ def test_update_ratios_leave_out_what_weighs_nothing() -> None:
     assert set(record.update_ratio_layer) == {"embedding", "layers.0", "layers.1"}
 
 
+def test_mean_gradients_are_by_number_of_a_layer_with_its_biases_apart() -> None:
+    means = {"embedding": 0.5, "layers.0": 8 / 5, "layers.1/bias": 8 / 3, "readout": 1.5}
+    assert record_of(0.5).grad_mean_layer == pytest.approx(means)
+
+
+def test_utilization_is_what_was_computed_over_what_could_have_been() -> None:
+    now = iter([0.0, 0.0, 0.0, 4.0, 4.0])
+    clock = Clock(lambda: next(now))
+    metrics = StepMetrics(1e-3, replace(WORK, peak_flops=1e10), GROUPS, clock)
+    with clock.phase("step"):
+        pass
+    metrics.add(taken())
+    assert metrics.record(1, taken(), 1.0).mfu == 0.2  # 2e9 a second of 1e10
+    assert record_of(1.0).mfu is None
+
+
 def test_a_step_that_was_not_measured_has_no_ratios() -> None:
     record = record_of(1.0, measured=False)
     assert record.update_ratio_group is None
+    assert record.grad_mean_layer is None
     assert "update_ratio_group" not in record.as_fields()
 
 

@@ -1,0 +1,215 @@
+"""The tables of a report. Every number is of the run folder: the journal, the plan or the recipe."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launcher.plan.forecast_text import size_text
+from launcher.recipe.differences import flat_values
+from launcher.report.run_facts import RunFacts
+from launcher.report.spikes import Spike
+from launcher.track.console import format_count, format_duration, format_fixed
+
+Rows = list[list[str]]
+"""Of text; the first row is the head."""
+
+
+def what_was_run(facts: RunFacts) -> Rows:
+    """Recipe, size, code and machines."""
+    plan, environment = facts.plan, facts.environment
+    commit = environment.get("commit") or "not known"
+    starts = facts.history.of("start")
+    worlds = ", ".join(dict.fromkeys(f"{one['world_size']} x {_device(one)}" for one in starts))
+    packages = environment.get("packages", {})
+    model, mup = facts.recipe.model, facts.recipe.mup
+    return [
+        ["", ""],
+        ["folder", facts.url],
+        ["state", facts.state or "not known"],
+        ["model", f"{facts.recipe.name}: {model.num_layers} layers of width {model.d_model}"],
+        ["parameters", f"{plan['num_parameters']:,}"],
+        ["step", f"{facts.history.step:,} of {facts.total:,}, {plan['tokens_per_step']:,} tokens each"],
+        ["FLOPs", f"{plan['flops_per_token']:.3g} a token, {plan['total_flops']:.3g} planned in all"],
+        ["ranks", worlds or "not started"],
+        ["code", commit + (" with uncommitted changes" if environment.get("dirty") else "")],
+        ["versions", ", ".join(f"{name} {packages[name]}" for name in _SHOWN if name in packages)],
+        ["parametrization", mup.type + (f", base width {mup.base_width}" if mup.base_width else "")],
+        ["base shapes", str(plan["base_shapes_hash"])],
+        ["newest checkpoint", f"step {facts.saved[-1]:,}" if facts.saved else "none"],
+    ]
+
+
+_SHOWN = ("mulaunch", "torch", "deepspeed", "numpy")
+
+
+def _device(start: Mapping[str, Any]) -> str:
+    return str(start.get("made_with", {}).get("device", "not known"))
+
+
+def not_default(facts: RunFacts) -> Rows:
+    """Values of the recipe that are not the defaults."""
+    chosen = facts.recipe.model_dump(mode="json", exclude_defaults=True)
+    return [["key", "value"], *([key, value] for key, value in flat_values(chosen).items())]
+
+
+def results(facts: RunFacts) -> Rows:
+    """Last training loss, last and best validation."""
+    columns, found = facts.history.columns, facts.history.validations
+    rows = [["", "step", "loss", "perplexity", "accuracy", "bits a byte"]]
+    if len(columns["step"]):
+        rows.append(["last training step", *_scores(columns["step"][-1], columns["loss"][-1], {})])
+    if found:
+        best = min(found, key=lambda one: one["loss"] if math.isfinite(one["loss"]) else math.inf)
+        for name, one in (("last validation", found[-1]), ("best validation", best)):
+            rows.append([name, *_scores(one["step"], one["loss"], one)])
+    return rows
+
+
+def _scores(step: float, loss: float, of: Mapping[str, Any]) -> list[str]:
+    perplexity = f"{math.exp(loss):.4g}" if loss < 700 else "-"
+    accuracy, bits = of.get("accuracy"), of.get("bits_per_byte")
+    shown = ["" if accuracy is None else f"{accuracy:.3f}", "" if bits is None else f"{bits:.4f}"]
+    return [f"{step:,.0f}", format_fixed(loss, 4), perplexity, *shown]
+
+
+def attempts(facts: RunFacts) -> Rows:
+    """Each attempt, and how it ended."""
+    rows = [["attempt", "begun", "ranks", "from step", "to step", "time", "ended", "why"]]
+    history = facts.history
+    for start in history.of("start"):
+        number = start["attempt"]
+        own = [event for event in history.events if event["attempt"] == number]
+        begin = next((event for event in own if event["event"] == "begin"), None)
+        end = next((event for event in reversed(own) if event["event"] == "end"), None)
+        steps = [c["step"][c["attempt"] == number] for c in (history.columns, history.lost)]
+        last = max([int(found.max()) for found in steps if len(found)], default=None)
+        until = end["time"] if end else max(event["time"] for event in own)
+        rows.append(
+            [
+                str(number),
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start["time"])),
+                str(start["world_size"]),
+                "-" if begin is None else f"{begin['from_step']:,}",
+                "-" if last is None else f"{last:,}",
+                format_duration(until - start["time"]),
+                end["class"] if end else "without a word, or still trained",
+                end.get("reason", "") if end else "",
+            ]
+        )
+    return rows
+
+
+def plan_against_measured(facts: RunFacts, samples: Sequence[Mapping[str, Any]]) -> Rows:
+    """What was planned beside what was measured; a dash for what was not."""
+    steady = samples[len(samples) // 2 :]
+    memory = [line["memory_gb"] for line in samples if line.get("memory_gb")]
+    mfu = [line["mfu"] for line in steady if line.get("mfu")]
+    speed = [line["tokens_per_s"] for line in steady]
+    per_step = facts.plan["flops_per_token"] * facts.plan["tokens_per_step"]
+    step_s = [line["step_time_s"] for line in steady]
+    world = facts.plan["batch"]["world_size"]
+    rows = [["", "planned", "measured"]]
+    rows.append(["memory of a device", size_text(facts.plan["peak_bytes"]), _max_memory(memory)])
+    rows.append(["tokens", f"{facts.plan['total_tokens']:,}", f"{_tokens(samples):,}"])
+    if speed:
+        middle = float(np.median(speed))
+        rows.append(
+            ["tokens a second", "-", f"{format_count(middle)}, {format_count(middle / world)} a device"]
+        )
+        achieved = per_step / world / float(np.median(step_s)) / 1e12
+        rows.append(["TFLOP a second and device", "-", f"{achieved:.3g}"])
+        share = f"{float(np.median(mfu)):.1%}" if mfu else "unknown: its device's peak is not"
+        rows.append(["model FLOPs utilization", "-", share])
+    return rows
+
+
+def _max_memory(found: Sequence[float]) -> str:
+    return size_text(max(found) * 1e9) if found else "- (no GPU)"
+
+
+def _tokens(samples: Sequence[Mapping[str, Any]]) -> int:
+    return int(samples[-1]["tokens"]) if samples else 0
+
+
+def time_spent(facts: RunFacts) -> Rows:
+    """The goodput ledger."""
+    ledger = facts.history.ledger
+    total = ledger.total_s
+    parts = sorted(ledger.seconds.items(), key=lambda item: -item[1])
+    rows = [[part, f"{s:,.1f} s", f"{s / total:.2%}"] for part, s in parts if total and s > 0]
+    return [["part", "time", "share"], *rows, ["all", f"{total:,.1f} s", ""]]
+
+
+def spike_rows(spikes: Sequence[Spike]) -> Rows:
+    """The largest jumps."""
+    head = ["curve", "step", "before", "value", "usual jumps", "data step", "layer that grew most"]
+    return [head, *(_spike(spike) for spike in spikes)]
+
+
+def _spike(spike: Spike) -> list[str]:
+    size = f"{spike.size:.3g}" if math.isfinite(spike.size) else "not finite"
+    values = [format_fixed(value, 4) for value in (spike.before, spike.value)]
+    data_step = "-" if spike.data_step is None else str(spike.data_step)
+    return [spike.curve, f"{spike.step:,}", *values, size, data_step, spike.layer or "-"]
+
+
+def troubles(facts: RunFacts) -> Rows:
+    """Updates that were not applied, rollbacks, checkpoints that were refused or could not be written."""
+    rows = [["event", "step", "what"]]
+    kinds = {
+        "skipped": "update not applied",
+        "rollback": "rolled back",
+        "save_failed": "not saved",
+        "checkpoint_rejected": "checkpoint refused",
+    }
+    for event in facts.history.of(*kinds):
+        known = {
+            key: value for key, value in event.items() if key not in ("event", "time", "attempt", "step")
+        }
+        what = ", ".join(f"{key} {_plain(value)}" for key, value in known.items())
+        rows.append([kinds[event["event"]], str(event.get("step", "-")), what])
+    if facts.history.damaged:
+        rows.append(["journal", "-", f"{facts.history.damaged} damaged line(s) passed over"])
+    return rows
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def differences(runs: Sequence[RunFacts]) -> Rows:
+    """The recipe's values in which runs differ, with what each has reached; best first."""
+    flat = [flat_values(facts.recipe.model_dump(mode="json")) for facts in runs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    differ = [key for key in keys if len({values.get(key) for values in flat}) > 1]
+    ranked = sorted(zip(runs, flat, strict=True), key=lambda pair: best_loss(pair[0]))
+    head = ["run", *differ, "step", "training", "best validation", "tokens a second", "state"]
+    rows = []
+    for facts, values in ranked:
+        columns, best = facts.history.columns, best_loss(facts)
+        samples = facts.history.samples(200)
+        speed = (
+            np.median([line["tokens_per_s"] for line in samples[len(samples) // 2 :]]) if samples else None
+        )
+        rows.append(
+            [
+                facts.name,
+                *(values.get(key, "-") for key in differ),
+                f"{facts.history.step:,}/{facts.total:,}",
+                format_fixed(float(columns["loss"][-1]), 4) if len(columns["loss"]) else "-",
+                format_fixed(best, 4) if math.isfinite(best) else "-",
+                "-" if speed is None else format_count(float(speed)),
+                facts.state.split(" (attempt")[0],
+            ]
+        )
+    return [head, *rows]
+
+
+def best_loss(facts: RunFacts) -> float:
+    """Lowest validation loss; infinite where there is none."""
+    losses = [one["loss"] for one in facts.history.validations]
+    return min([loss for loss in losses if math.isfinite(loss)], default=math.inf)
