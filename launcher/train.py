@@ -13,12 +13,12 @@ from launcher.guard.stop import StopRequests
 from launcher.optim.schedule import Schedule
 from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
-from launcher.plan.step_work import step_work
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import LocalMirror
+from launcher.track.diagnosis import Diagnosis
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.open_tracker import Result, open_tracker
-from launcher.track.step_metrics import StepMetrics, validation_record
+from launcher.track.step_metrics import make_metrics, validation_record
 from launcher.world import World, seed_step
 
 
@@ -63,8 +63,8 @@ def train(
             tracker.begin(progress, restored.url, restored.rejected, plan.peak.total)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, clock, world)
-            work = step_work(recipe, plan, world.describe()["device"])
-            metrics = StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock)
+            metrics = make_metrics(recipe, plan, world, clock)
+            diagnosis = Diagnosis(recipe.track.diagnosis, engine, tracker, world)
             finished = ending = progress.step == plan.steps
             while not ending:
                 progress = guard.settle(progress)
@@ -82,12 +82,12 @@ def train(
 
                 if log:
                     with clock.phase("log"):
-                        loss = engine.average(taken.loss)
-                        tracker.log_step(metrics.record(progress.step, taken, loss))
+                        tracker.log_step(metrics.record(progress.step, taken, engine.average(taken.loss)))
                 validate = data.validation.due(progress.step)
                 if validate or (finished and data.validation.parts):
                     with clock.phase("validation") as blocked:
                         found = data.validation.score(engine.evaluate)
+                        diagnosis.run(progress.step, micro_batches)
                     if validate and schedule.observe(found.loss):
                         tracker.lr_reduced(progress.step, schedule.lr_multiplier(progress.step))
                     record = validation_record(progress.step, found, data.validation, blocked.seconds)

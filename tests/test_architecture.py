@@ -27,6 +27,7 @@ DOORS = {
     "subprocess": "cluster/",
     "sklearn": "launcher/data/digits.py",
     "matplotlib": "launcher/report/",
+    "rich": "launcher/cli/watch.py",
     "tokenizers": "launcher/data/text_tokenizer.py",
     "pyarrow": "launcher/corpus/row_readers.py",
     "safetensors": "models/exported.py",
@@ -37,7 +38,7 @@ ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/")
 ABOVE_THE_NOUNS = ("launcher.cli", "launcher.train")
 CLUSTER_DOORS = ("launcher/submit.py", "launcher/recipe/schema.py", "launcher/recipe/compile.py")
 MAX_FILE, MAX_FUNCTION, MAX_LOOP = 400, 60, 80
-MAX_LOOP_IMPORTS = 14
+MAX_LOOP_IMPORTS = 15
 # PyTorch's and pickle's own signatures.
 PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py", "launcher/parallel/wrap.py"}
 

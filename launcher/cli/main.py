@@ -36,6 +36,7 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
                        continue a text with the newest good checkpoint, token by token
   launch status [RUN]  how a run ended or how far it is, its job, where its time went; without RUN, all runs
   launch ls            a line for each run
+  launch watch RUN     how it stands, live on a terminal, from any machine that sees its folder
   launch report RUN... one page of what it did, with pictures, or of several side by side
   launch logs RUN      what it has printed; -f follows, --rank R and --attempt A choose
   launch cancel RUN    end its training: it saves, and is not started again by itself
@@ -69,6 +70,7 @@ VERBS = (
     "generate",
     "status",
     "ls",
+    "watch",
     "report",
     "logs",
     "cancel",
@@ -116,6 +118,8 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.status import show_status as verb
         case "ls":
             from launcher.cli.status import list_runs as verb
+        case "watch":
+            from launcher.cli.watch import watch_run as verb
         case "report":
             from launcher.cli.report import write_report as verb
         case "logs":

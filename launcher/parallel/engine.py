@@ -101,6 +101,14 @@ class Engine(abc.ABC):
         `by_modules`: each module makes its own output, logits and kernels too, as whoever hooks it expects.
         """
 
+    def sharpness(self, micro_batches: Sequence[Batch]) -> float:
+        """Largest eigenvalue of the Hessian in the optimizer's coordinates, as a share of the one at which
+        steps diverge: see launcher/parallel/edge.py. Some 50 gradients, without dropout.
+
+        Raises NotImplementedError where gradients exist only inside a step.
+        """
+        raise NotImplementedError("gradients exist only inside a step")
+
     @abc.abstractmethod
     def state(self) -> EngineState:
         """What a checkpoint keeps, the same under every engine. All ranks call it together."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import final
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from launcher.data.dataset import Batch
 from launcher.optim.config import SharpnessConfig
+from launcher.parallel.edge import coordinates_of, largest_eigenvalue
 from launcher.parallel.engine import (
     Engine,
     EngineState,
@@ -107,16 +109,21 @@ class TorchEngine(Engine):
         agreed = self.guard.agreed()
         return StepResult(loss=total, norms=norms, agreed=agreed, lr_multiplier=lr_multiplier, lrs=lrs)
 
-    def _accumulate(self, micro_batches: Sequence[Batch], share: torch.Tensor) -> torch.Tensor:
-        """Gradients of all micro batches, averaged over ranks; this rank's part of the loss."""
+    def _accumulate(
+        self, micro_batches: Sequence[Batch], share: torch.Tensor, *, carried: bool = True
+    ) -> torch.Tensor:
+        """Gradients of all micro batches, averaged over ranks; this rank's part of the loss.
+
+        `carried`: from the states that training has carried here, if there are any.
+        """
         device, kernels = self._world.device, StepKernels()
+        states = self.recurrent_state if carried else None
         total = torch.zeros((), device=device)
         for position, batch in enumerate(micro_batches):
             kernels.last = position == len(micro_batches) - 1
             with self._sync_gradients(last=kernels.last):
                 with self.precision():
-                    loss = loss_sum(self._model, batch, device, self.recurrent_state, position, kernels)
-                    loss = loss * share
+                    loss = loss_sum(self._model, batch, device, states, position, kernels) * share
                 loss.backward()
             total += loss.detach()
         return total
@@ -147,6 +154,29 @@ class TorchEngine(Engine):
         if isinstance(self._model, FSDPModule):
             self._model.reshard()  # without a backward the root would stay gathered
         return found
+
+    def sharpness(self, micro_batches: Sequence[Batch]) -> float:
+        """See Engine. In float32: bf16 would round a small move of the weights away."""
+        counts = count_targets(micro_batches).to(self._world.device).float()
+        if self._world.size > 1:
+            dist.all_reduce(counts)
+        share = self._world.size / counts
+
+        def gradients() -> list[torch.Tensor]:
+            with torch.enable_grad():
+                self._accumulate(micro_batches, share, carried=False)
+            found = [gradient.clone() for gradient in self._local_gradients()]
+            self._optimizer.zero_grad(set_to_none=True)
+            return found
+
+        here = coordinates_of(self._optimizer, list(self._parameters.values()))
+        autocast, self._autocast = self._autocast, False
+        self._model.eval()
+        try:
+            found = largest_eigenvalue(gradients, self._local_weights(), here.scales, self._shard_group)
+        finally:
+            self._autocast = autocast
+        return found / here.threshold
 
     def state(self) -> EngineState:
         """See Engine: live tensors, but for carried states."""

@@ -107,31 +107,55 @@ FLOWS: Final[Mapping[str, str]] = {
 """What is drawn as a map, by the field of a step's line."""
 
 
-def draw_flow(path: Path, samples: Sequence[Line]) -> Path:
+def draw_flow(path: Path, lines: Sequence[Line]) -> Path:
     """Maps over time, a row for each layer: whether gradients flow, and where they stop."""
-    shown = [key for key in FLOWS if any(line.get(key) for line in samples)]
-    rows = {
-        key: list(dict.fromkeys(name for line in samples for name in line.get(key) or {})) for key in shown
-    }
+    found = {key: [line for line in lines if line.get(key)] for key in FLOWS}
+    shown = {key: _spread(having, _FLOW) for key, having in found.items() if having}
+    rows = {key: list(dict.fromkeys(name for line in shown[key] for name in line[key])) for key in shown}
     height = sum(1.1 + 0.2 * len(names) for names in rows.values())
-    picked = [samples[at] for at in np.unique(np.linspace(0, len(samples) - 1, _FLOW).round().astype(int))]
     with new_page(path, len(shown), 1, (11.0, height)) as (figure, axes):
-        for panel, key in zip(axes, shown, strict=True):
-            table = np.array(
-                [[(line.get(key) or {}).get(name, math.nan) for line in picked] for name in rows[key]]
-            )
+        for panel, (key, picked) in zip(axes, shown.items(), strict=True):
+            table = np.array([[line[key].get(name, math.nan) for line in picked] for name in rows[key]])
             # Logarithmic: what one looks for is a layer that gets a thousandth of what the others get.
-            image = panel.imshow(
-                np.log10(np.where(table > 0, table, math.nan)),
-                aspect="auto",
-                interpolation="nearest",
-                cmap="viridis",
-                extent=(picked[0]["step"], picked[-1]["step"], len(rows[key]) - 0.5, -0.5),
-            )
+            values = np.log10(np.where(table > 0, table, math.nan))
+            steps = [line["step"] for line in picked]
+            image = panel.pcolormesh(steps, range(len(rows[key])), values, shading="nearest", cmap="viridis")
+            panel.invert_yaxis()
             panel.grid(visible=False)
             panel.set_yticks(range(len(rows[key])), rows[key], fontsize=7)
             panel.set_title(FLOWS[key])
             figure.colorbar(image, ax=panel, label="log10", fraction=0.03, pad=0.01)
+        axes[-1].set_xlabel("step")
+    return path
+
+
+def _spread(lines: Sequence[Line], most: int) -> list[Line]:
+    """Evenly, at most so many."""
+    places = np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int)
+    return [lines[at] for at in np.unique(places)]
+
+
+def draw_diagnoses(path: Path, lines: Sequence[Line]) -> Path:
+    """Batch entropy of each layer, and sharpness as a share of its edge; each where it was measured."""
+    entropies = [line for line in lines if "batch_entropy" in line]
+    sharp = [line for line in lines if "sharpness" in line]
+    count = bool(entropies) + bool(sharp)
+    with new_page(path, count, 1, (11.0, 3.2 * count)) as (_, axes):
+        if entropies:
+            names = list(entropies[-1]["batch_entropy"])
+            for name, colour in zip(names, sequential_colours(len(names)), strict=True):
+                x, y = _series(entropies, "batch_entropy", name)
+                axes[0].plot(x, y, "o-", color=colour, markersize=3, linewidth=1.2, label=name)
+            axes[0].set_title("batch entropy of each layer's output")
+            axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        if sharp:
+            x, y = [line["step"] for line in sharp], [line["sharpness"] for line in sharp]
+            axes[-1].plot(x, y, "o-", color=ACCENTS[0], markersize=3)
+            axes[-1].axhline(1.0, color=_RED, linewidth=1, linestyle="--", label="edge of stability")
+            axes[-1].set_yscale("symlog", linthresh=1.0)
+            axes[-1].set_ylim(bottom=min(0.0, *y))
+            axes[-1].set_title("sharpness, as a share of the edge")
+            axes[-1].legend(loc="upper right")
         axes[-1].set_xlabel("step")
     return path
 

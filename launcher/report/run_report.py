@@ -1,7 +1,8 @@
 """The report of one run or several: which sections there are, in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.report import run_plots as plots
 from launcher.report import run_tables as tables
@@ -34,7 +35,7 @@ def _trained(facts: RunFacts, folder: Path) -> list[Section]:
     picture = {
         name: folder / f"{name}.png" for name in ("loss", "gradients", "rates", "flow", "speed", "time")
     }
-    spikes = find_spikes(facts.history)
+    spikes, diagnoses = find_spikes(facts.history), facts.history.counted("diagnosis")
     return [
         Section(title="Loss", picture=plots.draw_loss(picture["loss"], facts)),
         Section(
@@ -51,8 +52,9 @@ def _trained(facts: RunFacts, folder: Path) -> list[Section]:
         Section(
             title="Flow through the layers",
             note="One color at one time: all layers learn. A dark row: that layer gets next to nothing.",
-            picture=plots.draw_flow(picture["flow"], samples),
+            picture=plots.draw_flow(picture["flow"], [*samples, *diagnoses]),
         ),
+        *_diagnosed(diagnoses, folder),
         Section(
             title="Jumps",
             note=f"Logged steps at least {LEAST:g} usual jumps above the median of those before them.",
@@ -61,6 +63,18 @@ def _trained(facts: RunFacts, folder: Path) -> list[Section]:
         Section(title="Learning rates", picture=plots.draw_rates(picture["rates"], samples)),
         Section(title="Speed", picture=plots.draw_speed(picture["speed"], facts, samples)),
         Section(title="Plan against measured", rows=tables.plan_against_measured(facts, samples)),
+    ]
+
+
+def _diagnosed(lines: Sequence[Mapping[str, Any]], folder: Path) -> list[Section]:
+    if not any("batch_entropy" in line or "sharpness" in line for line in lines):
+        return []
+    note = (
+        "Sharpness is the largest eigenvalue of the Hessian, over one batch, in the optimizer's coordinates "
+        "(arXiv 2207.14484): above the edge, steps along that direction grow."
+    )
+    return [
+        Section(title="Diagnosis", note=note, picture=plots.draw_diagnoses(folder / "diagnosis.png", lines))
     ]
 
 

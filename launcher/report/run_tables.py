@@ -152,7 +152,7 @@ def spike_rows(spikes: Sequence[Spike]) -> Rows:
 
 def _spike(spike: Spike) -> list[str]:
     size = f"{spike.size:.3g}" if math.isfinite(spike.size) else "not finite"
-    values = [format_fixed(value, 4) for value in (spike.before, spike.value)]
+    values = [format_fixed(value, 4) if value == value else "-" for value in (spike.before, spike.value)]
     data_step = "-" if spike.data_step is None else str(spike.data_step)
     return [spike.curve, f"{spike.step:,}", *values, size, data_step, spike.layer or "-"]
 

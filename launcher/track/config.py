@@ -29,9 +29,22 @@ class MLflowConfig(Section):
         return uri
 
 
+class DiagnosisConfig(Section):
+    """Measurements with every validation, in passes of their own over the last step's batch. They change
+    nothing of the run."""
+
+    layers: bool = True
+    """RMS and batch entropy of each layer's output; one forward pass."""
+    sharpness: bool = False
+    """Largest eigenvalue of the Hessian in the optimizer's coordinates, as a share of its edge of stability;
+    some 50 gradients, and room for eight more copies of the weights."""
+
+
 class TrackConfig(Section):
     """What is logged and how often."""
 
     log_every: Steps = 10
     """Steps between logged steps (progress line, journal line, metrics)."""
+    diagnosis: DiagnosisConfig | None = None
+    """Null for none."""
     mlflow: MLflowConfig = MLflowConfig()

@@ -80,16 +80,20 @@ class History:
                         found.append(parse_line(stream.readline()))
         return found
 
-    @property
-    def validations(self) -> list[dict[str, Any]]:
-        """The validations that count, in order of their step."""
+    def counted(self, name: str) -> list[dict[str, Any]]:
+        """Events of a kind that has one for a step: those that count, in order of their step."""
         found: dict[int, dict[str, Any]] = {}
         for event in self.events:
             if "from_step" in event:
                 found = {step: kept for step, kept in found.items() if step <= event["from_step"]}
-            if event["event"] == "validation":
+            if event["event"] == name:
                 found[event["step"]] = event
         return list(found.values())
+
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """See counted."""
+        return self.counted("validation")
 
     def of(self, *names: str) -> list[dict[str, Any]]:
         """The events of these kinds."""

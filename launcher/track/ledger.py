@@ -25,6 +25,7 @@ _PHASES: Mapping[str, Part] = {
     "step": "step",
     "log": "log",
     "validation": "validation",
+    "diagnosis": "validation",
     "checkpoint": "checkpoint",
     "saving": "checkpoint",
 }

@@ -11,8 +11,11 @@ from launcher.data.open_data import Validation
 from launcher.optim.groups import Group
 from launcher.parallel.engine import Evaluation, StepResult
 from launcher.parallel.gradients import GradientNorms
-from launcher.plan.step_work import StepWork
+from launcher.plan.plan import Plan
+from launcher.plan.step_work import StepWork, step_work
+from launcher.recipe.schema import Recipe
 from launcher.track.records import StepRecord, ValidationRecord
+from launcher.world import World
 
 
 @final
@@ -97,6 +100,12 @@ class StepMetrics:
         updates = named(norms.names, norms.updates.update.tolist())
         weights = named(norms.names, norms.updates.weight.tolist())
         return divide(combine_norms(updates, label), combine_norms(weights, label))
+
+
+def make_metrics(recipe: Recipe, plan: Plan, world: World, clock: Clock) -> StepMetrics:
+    """For one attempt."""
+    work = step_work(recipe, plan, world.describe()["device"])
+    return StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock)
 
 
 def validation_record(

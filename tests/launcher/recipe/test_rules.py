@@ -138,6 +138,28 @@ PARALLEL = [
         ("mup={type: sp}", "train.truncated_bptt=true", "optim.sharpness={rho: 0.1}"),
         "optim.sharpness does not work with train.truncated_bptt = true",
     ),
+    broken(
+        "diagnosis-with-validation",
+        ("train.validate_every=null", "track.diagnosis={}"),
+        "track.diagnosis",
+        "give train.validate_every",
+    ),
+    broken(
+        "sharpness-is-measurable",
+        ("train.validate_every=5", "optim={type: lion, lr: 1e-3}", "track.diagnosis={sharpness: true}"),
+        "becomes unstable is not known",
+        "use adamw, adam, or sgd without nesterov",
+    ),
+    broken(
+        "sharpness-is-measurable",
+        (
+            "train.validate_every=5",
+            "parallel={engine: deepspeed, zero_stage: 2}",
+            "track.diagnosis={sharpness: true}",
+        ),
+        "has gradients only inside a step",
+        "or use parallel.engine=torch",
+    ),
 ]
 SCHEDULE = [
     broken(

@@ -40,7 +40,7 @@ def test_a_jump_is_measured_by_the_noise_around_it() -> None:
     assert sizes[500] < LEAST < sizes[1500]
 
 
-def test_what_is_no_number_is_the_largest_jump_and_hides_no_other() -> None:
+def test_a_value_that_is_not_finite_is_the_largest_jump_and_hides_none() -> None:
     values = noise(1000)
     values[300], values[301], values[305] = math.nan, math.inf, 4
     _, sizes = jumps(values)

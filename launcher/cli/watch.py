@@ -1,0 +1,70 @@
+"""`launch watch RUN`: a run at a glance, live on a terminal, from its journal alone."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from launcher.cli.arguments import A_RUN
+from launcher.cli.logs import is_trained
+from launcher.cli.parser import Parser
+from launcher.named_runs import find_run
+from launcher.report.panel import panel_rows
+from launcher.report.run_facts import RunFacts, read_facts
+from launcher.run_folder import require_run
+from launcher.table import table_lines
+
+_EVERY_S = 2.0
+_SHARE = 0.1
+"""Of the time at most goes into reading the journal: one of a million lines takes seconds."""
+
+
+def watch_run(arguments: Sequence[str]) -> int:
+    """Show how a run stands until nobody trains it any longer; once, where the output is not a terminal."""
+    parser = Parser(
+        prog="launch watch",
+        description="How a run stands, with its loss as a line of bars: step, time left, validation, rate, "
+        "gradient norm, speed, memory, checkpoint, warnings. Live on a terminal until nobody trains the run "
+        "(ctrl-C ends the watching, not the run); printed once on a pipe. It reads the journal, and works "
+        "from any machine that can.",
+    )
+    parser.add_argument("run", help=A_RUN)
+    parser.add_argument("--once", action="store_true", help="print it once, also on a terminal")
+    options = parser.parse_args(arguments)
+    run_url = find_run(options.run)
+    require_run(run_url)
+    console = Console()
+    if options.once or not console.is_terminal or console.is_dumb_terminal:
+        rows = panel_rows(read_facts(run_url), shutil.get_terminal_size().columns)
+        sys.stdout.write("\n".join(table_lines(rows)) + "\n")
+        return 0
+    _show_live(run_url, console)
+    return 0
+
+
+def _show_live(run_url: str, console: Console) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            # Asked for first: what was written before the end is then on the last panel.
+            trained = is_trained(run_url)
+            begun = time.monotonic()
+            facts = read_facts(run_url)
+            took_s = time.monotonic() - begun
+            live.update(make_panel(facts, console.width), refresh=True)
+            if not trained:
+                return
+            time.sleep(max(_EVERY_S, took_s / _SHARE))
+
+
+def make_panel(facts: RunFacts, width: int) -> Table:
+    """Labels on the left; what a run has written is text, never markup."""
+    table = Table.grid(padding=(0, 2))
+    for label, text in panel_rows(facts, width):
+        style = "bold red" if label == "warning" else "bold" if label in ("step", "loss") else ""
+        table.add_row(Text(label, style="dim"), Text(text, style=style, overflow="fold"))
+    return table
