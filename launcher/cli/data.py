@@ -1,4 +1,4 @@
-"""`launch data build`, `train-tokenizer`, `inspect` and `verify`."""
+"""`launch data build`, `train-tokenizer`, `inspect`, `show` and `verify`."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher import files
-from launcher.cli.arguments import positive
+from launcher.cli.arguments import A_RUN, positive
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.recipe.counts import as_bytes
@@ -24,6 +24,7 @@ From a corpus to a data set that recipes read.
   build            tokenize a corpus; the same command continues after a stop
   train-tokenizer  a byte-level BPE tokenizer of a corpus
   inspect          what a data set or a file of tokens holds
+  show             the samples that a step of a run was trained on, as text
   verify           read a data set whole and compare every digest
 
 `launch data VERB --help` says more.
@@ -36,6 +37,7 @@ def data_verb(arguments: Sequence[str]) -> int:
         "build": (_add_build, _build),
         "train-tokenizer": (_add_train, _train),
         "inspect": (_add_inspect, _inspect),
+        "show": (_add_show, _show),
         "verify": (_add_verify, _verify),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -55,6 +57,19 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.description = "What a data set or a file of tokens holds, and its first documents."
     parser.add_argument("place", help="folder of a data set, or a .bin file")
     parser.add_argument("--documents", type=int, default=2, metavar="N", help="show the first N; default 2")
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The samples that a step of a run was trained on, as text: what was in the batch at which the loss "
+        "jumped. Rollbacks, which pass over data, are taken into account."
+    )
+    parser.add_argument("run", help=A_RUN)
+    parser.add_argument("--step", type=positive, required=True, metavar="N", help="step of the run, from 1")
+    parser.add_argument(
+        "--sample", type=int, metavar="I", help="only this one, by its number in the data, whole"
+    )
+    parser.add_argument("--characters", type=positive, default=300, metavar="K", help="of each; default 300")
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -192,6 +207,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
     print("\n".join(inspect_lines(options.place, options.documents)))
     return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from launcher.cli.data_show import show_batch
+
+    return show_batch(options)
 
 
 def _verify(options: argparse.Namespace) -> int:

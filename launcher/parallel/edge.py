@@ -120,7 +120,7 @@ class _Differences:
             bent = [a + b - 2 * here for a, b, here in zip(ahead, back, self.here, strict=True)]
             bend = _norm(bent, self._group) / max(_norm(across, self._group), 1e-30)
             if bend >= least:
-                break  # nearer was no better: what is left is rounding
+                break  # nearer it was worse: what is left is rounding
             least, found = bend, [piece / (2 * distance) for piece in across]
             self._distance = min(self._most, distance * min(4.0, _BEND / max(bend, 1e-9)))
             if bend <= 2 * _BEND:

@@ -93,13 +93,6 @@ def report_runs(runs: Sequence[RunFacts], folder: Path) -> str:
     sections = [
         Section(title="What differs, and what was reached", rows=tables.differences(runs)),
         Section(title="Loss", picture=overlay),
-        *(
-            Section(
-                title=f"Attempts of {facts.name}",
-                note=f"{facts.history.ledger.goodput:.1%} of the time went into steps that were kept.",
-                rows=tables.attempts(facts),
-            )
-            for facts in runs
-        ),
+        Section(title="Attempts", rows=tables.all_attempts(runs)),
     ]
     return make_page(f"{len(runs)} runs", sections)

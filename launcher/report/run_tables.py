@@ -103,6 +103,20 @@ def attempts(facts: RunFacts) -> Rows:
     return rows
 
 
+def all_attempts(runs: Sequence[RunFacts]) -> Rows:
+    """Those of each run, with its goodput: the share of its time that went into steps that were kept."""
+    tables = [(facts, attempts(facts)) for facts in runs]
+    head = ["run", "goodput", *tables[0][1][0]]
+    return [
+        head,
+        *(
+            [facts.name, f"{facts.history.ledger.goodput:.1%}", *row]
+            for facts, rows in tables
+            for row in rows[1:]
+        ),
+    ]
+
+
 def plan_against_measured(facts: RunFacts, samples: Sequence[Mapping[str, Any]]) -> Rows:
     """What was planned beside what was measured; a dash for what was not."""
     steady = samples[len(samples) // 2 :]
@@ -122,7 +136,7 @@ def plan_against_measured(facts: RunFacts, samples: Sequence[Mapping[str, Any]])
         )
         achieved = per_step / world / float(np.median(step_s)) / 1e12
         rows.append(["TFLOP a second and device", "-", f"{achieved:.3g}"])
-        share = f"{float(np.median(mfu)):.1%}" if mfu else "unknown: its device's peak is not"
+        share = f"{float(np.median(mfu)):.1%}" if mfu else "unknown: the device's peak is not in the table"
         rows.append(["model FLOPs utilization", "-", share])
     return rows
 

@@ -43,7 +43,7 @@ def test_a_quadratic_has_its_known_largest_eigenvalue(spectrum: list[float]) -> 
     assert all(torch.equal(a, b) for a, b in zip(weights, before, strict=True)), "weights end as they were"
 
 
-def test_no_gradient_is_no_number() -> None:
+def test_gradients_of_zero_have_no_eigenvalue() -> None:
     weights = [torch.ones(3)]
     assert np.isnan(largest_eigenvalue(lambda: [torch.zeros(3)], weights, [torch.ones(3)], None))
 
@@ -147,8 +147,8 @@ def mean_loss(engine: TorchEngine, batches: Sequence[Batch], world: World) -> to
     return total / sum(batch.y.numel() for batch in batches)
 
 
-# dt at fifty times its rate: that direction bends at once. In the quickstart, differences of a fixed length gave
-# up to 200 times the eigenvalue.
+# dt at fifty times its rate: that direction bends at once. In the quickstart, differences of a fixed length
+# gave up to 200 times the eigenvalue.
 BENT = ("optim.ssm.dt={lr: 0.05, lr_cap: null}", "data.seq_len=256", "model.s4d.dt_max=0.5")
 
 
