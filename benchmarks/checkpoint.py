@@ -26,10 +26,10 @@ from launcher.progress import Progress
 from launcher.recipe.compile import load_recipe
 from launcher.run_folder import open_mirror
 from launcher.table import table_lines
-from launcher.world import World
+from launcher.world import world_on
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "s4d-lm-quickstart.yaml"
-WORLD = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+WORLD = world_on("cpu")
 TENSOR_BYTES = 1 << 24
 TIMES = 3
 

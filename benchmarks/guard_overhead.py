@@ -29,10 +29,10 @@ from launcher.parallel.update_guard import Agreed
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
-from launcher.world import World, seed_step
+from launcher.world import seed_step, world_on
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "s4d-lm-quickstart.yaml"
-WORLD = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+WORLD = world_on("cpu")
 WAITS = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero")
 NOTHING = Agreed(stop=False, skips_in_row=0, skips=0, bad_losses=0)
 

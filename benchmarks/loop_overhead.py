@@ -34,11 +34,11 @@ from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
 from launcher.track.step_metrics import StepMetrics
 from launcher.track.tracker import Tracker
-from launcher.world import World, seed_step
+from launcher.world import seed_step, world_on
 from models.build_model import build_model
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "s4d-lm-quickstart.yaml"
-WORLD = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+WORLD = world_on("cpu")
 STEPS = 10
 """Of one round."""
 Loop = Callable[[int], None]

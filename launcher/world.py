@@ -181,6 +181,14 @@ def join_local_world(rank: int, size: int, rendezvous: Path, timeout_s: float) -
     return World(rank=rank, local_rank=rank, size=size, local_size=size, device=torch.device("cpu"))
 
 
+def world_on(device: str) -> World:
+    """This process alone, on a device. Raises UserError where there is no such device."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        remedy = "leave it out: the CPU is the default"
+        raise UserError(Problem(f"--device {device}", "torch finds no GPU here", remedy))
+    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device(device))
+
+
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one step of one rank: a resume draws the same dropout masks as an uninterrupted run."""
     # Hashed, because sums would collide: seed + step gives (1, 2) and (2, 1) the same masks. Shifted to 63

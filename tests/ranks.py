@@ -14,7 +14,7 @@ import torch
 import torch._dynamo
 
 from launcher.processes import GroupError, run_group
-from launcher.world import World, join_local_world
+from launcher.world import World, join_local_world, world_on
 
 T = TypeVar("T")
 
@@ -46,4 +46,4 @@ def _join(rank: int, size: int, rendezvous: Path, timeout_s: float) -> World:
     if size > 1:
         return join_local_world(rank, size, rendezvous, timeout_s)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    return world_on("cpu")

@@ -14,7 +14,6 @@ from launcher.check.probe import Recorder, Recording
 from launcher.data.config import DataConfig
 from launcher.data.dataset import Batch, Splits
 from launcher.data.splits import open_splits
-from launcher.errors import Problem, UserError
 from launcher.parallel.engine import Engine
 from launcher.parallel.gradients import GradientNorms
 from launcher.parallel.open_engine import open_engine
@@ -57,20 +56,6 @@ class ProxyModel:
     def close(self) -> None:
         """Remove the hooks, which keep the model alive."""
         self.recorder.remove()
-
-
-def cpu_world() -> World:
-    """This process alone, on the CPU: a check is small, and gives the same result on every machine."""
-    return world_on("cpu")
-
-
-def world_on(device: str) -> World:
-    """This process alone, on a device. Raises UserError where there is no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            Problem("--device cuda", "torch finds no GPU here", "leave it out: the CPU is the default")
-        )
-    return World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device(device))
 
 
 @contextlib.contextmanager

@@ -32,11 +32,11 @@ from launcher.check.health import (
     check_states,
     check_unit_variance,
 )
-from launcher.check.proxy import one_thread, world_on
+from launcher.check.proxy import one_thread
 from launcher.check.shrink import choose_lr_amplification, sharded_ranks
 from launcher.processes import GroupError
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, world_on
 
 NUM_SEEDS = 3
 SHARDED_TOLERANCE = 0.02

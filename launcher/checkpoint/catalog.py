@@ -135,9 +135,16 @@ def find_newest(
     return None, rejected
 
 
-def open_saved(place: str) -> Saved:
-    """A checkpoint, or the newest good one of a run. Raises UserError."""
+def open_saved(place: str, step: int | None = None) -> Saved:
+    """A checkpoint, or one of a run: of a step, or the newest good one. Raises UserError."""
     url = files.absolute(place)
+    if step is not None:
+        steps = list_steps(url)
+        if step not in steps:
+            known = ", ".join(map(str, steps[-8:]))
+            remedy = f"there are {known}" if steps else "leave it out for the folder of a checkpoint"
+            raise UserError(Problem(f"--step {step}", f"{place} has no checkpoint of this step", remedy))
+        return open_saved(step_folder(url, step))
     if files.exists(files.join(url, MANIFEST)):
         found = read_checkpoint(url)
         if isinstance(found, Rejected):

@@ -34,6 +34,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
                        text, jsonl or parquet to a data set; also train-tokenizer, inspect, verify
   launch generate RUN --prompt TEXT
                        continue a text with the newest good checkpoint, token by token
+  launch eval RUN|CHECKPOINT
+                       loss, perplexity, accuracy and bits per byte on validation data, its own or other
   launch status [RUN]  how a run ended or how far it is, its job, where its time went; without RUN, all runs
   launch ls            a line for each run
   launch watch RUN     how it stands, live on a terminal, from any machine that sees its folder
@@ -68,6 +70,7 @@ VERBS = (
     "sweep",
     "data",
     "generate",
+    "eval",
     "status",
     "ls",
     "watch",
@@ -114,6 +117,8 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.data import data_verb as verb
         case "generate":
             from launcher.cli.generate import generate_text as verb
+        case "eval":
+            from launcher.cli.evaluate import evaluate_checkpoint as verb
         case "status":
             from launcher.cli.status import show_status as verb
         case "ls":

@@ -12,13 +12,14 @@ import launcher.plan.plan as plan_module
 import models.attention as attention_module
 from launcher.check.coordinates import OF_PARAMETERS, Setting, Slope, fit_slopes, measure_coordinates
 from launcher.check.factors import expected_exponents, falling_names
-from launcher.check.proxy import cpu_world, one_thread
+from launcher.check.proxy import one_thread
 from launcher.check.run_check import judge_parameters, judge_slopes
 from launcher.check.shrink import choose_lr_amplification
 from launcher.mup.config import MupConfig
 from launcher.optim.config import OptimConfig
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.recipe.schema import Recipe
+from launcher.world import world_on
 from models.config import ModelConfig
 from tests.launcher.check.planting import Change, plant, scaled, tiny
 
@@ -73,7 +74,7 @@ def slopes_of(recipe: Recipe, widths: tuple[int, ...] = WIDTHS) -> list[Slope]:
     amplification = choose_lr_amplification(recipe)
     setting = Setting(recipe=recipe, widths=widths, seeds=seeds, lr_amplification=amplification)
     with one_thread():
-        values = measure_coordinates(setting, cpu_world())
+        values = measure_coordinates(setting, world_on("cpu"))
     return fit_slopes(values, recipe.mup.type, expected_exponents(recipe, widths), falling_names(recipe))
 
 

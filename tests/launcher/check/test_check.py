@@ -18,7 +18,7 @@ from launcher.check.coordinates import (
 )
 from launcher.check.gate import hash_identity, require_passed
 from launcher.check.health import Finding
-from launcher.check.proxy import cpu_world, one_thread
+from launcher.check.proxy import one_thread
 from launcher.check.run_check import judge_slopes
 from launcher.check.shrink import choose_lr_amplification, choose_widths, sharded_ranks, shrink_recipe
 from launcher.cli.main import main
@@ -26,6 +26,7 @@ from launcher.errors import UserError
 from launcher.processes import GroupError
 from launcher.recipe.compile import compile_recipe, load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.world import world_on
 from tests.launch import assert_one_screen, launch
 from tests.test_tasks import PAIRS, write_pairs
 
@@ -120,7 +121,7 @@ def test_sharded_proxy_models_change_as_whole_ones_do(parallel: str, ranks: int)
     assert sharded_ranks(subject) == ranks
     setting = Setting(recipe=subject, widths=(16, 32), seeds=(1,), lr_amplification=1.0)
     with one_thread():
-        whole = measure_coordinates(setting, cpu_world())
+        whole = measure_coordinates(setting, world_on("cpu"))
     sharded = measure_sharded(dataclasses.replace(setting, ranks=ranks))
     assert {value.module for value in sharded} == {
         value.module for value in whole if value.measure not in OF_PARAMETERS
@@ -139,7 +140,7 @@ CHAR_CNN = (
 def test_a_model_of_words_is_checked_from_its_characters_on() -> None:
     setting = Setting(recipe=recipe(*CHAR_CNN), widths=(16, 32), seeds=(1,), lr_amplification=1.0)
     with one_thread():
-        values = measure_coordinates(setting, cpu_world())
+        values = measure_coordinates(setting, world_on("cpu"))
     moved = {value.module for value in values if value.measure == "own" and value.value > 0.0}
     assert {"embedding.embedding", "embedding.filters.0", "embedding.filters.1", "embedding.output"} <= moved
 
@@ -152,7 +153,7 @@ def test_a_classifier_of_pairs_is_checked_with_its_comparison(tmp_path: Path) ->
         recipe=compile_recipe(text, "pairs.yaml").recipe, widths=(16, 32), seeds=(1,), lr_amplification=1.0
     )
     with one_thread():
-        values = measure_coordinates(setting, cpu_world())
+        values = measure_coordinates(setting, world_on("cpu"))
     moved = {value.module for value in values if value.measure == "own" and value.value > 0.0}
     assert {"embedding", "compare.hidden", "readout"} <= moved
 

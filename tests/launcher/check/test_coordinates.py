@@ -20,7 +20,7 @@ from launcher.check.coordinates import (
     largest_difference,
     measure_coordinates,
 )
-from launcher.check.proxy import build_proxy, cpu_world, first_batch, one_thread
+from launcher.check.proxy import build_proxy, first_batch, one_thread
 from launcher.errors import UserError
 from launcher.mup.config import MupConfig
 from launcher.mup.scaling import Scaling
@@ -31,6 +31,7 @@ from launcher.plan.plan import make_plan
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.world import world_on
 from models.config import ModelConfig
 from models.facts import Multipliers, Role
 
@@ -50,7 +51,7 @@ def slopes_of(
 ) -> list[Slope]:
     setting = Setting(recipe=subject, widths=widths, seeds=seeds, lr_amplification=1.0)
     with one_thread():
-        return fit_slopes(measure_coordinates(setting, cpu_world()), subject.mup.type, {})
+        return fit_slopes(measure_coordinates(setting, world_on("cpu")), subject.mup.type, {})
 
 
 def break_rules(
@@ -222,7 +223,7 @@ def test_embeddings_of_unit_scaled_models_are_measured_from_the_half_power_it_wa
 def test_a_record_has_the_logits_and_what_state_spaces_put_out() -> None:
     given = recipe("s4d", "parallel.strategy=single", "cluster.nproc_per_node=1")
     batch = first_batch(given)
-    recording, loss = build_proxy(given, batch, cpu_world()).record()
+    recording, loss = build_proxy(given, batch, world_on("cpu")).record()
     shape = (*batch.x.shape, given.model.vocab_size)
     assert recording.outputs["readout"].shape == shape
     inner = recording.outputs["layers.0.s4d.ssm"]

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import launcher.check.health as health
-from launcher.check.proxy import cpu_world, one_thread
+from launcher.check.proxy import one_thread
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.world import world_on
 from models.ssm.ssm_mixer import SSMMixer
 
 ROOT = Path(__file__).parents[3]
@@ -30,24 +31,24 @@ def recipe(name: str, *overrides: str) -> Recipe:
 def test_an_untrained_model_is_as_unsure_as_a_uniform_guess(zero: str) -> None:
     # without zero init the logits have variance 1/m = 1/16: ln V + 1/32 = 1.006 ln V
     subject = recipe("s4d", f"model.readout_zero_init={zero}", "mup={type: mup, base_width: 2}")
-    assert health.check_initial_loss(subject, WIDTH, cpu_world()).passed
+    assert health.check_initial_loss(subject, WIDTH, world_on("cpu")).passed
 
 
 def test_an_overconfident_start_fails() -> None:
     # a readout of variance 1/fan_in gives logits of variance 1: ln V + 1/2
     subject = recipe("s4d", "model.readout_zero_init=false", "mup={type: sp}")
-    finding = health.check_initial_loss(subject, WIDTH, cpu_world())
+    finding = health.check_initial_loss(subject, WIDTH, world_on("cpu"))
     assert not finding.passed
     assert "too certain" in finding.detail
 
 
 def test_a_model_learns_two_sequences_by_heart_but_not_at_a_rate_of_nothing() -> None:
-    assert health.check_overfit(recipe("s4d"), WIDTH, cpu_world()).passed
-    assert not health.check_overfit(recipe("s4d", "optim.lr=1e-6"), WIDTH, cpu_world()).passed
+    assert health.check_overfit(recipe("s4d"), WIDTH, world_on("cpu")).passed
+    assert not health.check_overfit(recipe("s4d", "optim.lr=1e-6"), WIDTH, world_on("cpu")).passed
 
 
 def test_gradients_reach_every_layer_at_full_depth() -> None:
-    finding = health.check_gradient_flow(recipe("hybrid", "model.num_layers=12"), WIDTH, cpu_world())
+    finding = health.check_gradient_flow(recipe("hybrid", "model.num_layers=12"), WIDTH, world_on("cpu"))
     assert finding.passed
     assert finding.name == "gradients of 12 layers"
 
@@ -62,10 +63,10 @@ def test_a_vanishing_stack_is_named() -> None:
 
 def test_states_of_shipped_models_are_stable() -> None:
     for name in ("s4d", "s4"):
-        findings = health.check_states(recipe(name), WIDTH, cpu_world())
+        findings = health.check_states(recipe(name), WIDTH, world_on("cpu"))
         assert [finding.passed for finding in findings] == [True, True]
         assert "modes remember" in findings[0].detail
-    assert health.check_states(recipe("transformer"), 64, cpu_world()) == []
+    assert health.check_states(recipe("transformer"), 64, world_on("cpu")) == []
 
 
 def test_an_eigenvalue_outside_the_circle_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_an_eigenvalue_outside_the_circle_is_seen(monkeypatch: pytest.MonkeyPatc
         return torch.tensor([0.5, 1.01], dtype=torch.float64)
 
     monkeypatch.setattr(health, "_moduli", outside)
-    assert not health.check_states(recipe("s4d"), WIDTH, cpu_world())[0].passed
+    assert not health.check_states(recipe("s4d"), WIDTH, world_on("cpu"))[0].passed
 
 
 def test_the_recurrence_matrix_is_what_a_step_multiplies_by() -> None:
@@ -83,7 +84,7 @@ def test_the_recurrence_matrix_is_what_a_step_multiplies_by() -> None:
 
     for name in ("s4", "s4d"):
         shrunk = shrink_recipe(recipe(name), d_model=4, seed=1)
-        layers = build_proxy(shrunk, first_batch(shrunk), cpu_world()).model.get_submodule("layers")
+        layers = build_proxy(shrunk, first_batch(shrunk), world_on("cpu")).model.get_submodule("layers")
         assert isinstance(layers, torch.nn.ModuleList)
         mixer = residuals(layers)[0].mixer
         assert isinstance(mixer, SSMMixer)

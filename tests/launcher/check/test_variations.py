@@ -10,11 +10,12 @@ import pytest
 
 from launcher.check.coordinates import Setting, fails, fit_slopes, measure_coordinates
 from launcher.check.factors import check_factors, expected_exponents, falling_names
-from launcher.check.proxy import cpu_world, one_thread
+from launcher.check.proxy import one_thread
 from launcher.check.shrink import choose_lr_amplification, choose_widths
 from launcher.errors import UserError
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
+from launcher.world import world_on
 
 ROOT = Path(__file__).parents[3]
 COUNT, WITH_SGD, SEEDS = 50, 40, (1, 2, 3, 4, 5)
@@ -73,7 +74,7 @@ def test_a_right_recipe_raises_no_alarm(seed: int) -> None:
     )
     with one_thread():
         slopes = fit_slopes(
-            measure_coordinates(setting, cpu_world()),
+            measure_coordinates(setting, world_on("cpu")),
             recipe.mup.type,
             expected_exponents(recipe, widths),
             falling_names(recipe),

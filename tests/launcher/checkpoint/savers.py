@@ -6,10 +6,10 @@ from launcher.checkpoint.checkpointer import Checkpointer
 from launcher.plan.plan import make_plan
 from launcher.progress import Progress
 from launcher.run_folder import open_mirror
-from launcher.world import World
+from launcher.world import World, world_on
 from tests.small_run import small_recipe
 
-ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+ALONE = world_on("cpu")
 
 
 def open_saver(

@@ -1,5 +1,6 @@
 """`launch generate`: the model of a sharded run, whole again, token by token."""
 
+import json
 import shutil
 import sysconfig
 from pathlib import Path
@@ -178,3 +179,39 @@ def test_a_model_with_other_tensors_is_refused(folder: Path) -> None:
     other = Saved(saved.url, saved.manifest.model_copy(update={"recipe": gated}))
     with pytest.raises(UserError, match="other base shapes"):
         load_model(other, torch.device("cpu"))
+
+
+def test_continuations_are_counted_stopped_and_printed_as_json(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "prompt").write_text("def f(")
+    words = [str(folder / "text"), "--prompt", f"@{tmp_path / 'prompt'}", "--tokens", "24", "--seed", "1"]
+    assert main(["generate", *words, "-n", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["prompt"] == "def f("
+    first, *others = found["continuations"]
+    assert len(others) == 2
+    assert len({first, *others}) == 3, "each goes its own way"
+    stop = first[5:8]
+    assert main(["generate", *words, "--stop", stop, "--json"]) == 0
+    (cut,) = json.loads(capsys.readouterr().out)["continuations"]
+    assert cut == first[: first.index(stop)]
+    assert main(["generate", *words, "-n", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("--- ") == 2
+    assert first in shown
+
+
+def test_a_checkpoint_is_chosen_by_its_step_or_its_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "text"
+    last = max((run / "checkpoints").iterdir())
+    step = int(last.name.removeprefix("step-"))
+    words = ["--prompt", "x", "--tokens", "4", "--json"]
+    assert main(["generate", str(run), "--step", str(step), *words]) == 0
+    by_step = json.loads(capsys.readouterr().out)
+    assert main(["generate", str(last), *words]) == 0
+    assert json.loads(capsys.readouterr().out) == by_step
+    assert main(["generate", str(run), "--step", str(step + 1), *words]) == 2
+    assert f"there are 2, {step}" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import torch
 from launcher.ending import NonFiniteError, ReplicasDifferError
 from launcher.guard.state_check import bit_sum, check_finite, check_replicas, find_odd
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, world_on
 from tests.launcher.parallel.engines import DDP, FSDP2, HSDP, ZERO, make_batches, make_engine, recipe_for
 from tests.ranks import run_ranks
 
@@ -70,7 +70,7 @@ def test_what_is_sharded_has_no_replicas() -> None:
 
 
 def test_a_value_that_is_not_finite_is_named() -> None:
-    alone = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    alone = world_on("cpu")
     state = {"model/a": torch.ones(2), "optim/a/step": torch.tensor(3)}
     check_finite(state, alone)
     with pytest.raises(NonFiniteError, match="optim/a/exp_avg_sq would be saved"):

@@ -14,12 +14,12 @@ from launcher.parallel.engine import average_buffers, evaluate_model
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.schema import Recipe
 from launcher.track.journal import read_journal, step_records
-from launcher.world import World
+from launcher.world import World, world_on
 from models.loss import IGNORED, scores
 from tests.ranks import run_ranks
 from tests.small_run import losses, make_run, train_rank
 
-ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+ALONE = world_on("cpu")
 CLASSIFIER = """\
 version: 1
 name: expressions

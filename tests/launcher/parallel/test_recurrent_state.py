@@ -16,7 +16,7 @@ from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import make_plan
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, world_on
 from models.layer_table import LAYERS
 from models.lm import LM
 from tests.launcher.parallel.engines import (
@@ -36,7 +36,7 @@ from tests.launcher.parallel.engines import (
 from tests.ranks import run_ranks
 
 CPU = torch.device("cpu")
-ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=CPU)
+ALONE = world_on("cpu")
 STREAMS = "train.truncated_bptt=true"
 # make_batches has 3999 // 32 = 124 windows: 15 for each of 8 streams, so that 20 steps see a new beginning
 STEPS = 20

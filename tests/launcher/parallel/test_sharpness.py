@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from launcher.check.proxy import build_proxy, cpu_world, first_batch
+from launcher.check.proxy import build_proxy, first_batch
 from launcher.plan.plan import make_plan
+from launcher.world import world_on
 from tests.small_run import losses, small_recipe, train_run
 
 SHARP = ("mup={type: sp}", "optim.sharpness={rho: 0.3, eta: 0.02}")
@@ -17,7 +18,7 @@ def test_a_step_is_that_of_the_paper() -> None:
     sgd = ("optim.type=sgd", "optim.momentum=0", "optim.lr=0.3", "optim.grad_clip=null", "model.dropout=0")
     recipe = small_recipe(*SHARP, *sgd, "train.micro_batch_size=8", "model.readout_zero_init=false")
     batch = first_batch(recipe)
-    proxy, twin = (build_proxy(recipe, batch, cpu_world()) for _ in range(2))
+    proxy, twin = (build_proxy(recipe, batch, world_on("cpu")) for _ in range(2))
     proxy.train_step(1.0)
     weights = list(twin.model.parameters())
     rates = {name: group.lr for group in twin.plan.parameters.groups for name in group.parameters}

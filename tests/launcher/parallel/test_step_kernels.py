@@ -9,7 +9,7 @@ import torch
 import launcher.parallel.torch_engine as torch_engine
 import models.step_kernels as step_kernels
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, world_on
 from tests.launcher.parallel.engines import (
     DDP,
     FSDP2,
@@ -86,7 +86,7 @@ def test_a_recomputation_makes_no_kernel(how: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(step_kernels, "_generate", generate)
     words = ("train.micro_batch_size=4", f"parallel.activation_checkpointing={how}")
     recipe = recipe_for(1, *SINGLE, *MODEL, *words)
-    world = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    world = world_on("cpu")
     assert_same(train_rank(world, recipe, 2))
     # of three kinds with two layers each, once for all micro batches and once for the gradients, in two steps
     assert sum(made) == 2 * 2 * 6

@@ -11,7 +11,7 @@ from launcher.parallel.engine import Engine
 from launcher.parallel.gradients import clip_gradients
 from launcher.parallel.update_guard import Agreed, UpdateGuard
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, world_on
 from tests.launcher.parallel.engines import (
     DDP,
     FSDP2,
@@ -25,7 +25,7 @@ from tests.launcher.parallel.engines import (
 )
 from tests.ranks import run_ranks
 
-ALONE = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+ALONE = world_on("cpu")
 ENGINES = [
     pytest.param(SINGLE, 1, id="single"),
     pytest.param(DDP, 2, id="ddp"),

@@ -10,7 +10,7 @@ from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
-from launcher.world import World
+from launcher.world import World, world_on
 from tests.ranks import run_ranks
 
 BASE = (
@@ -65,7 +65,7 @@ def highest(profiler: profile) -> int:
 
 def measure_peak(recipe: Recipe, plan: Plan) -> float:
     """Bytes at the worst moment of a step that is logged: those at its start, and all allocations since."""
-    world = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    world = world_on("cpu")
     _, engine = open_engine(recipe, plan, world)
     batches = batches_of(plan)
     engine.train_step(batches, 1.0, measure=True)  # all that is made once

@@ -7,7 +7,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +18,7 @@ from launcher.plan.plan_text import plan_text
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.compile import compile_recipe
 from launcher.recipe.loaded import LoadedRecipe
-from launcher.world import World
+from launcher.world import world_on
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 SOURCES = {path.name: path.read_text() for path in RECIPES}
@@ -174,7 +173,7 @@ def small_enough(recipe: Any) -> bool:
 
 def train_two_steps(recipe: Any) -> list[float]:
     """Losses; a step whose numbers are not finite is one that the guard would skip."""
-    world = World(rank=0, local_rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    world = world_on("cpu")
     plan = make_plan(recipe, 1)
     with open_data(recipe, plan, world) as data:
         _, engine = open_engine(recipe, plan, world)
