@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, final, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, final, get_args
 
 if TYPE_CHECKING:
     from launcher.guard.beacon import Beacon
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 Phase = Literal["data", "step", "log", "validation", "checkpoint"]
 """A closed set: code that needs to know where the loop is asks the clock, and there are only these names."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+class Tracer(Protocol):
+    """Who records what the processors do in some steps."""
+
+    def begin_step(self, step: int) -> None:
+        """A step with this number begins."""
+
+    def inside(self, name: Phase) -> contextlib.AbstractContextManager[object]:
+        """A phase, as it shall be seen in the record."""
 
 
 @dataclass(slots=True)
@@ -41,9 +51,15 @@ class Lap:
 class Clock:
     """Counts the seconds of each phase, one phase at a time. Tests can replace `now`."""
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter, beacon: "Beacon | None" = None) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.perf_counter,
+        beacon: "Beacon | None" = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._now = now
         self._beacon = beacon
+        self._tracer = tracer
         self._phase: Phase | None = None
         self._entered = self._lap_start = now()
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -59,13 +75,16 @@ class Clock:
     def phase(self, name: Phase, step: int | None = None) -> Iterator[Interval]:
         """Be in a phase until the end of the block, also after an error. A new step gives its number."""
         assert self._phase is None, f"phase {name} begins inside phase {self._phase}; phases do not nest"
+        if self._tracer is not None and step is not None:
+            self._tracer.begin_step(step)
         interval = Interval()
         start = self._entered = self._now()
         self._phase = name
         if self._beacon is not None:
             self._beacon.enter(name, step)
         try:
-            yield interval
+            with contextlib.nullcontext() if self._tracer is None else self._tracer.inside(name):
+                yield interval
         finally:
             self._settle()
             self._phase = None

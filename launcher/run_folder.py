@@ -114,7 +114,7 @@ def _this_process(job: str | None = None) -> str:
 
 
 _FILES = (*SUBMITTED, *MIRRORED, LOCK, SECRET, OWNER, ALIVE)
-_FOLDERS = ("checkpoints", "quarantine", "attempts", "logs")
+_FOLDERS = ("checkpoints", "quarantine", "attempts", "logs", "report", "traces")
 
 
 def require_run(run_url: str) -> None:

@@ -140,6 +140,7 @@ def train_rank(
     recipe: Recipe, mirror: LocalMirror, world: "World", stop: StopRequests, beacon: Beacon | None
 ) -> None:
     """Train. Rank 0 prints the summary."""
+    from launcher.track.trace import make_tracer
     from launcher.train import train
 
     run_url = mirror.run_url
@@ -147,9 +148,8 @@ def train_rank(
         sys.stdout = LastingOutput(sys.stdout, mirror.folder / CONSOLE)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
-    result = train(
-        recipe, run_url, world, stop=stop, clock=Clock(beacon=beacon), mirror=mirror, mlflow=mlflow
-    )
+    clock = Clock(beacon=beacon, tracer=make_tracer(recipe.track.trace, run_url, world))
+    result = train(recipe, run_url, world, stop=stop, clock=clock, mirror=mirror, mlflow=mlflow)
     if world.is_main:
         print(summary_text(run_url, result, recipe), flush=True)
 

@@ -40,11 +40,22 @@ class DiagnosisConfig(Section):
     some 50 gradients, and room for eight more copies of the weights."""
 
 
+class TraceConfig(Section):
+    """A record of what each rank's processors do in some steps, by torch's profiler. It slows them down."""
+
+    from_step: Steps
+    """The first of them; not one of the first of an attempt, which also compile and allocate."""
+    steps: Annotated[int, Field(ge=1, le=20)] = 3
+    """How many: a file grows by megabytes with each."""
+
+
 class TrackConfig(Section):
     """What is logged and how often."""
 
     log_every: Steps = 10
     """Steps between logged steps (progress line, journal line, metrics)."""
     diagnosis: DiagnosisConfig | None = None
+    """Null for none."""
+    trace: TraceConfig | None = None
     """Null for none."""
     mlflow: MLflowConfig = MLflowConfig()

@@ -123,6 +123,14 @@ def diagnosis_comes_with_validation(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield refuse(loaded, "track.diagnosis", message, "give train.validate_every, which is how often")
 
 
+def a_step_follows_those_traced(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`track.trace` ends before the last step, at whose begin it is written."""
+    trace, steps = loaded.recipe.track.trace, loaded.recipe.train.steps
+    if trace is not None and trace.from_step + trace.steps > steps:
+        message = f"ends with step {trace.from_step + trace.steps - 1}, of <train.steps>"
+        yield refuse(loaded, "track.trace", message, "trace earlier or fewer steps, or train one more")
+
+
 def sharpness_can_be_measured(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`track.diagnosis.sharpness` needs the torch engine, and an optimizer whose edge is known."""
     recipe = loaded.recipe
@@ -156,4 +164,5 @@ PARALLEL_RULES = (
     Rule("sharpness-is-plain", sharpness_steps_are_possible),
     Rule("diagnosis-with-validation", diagnosis_comes_with_validation),
     Rule("sharpness-is-measurable", sharpness_can_be_measured),
+    Rule("step-after-trace", a_step_follows_those_traced),
 )

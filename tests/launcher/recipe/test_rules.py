@@ -160,6 +160,12 @@ PARALLEL = [
         "has gradients only inside a step",
         "or use parallel.engine=torch",
     ),
+    broken(
+        "step-after-trace",
+        ("track.trace={from_step: 100000, steps: 3}",),
+        "ends with step 100002",
+        "or train one more",
+    ),
 ]
 SCHEDULE = [
     broken(
