@@ -127,6 +127,8 @@ class HardwareConfig(BaseModel):
     """Mean time between failures of one node."""
     watts: Figure | None = None
     """Of one device, its share of the node included."""
+    pue: Annotated[float, Field(ge=1)] = 1.0
+    """Power usage effectiveness of the site: what it takes from the grid for each kWh of its machines."""
     co2_g_per_kwh: Figure | None = None
     """Of the site's electricity."""
     price_per_hour: Figure | None = None

@@ -28,6 +28,7 @@ DOORS = {
     "sklearn": "launcher/data/digits.py",
     "matplotlib": "launcher/report/",
     "rich": "launcher/cli/watch.py",
+    "pynvml": "launcher/track/energy.py",
     "tokenizers": "launcher/data/text_tokenizer.py",
     "pyarrow": "launcher/corpus/row_readers.py",
     "safetensors": "models/exported.py",

@@ -121,7 +121,7 @@ def make_forecast(recipe: Recipe, plan: Plan) -> Forecast | None:
         blocked = 0.0 if recipe.checkpoint.asynchronous else save / interval
         goodput = max(0.0, 1 - blocked - interval / (2 * mtbf))
     devices = batch.world_size
-    energy = _times(hours, devices * hardware.watts / 1000) if hardware.watts else None
+    energy = _times(hours, devices * hardware.watts / 1000 * hardware.pue) if hardware.watts else None
     return Forecast(
         tokens_per_s=(batch.tokens_per_step / seconds[0], batch.tokens_per_step / seconds[1]),
         bound=max(bounds, key=lambda name: bounds[name]),

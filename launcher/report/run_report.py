@@ -63,6 +63,7 @@ def _trained(facts: RunFacts, folder: Path) -> list[Section]:
         Section(title="Learning rates", picture=plots.draw_rates(picture["rates"], samples)),
         Section(title="Speed", picture=plots.draw_speed(picture["speed"], facts, samples)),
         Section(title="Plan against measured", rows=tables.plan_against_measured(facts, samples)),
+        Section(title="Energy", rows=tables.energy(facts)),
     ]
 
 

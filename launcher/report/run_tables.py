@@ -141,6 +141,25 @@ def plan_against_measured(facts: RunFacts, samples: Sequence[Mapping[str, Any]])
     return rows
 
 
+def energy(facts: RunFacts) -> Rows:
+    """Of each attempt and in all, as devices and nodes count it; with PUE and CO2 where those are given."""
+    history, hardware = facts.history, facts.recipe.cluster.hardware
+    rows, total = [["attempt", "kWh"]], 0.0
+    for start in history.of("start"):
+        line = history.last_line(start["attempt"])
+        used = line.get("energy_kwh", None if line else 0.0)  # of an attempt without a step nothing is known
+        if used is None:
+            return [["", ""], ["energy", "not measured: a counter is missing, or may not be read"]]
+        total += used
+        rows.append([str(start["attempt"]), f"{used:.4g}"])
+    rows.append(["all", f"{total:.4g}"])
+    if hardware is not None:
+        rows.append([f"from the grid, at a PUE of {hardware.pue:g}", f"{total * hardware.pue:.4g}"])
+        if hardware.co2_g_per_kwh:
+            rows.append(["kg CO2", f"{total * hardware.pue * hardware.co2_g_per_kwh / 1000:.4g}"])
+    return rows
+
+
 def _max_memory(found: Sequence[float]) -> str:
     return size_text(max(found) * 1e9) if found else "- (no GPU)"
 

@@ -8,7 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,14 +71,24 @@ class History:
 
     def lines(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """Whole lines of the steps in these rows of the columns."""
+        return self._read(self.columns["offset"][rows] if len(rows) else [])
+
+    def _read(self, offsets: Iterable[float]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        if len(rows):
-            with open(self.journal, "rb") as stream:
-                for offset in self.columns["offset"][rows]:
-                    stream.seek(int(offset))
-                    with contextlib.suppress(ValueError):
-                        found.append(parse_line(stream.readline()))
+        if not self.journal.exists():
+            return found
+        with open(self.journal, "rb") as stream:
+            for offset in offsets:
+                stream.seek(int(offset))
+                with contextlib.suppress(ValueError):
+                    found.append(parse_line(stream.readline()))
         return found
+
+    def last_line(self, attempt: int) -> dict[str, Any]:
+        """The last step's line that an attempt has written, counted or not; empty if there is none."""
+        offsets = [c["offset"][c["attempt"] == attempt] for c in (self.columns, self.lost)]
+        last = max((float(found.max()) for found in offsets if len(found)), default=None)
+        return next(iter(self._read([] if last is None else [last])), {})
 
     def counted(self, name: str) -> list[dict[str, Any]]:
         """Events of a kind that has one for a step: those that count, in order of their step."""

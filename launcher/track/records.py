@@ -52,6 +52,8 @@ class StepRecord:
     """What the attempt's first step took; in its first record only."""
     mfu: float | None = None
     """Model FLOPs utilization: the step's FLOPs over what the device could have done in its time."""
+    energy_kwh: float | None = None
+    """Of devices, processors and memory of all nodes since the attempt began; None where it is not known."""
     memory_gb: float | None = None
     """Peak device memory on this rank, in 10^9 bytes; None on a CPU."""
 

@@ -14,6 +14,7 @@ from launcher.parallel.gradients import GradientNorms
 from launcher.plan.plan import Plan
 from launcher.plan.step_work import StepWork, step_work
 from launcher.recipe.schema import Recipe
+from launcher.track.energy import EnergyMeter, open_counters
 from launcher.track.records import StepRecord, ValidationRecord
 from launcher.world import World
 
@@ -22,8 +23,16 @@ from launcher.world import World
 class StepMetrics:
     """Counts steps since the last record. `add` never waits for the device; `record` does."""
 
-    def __init__(self, base_lr: float, work: StepWork, groups: Sequence[Group], clock: Clock) -> None:
+    def __init__(
+        self,
+        base_lr: float,
+        work: StepWork,
+        groups: Sequence[Group],
+        clock: Clock,
+        energy: EnergyMeter | None = None,
+    ) -> None:
         self._base_lr = base_lr
+        self._energy = energy
         self._work = work
         self._group_of = {name: group.name for group in groups for name in group.parameters}
         self._clock = clock
@@ -76,6 +85,7 @@ class StepMetrics:
             update_ratio_layer=self._update_ratios(norms, layer_of),
             grad_mean_layer=self._mean_gradients(norms),
             mfu=self._work.flops / self._work.peak_flops / step_time_s if self._work.peak_flops else None,
+            energy_kwh=self._energy.kwh() if self._energy is not None else None,
             memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
         )
         self._reset()
@@ -105,7 +115,8 @@ class StepMetrics:
 def make_metrics(recipe: Recipe, plan: Plan, world: World, clock: Clock) -> StepMetrics:
     """For one attempt."""
     work = step_work(recipe, plan, world.describe()["device"])
-    return StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock)
+    energy = EnergyMeter(open_counters(world), world)
+    return StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock, energy)
 
 
 def validation_record(
