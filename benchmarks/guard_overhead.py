@@ -105,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(1)
     alone = ("cluster.nproc_per_node=1", "parallel.strategy=single")
     recipe = load_recipe(options.recipe, (*alone, *options.overrides)).recipe
-    plan = make_plan(recipe, recipe.cluster.world_size)
+    plan = make_plan(recipe, 1)
     samples = open_splits(recipe.data, recipe.model.vocab_size).train
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock(beacon=Beacon(Path(folder), 0))

@@ -41,7 +41,7 @@ JOURNAL, STATE = "journal.jsonl", "mlflow.json"
 CONSOLE = "logs/console.log"
 """What was printed, whatever became of the terminal."""
 MIRRORED = (JOURNAL, STATE, CONSOLE)
-ARTIFACTS = (RECIPE, PLAN, SHAPES)
+ARTIFACTS = (RECIPE, PLAN, SHAPES, ENVIRONMENT, DIFF)
 SUBMITTED = (SOURCE, ENVIRONMENT, DIFF, SHAPES, PLAN, SCRIPT, RECIPE)
 """What a submission defines. recipe.yaml and plan.json make a folder a run, so they come last."""
 
@@ -333,8 +333,15 @@ class LocalMirror:
 
     def environment(self) -> Mapping[str, Any]:
         """With which code, and when, it was submitted; empty where that is not known."""
-        url = files.join(self.run_url, *([self.submission] if self.submission else []), ENVIRONMENT)
-        return files.read_record(url)
+        return self._submitted(ENVIRONMENT)
+
+    def plan(self) -> Mapping[str, Any]:
+        """Every derived number; empty where that cannot be read."""
+        return self._submitted(PLAN)
+
+    def _submitted(self, name: str) -> Mapping[str, Any]:
+        inside = [self.submission] if self.submission else []
+        return files.read_record(files.join(self.run_url, *inside, name))
 
     def accept(self) -> None:
         """Make the submission the run's own: from now on, job.sh of the run starts it."""
@@ -368,7 +375,8 @@ def open_mirror(run_url: str, is_main: bool, submission: str = "", job: str | No
         # These are sent to the tracking server, by their names relative to the journal.
         (mirror.folder / submission).mkdir(parents=True, exist_ok=True)
         for name in mirror.artifacts:
-            (mirror.folder / name).write_bytes(files.read_bytes(files.join(run_url, name)))
+            if files.exists(url := files.join(run_url, name)):  # earlier versions wrote fewer
+                (mirror.folder / name).write_bytes(files.read_bytes(url))
     return mirror
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from launcher.track.points import Point, flatten_params
+from launcher.track.points import Point, flatten_params, without_unused_layers
 from launcher.track.records import Outcome
 from launcher.track.tracking_uri import artifact_location, sqlite_path
 
@@ -67,7 +67,7 @@ class MlflowRun:
         # Attempt 2 with another optim.lr: `optim.lr` stays that of attempt 1, `resume_2.optim.lr` is new.
         # Compared with what the server has, not with the journal, so that sending this line twice adds
         # nothing.
-        for key, whole in flatten_params(line["recipe"]).items():
+        for key, whole in flatten_params(without_unused_layers(line["recipe"])).items():
             value = whole[:_MAX_VALUE]
             if key not in first:
                 params[key] = value
@@ -75,6 +75,7 @@ class MlflowRun:
                 params[f"resume_{attempt}.{key}"] = value
         entities = [Param(key, value) for key, value in params.items()]
         tags = {"attempt": attempt, "run_dir": line["run_dir"], "world_size": line["world_size"]}
+        tags |= line.get("tags", {})
         for start in range(0, len(entities), _MAX_PARAMS):
             self._client.log_batch(self.run_id, params=entities[start : start + _MAX_PARAMS])
         self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])

@@ -1,6 +1,7 @@
 """Open the tracker of an attempt: writes its first journal line, and its last one even after an error."""
 
 import contextlib
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -57,12 +58,13 @@ def open_tracker(
         tracker.say(f"not made as the attempt before ({changed}): equal to the last digit only up to here")
     tracker.start(
         AttemptRecord(
-            run_name=recipe.name,
+            run_name=run_url.rstrip("/").rsplit("/", 1)[-1],
             run_dir=run_url,
             world_size=world.size,
             recipe=recipe.model_dump(mode="json"),
             artifacts=mirror.artifacts,
             made_with=made_with,
+            tags=_tags(made_with, mirror) if world.is_main else {},
             submitted=submitted.get("launch", {}).get("submitted"),
         )
     )
@@ -78,6 +80,21 @@ def open_tracker(
         if tracker.fence is not None and tracker.fence.is_ours():
             mirror.publish()  # with the last line
             attempt(tracker.fence.release)
+
+
+def _tags(made_with: Mapping[str, str], mirror: LocalMirror) -> dict[str, str]:
+    plan = mirror.plan()
+    sizes = {
+        "parameters": plan.get("num_parameters"),
+        "tokens_per_step": plan.get("tokens_per_step"),
+        "flops_per_token": plan.get("flops_per_token"),
+        "base_shapes": plan.get("base_shapes_hash"),
+        "job": mirror.job,
+        # As MLflow's own pages call it; a plus says that there were uncommitted changes.
+        "mlflow.source.git.commit": made_with.get("commit") or None,
+    }
+    known = {name: str(value) for name, value in sizes.items() if value is not None}
+    return {"host": socket.gethostname(), "device": made_with["device"], "torch": made_with["torch"], **known}
 
 
 def _publish_often(mirror: LocalMirror, fence: Fence, stop: threading.Event) -> None:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from launcher.json_text import dump_json
 from launcher.track.journal import iterate_lines
+from models.config import LayerName
 
 _NOT_A_METRIC = {"event", "time", "attempt", "step", "from_step", "phases_s"}
 _NOT_IN_A_NAME = re.compile(r"[^\w\-. /]")  # what MLflow allows in names, without the colon
@@ -61,6 +62,15 @@ def superseded_points(journal: Path, end: int) -> dict[tuple[str, int], float]:
         for point in line_points(line)
         if point.step > from_step
     }
+
+
+def without_unused_layers(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the sections of layers that its model does not have."""
+    model = recipe.get("model")
+    if not isinstance(model, Mapping) or "pattern" not in model:
+        return dict(recipe)
+    unused = set(get_args(LayerName)) - set(model["pattern"])
+    return {**recipe, "model": {key: value for key, value in model.items() if key not in unused}}
 
 
 def flatten_params(section: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

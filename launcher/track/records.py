@@ -96,6 +96,8 @@ class AttemptRecord:
     """The resolved recipe as plain JSON values."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """Versions, device and code: with others, the same numbers come out only nearly."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What people look for and sort by, beside the recipe."""
     submitted: float | None = None
     """When it was handed to the machine or its queue (unix time)."""
     artifacts: Sequence[str] = ()

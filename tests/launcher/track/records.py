@@ -25,6 +25,7 @@ def step_record(step: int, loss: float = 2.5) -> StepRecord:
 def attempt_record(*, lr: float = 1e-3, artifacts: tuple[str, ...] = ()) -> AttemptRecord:
     return AttemptRecord(
         run_name="tiny",
+        tags={"parameters": "12", "host": "node-1"},
         run_dir="/runs/tiny",
         world_size=2,
         recipe={"seed": 1, "optim": {"type": "adamw", "lr": lr, "betas": [0.9, 0.95]}},

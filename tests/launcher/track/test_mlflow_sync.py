@@ -80,6 +80,7 @@ def test_a_run_is_stored_with_metrics_params_tags_and_artifacts(
     assert run.data.params["optim.lr"] == "0.001"
     assert run.data.params["optim.betas"] == "[0.9, 0.95]"
     assert (run.data.tags["run_dir"], run.data.tags["world_size"]) == ("/runs/tiny", "2")
+    assert (run.data.tags["parameters"], run.data.tags["host"]) == ("12", "node-1")
     measured = {"grad_norm", "grad_norm_clipped", "clip_coefficient", "clip_fraction", "tokens_per_s"}
     assert measured | {"step_time_s", "data_wait_s", "lr", "lr_group/matrix"} <= run.data.metrics.keys()
     stored = tmp_path / "mlruns" / "claims" / run.info.run_id / "artifacts" / "recipe.yaml"

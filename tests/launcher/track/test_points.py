@@ -2,7 +2,8 @@ import math
 from pathlib import Path
 
 from launcher.track.journal import Journal
-from launcher.track.points import flatten_params, line_points, superseded_points
+from launcher.track.points import flatten_params, line_points, superseded_points, without_unused_layers
+from tests.small_run import small_recipe
 
 
 def test_a_step_line_becomes_one_point_for_every_number() -> None:
@@ -66,3 +67,12 @@ def test_a_recipe_is_flattened_to_strings() -> None:
     assert flatten_params(recipe) == {
         "seed": "1", "name": "a b", "optim.lr": "0.004", "optim.betas": "[0.9, 0.95]", "optim.ssm.dt": "null",
     }  # fmt: skip
+
+
+def test_sections_of_layers_that_a_model_lacks_are_left_out() -> None:
+    recipe = small_recipe("model.pattern=[s4d, ffn]").model_dump(mode="json")
+    found = flatten_params(without_unused_layers(recipe))
+    kinds = {key.split(".")[1] for key in found if key.startswith("model.") and key.count(".") > 1}
+    assert {"s4d", "ffn"} <= kinds
+    assert not kinds & {"s4", "dss", "ssd", "attention", "momentum"}
+    assert without_unused_layers({"seed": 1}) == {"seed": 1}
