@@ -78,7 +78,7 @@ def draw_rates(path: Path, samples: Sequence[Line]) -> Path:
     return path
 
 
-def draw_speed(path: Path, facts: RunFacts, samples: Sequence[Line]) -> Path:
+def draw_speed(path: Path, samples: Sequence[Line]) -> Path:
     """Tokens a second, the share of a step spent waiting for data, and what else was measured."""
     panels: list[tuple[str, Callable[[Line], float | None]]] = [
         ("tokens a second", lambda line: line["tokens_per_s"]),
@@ -105,6 +105,11 @@ FLOWS: Final[Mapping[str, str]] = {
     "activation_rms": "RMS of a layer's output",
 }
 """What is drawn as a map, by the field of a step's line."""
+
+
+def has_flow(lines: Sequence[Line]) -> bool:
+    """Whether any map can be drawn."""
+    return any(line.get(key) for line in lines for key in FLOWS)
 
 
 def draw_flow(path: Path, lines: Sequence[Line]) -> Path:

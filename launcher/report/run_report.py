@@ -1,99 +1,111 @@
 """The report of one run or several: which sections there are, in which order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from launcher.report import run_plots as plots
 from launcher.report import run_tables as tables
+from launcher.report.figure import can_draw
 from launcher.report.page import Section, make_page
 from launcher.report.run_facts import RunFacts
 from launcher.report.spikes import LEAST, find_spikes
 
+Line = Mapping[str, Any]
+Draw = Callable[[str, Callable[[Path], Path]], Path | None]
+"""(name of a picture, what draws it into a file) -> the file; None where nothing can be drawn."""
+
+
+def _drawer(folder: Path) -> Draw:
+    def draw(name: str, into: Callable[[Path], Path]) -> Path | None:
+        return into(folder / f"{name}.png") if can_draw() else None
+
+    return draw
+
+
+def _page(title: str, sections: Sequence[Section]) -> str:
+    """Without sections of which nothing is left."""
+    notes = [] if can_draw() else [Section(title="Pictures", note=_NO_PICTURES)]
+    shown = [section for section in sections if section.rows or section.picture is not None]
+    return make_page(title, [*notes, *shown])
+
+
+_NO_PICTURES = "matplotlib is not installed here: pip install 'mulaunch[plot]', then call it again."
+
 
 def report_run(facts: RunFacts, folder: Path) -> str:
     """The page of one run; its pictures are left in a folder, too."""
+    draw = _drawer(folder)
+    troubles = tables.troubles(facts)
     sections = [
         Section(title="What was run", rows=tables.what_was_run(facts)),
         Section(title="What it has reached", rows=tables.results(facts)),
-        *_trained(facts, folder),
-        *_told(facts),
+        *(_trained(facts, draw) if facts.history.step else []),
+        Section(title="Attempts", rows=tables.attempts(facts)),
+        Section(title="Troubles", rows=troubles if len(troubles) > 1 else []),
         Section(
             title="Values of the recipe that are not the defaults",
             note="All of them are in recipe.yaml, resolved.",
             rows=tables.not_default(facts),
         ),
     ]
-    return make_page(facts.name, sections)
+    return _page(facts.name, sections)
 
 
-def _trained(facts: RunFacts, folder: Path) -> list[Section]:
-    """What is drawn of its steps."""
+def _trained(facts: RunFacts, draw: Draw) -> list[Section]:
+    """What its steps say."""
     samples = facts.history.samples()
-    if not samples:
-        return [Section(title="Loss", note="No step has been logged yet.")]
-    picture = {
-        name: folder / f"{name}.png" for name in ("loss", "gradients", "rates", "flow", "speed", "time")
-    }
     spikes, diagnoses = find_spikes(facts.history), facts.history.counted("diagnosis")
+    lines = [*samples, *diagnoses]
     return [
-        Section(title="Loss", picture=plots.draw_loss(picture["loss"], facts)),
+        Section(title="Loss", picture=draw("loss", partial(plots.draw_loss, facts=facts))),
         Section(
             title="Where the time went",
             note="Over all attempts, from the first submission to the last line of the journal.",
-            picture=plots.draw_time(picture["time"], facts),
+            picture=draw("time", partial(plots.draw_time, facts=facts)),
             rows=tables.time_spent(facts),
         ),
         Section(
             title="Gradient norm",
             note="A dotted line is where an attempt resumed or a rollback went to.",
-            picture=plots.draw_gradients(picture["gradients"], facts),
+            picture=draw("gradients", partial(plots.draw_gradients, facts=facts)),
         ),
         Section(
             title="Flow through the layers",
             note="One color at one time: all layers learn. A dark row: that layer gets next to nothing.",
-            picture=plots.draw_flow(picture["flow"], [*samples, *diagnoses]),
+            picture=draw("flow", partial(plots.draw_flow, lines=lines)) if plots.has_flow(lines) else None,
         ),
-        *_diagnosed(diagnoses, folder),
+        Section(title="Diagnosis", note=_SHARPNESS, picture=_diagnosed(diagnoses, draw)),
         Section(
             title="Jumps",
             note=f"Logged steps at least {LEAST:g} usual jumps above the median of those before them.",
             rows=tables.spike_rows(spikes) if spikes else [["", ""], ["none", ""]],
         ),
-        Section(title="Learning rates", picture=plots.draw_rates(picture["rates"], samples)),
-        Section(title="Speed", picture=plots.draw_speed(picture["speed"], facts, samples)),
+        Section(title="Learning rates", picture=draw("rates", partial(plots.draw_rates, samples=samples))),
+        Section(title="Speed", picture=draw("speed", partial(plots.draw_speed, samples=samples))),
         Section(title="Plan against measured", rows=tables.plan_against_measured(facts, samples)),
         Section(title="Energy", rows=tables.energy(facts)),
     ]
 
 
-def _diagnosed(lines: Sequence[Mapping[str, Any]], folder: Path) -> list[Section]:
-    if not any("batch_entropy" in line or "sharpness" in line for line in lines):
-        return []
-    note = (
-        "Sharpness is the largest eigenvalue of the Hessian, over one batch, in the optimizer's coordinates "
-        "(arXiv 2207.14484): above the edge, steps along that direction grow."
-    )
-    return [
-        Section(title="Diagnosis", note=note, picture=plots.draw_diagnoses(folder / "diagnosis.png", lines))
-    ]
+_SHARPNESS = (
+    "Sharpness is the largest eigenvalue of the Hessian, over one batch, in the optimizer's coordinates "
+    "(arXiv 2207.14484): above the edge, steps along that direction grow."
+)
 
 
-def _told(facts: RunFacts) -> list[Section]:
-    """What its events say."""
-    troubles = tables.troubles(facts)
-    return [
-        Section(title="Attempts", rows=tables.attempts(facts)),
-        *([Section(title="Troubles", rows=troubles)] if len(troubles) > 1 else []),
-    ]
+def _diagnosed(lines: Sequence[Line], draw: Draw) -> Path | None:
+    measured = any("batch_entropy" in line or "sharpness" in line for line in lines)
+    return draw("diagnosis", partial(plots.draw_diagnoses, lines=lines)) if measured else None
 
 
 def report_runs(runs: Sequence[RunFacts], folder: Path) -> str:
     """The page of several runs side by side, best first."""
-    overlay = plots.draw_overlay(folder / "overlay.png", runs)
+    overlay = _drawer(folder)("overlay", partial(plots.draw_overlay, runs=runs))
     sections = [
         Section(title="What differs, and what was reached", rows=tables.differences(runs)),
         Section(title="Loss", picture=overlay),
         Section(title="Attempts", rows=tables.all_attempts(runs)),
     ]
-    return make_page(f"{len(runs)} runs", sections)
+    return _page(f"{len(runs)} runs", sections)

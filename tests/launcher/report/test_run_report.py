@@ -2,15 +2,18 @@
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher.report import run_report
 from launcher.report.page import Section, make_page
 from launcher.report.run_facts import RunFacts, read_facts
 from launcher.report.run_tables import (
@@ -26,7 +29,7 @@ from launcher.track.journal import Journal, read_journal, step_records
 from launcher.track.ledger import make_ledger
 from tests.launch import assert_one_screen, launch
 from tests.launcher.track.test_history import step_fields
-from tests.small_run import train_run
+from tests.small_run import make_run, small_recipe, train_run
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +188,29 @@ def test_cells_are_text() -> None:
     for mark in "abcde":
         assert f"<{mark}>" not in page.replace("<body>", "")
         assert f"&lt;{mark}&gt;" in page
+
+
+def test_without_matplotlib_there_is_a_page_of_tables(
+    facts: RunFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_report, "can_draw", lambda: False)
+    text = run_report.report_run(facts, tmp_path)
+    assert "pip install" in text
+    assert "<img" not in text
+    assert "Where the time went" in text
+    assert "Learning rates" not in text, "nothing of it is left"
+
+
+@pytest.mark.parametrize("losses", [[math.nan] * 3, [2.0], [math.inf, 2.0, -1.0]])
+def test_losses_that_cannot_be_drawn_do_not_end_a_report(tmp_path: Path, losses: list[float]) -> None:
+    run_url = make_run(tmp_path / "run", small_recipe())
+    journal = Journal(tmp_path / "run/journal.jsonl", 1)
+    journal.write("start", {"run_name": "small", "world_size": 1, "recipe": {}})
+    journal.write("begin", {"from_step": 0, "data_step": 0})
+    for step, loss in enumerate(losses, start=1):
+        journal.write("step", step_fields(step, loss))
+    journal.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = run_report.report_run(read_facts(run_url), tmp_path)
+    assert "Learning rates" in text
