@@ -10,8 +10,8 @@ from launcher.check.gate import check_record, default_folder, hash_identity, wri
 from launcher.check.shrink import choose_widths, describe_shrinking
 from launcher.cli.arguments import add_overrides, parse, show_hints
 from launcher.cli.parser import Parser
+from launcher.cli.recipe_or_run import load_recipe_or_run
 from launcher.data.source_table import check_sources
-from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
     options = parse(parser, arguments)
-    loaded = load_recipe(options.recipe, options.overrides)
+    loaded = load_recipe_or_run(options.recipe, options.overrides)
     recipe = loaded.recipe
     with loaded.locating():
         check_sources(recipe.data)

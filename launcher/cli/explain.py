@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from launcher import files
 from launcher.cli.arguments import add_overrides, parse
 from launcher.cli.parser import Parser
+from launcher.cli.recipe_or_run import A_RECIPE, load_recipe_or_run
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
-from launcher.recipe.compile import load_recipe, recipe_schema
+from launcher.recipe.compile import recipe_schema
 
 
 def explain_recipe(arguments: Sequence[str]) -> int:
@@ -15,11 +16,11 @@ def explain_recipe(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="launch explain", description="Print every parameter's role, width, init, rate, decay, and why."
     )
-    parser.add_argument("recipe", help="recipe file")
+    parser.add_argument("recipe", help=A_RECIPE)
     add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="print plain data instead of a table")
     options = parse(parser, arguments)
-    loaded = load_recipe(options.recipe, options.overrides)
+    loaded = load_recipe_or_run(options.recipe, options.overrides)
     recipe = loaded.recipe
     from launcher.plan.parameter_table import explain_record, explain_text
     from launcher.plan.parameters import describe_parameters
@@ -39,12 +40,12 @@ def write_shapes(arguments: Sequence[str]) -> int:
         prog="launch shapes",
         description="Write a recipe's base shapes as a .bsh file (the mup package's format).",
     )
-    parser.add_argument("recipe", help="recipe file")
+    parser.add_argument("recipe", help=A_RECIPE)
     add_overrides(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="default: print them")
     parser.add_argument("--json", action="store_true", help="JSON instead of .bsh")
     options = parse(parser, arguments)
-    loaded = load_recipe(options.recipe, options.overrides)
+    loaded = load_recipe_or_run(options.recipe, options.overrides)
     recipe = loaded.recipe
     if recipe.mup.type != "mup":
         message = f"{loaded.cite('mup.type')} has no base shapes"

@@ -11,6 +11,7 @@ from launcher.check.gate import require_passed
 from launcher.checkpoint.catalog import open_saved
 from launcher.cli.arguments import add_overrides, add_profile, add_shape, parse, show_hints, with_profile
 from launcher.cli.parser import Parser
+from launcher.cli.recipe_or_run import A_RECIPE, load_recipe_or_run
 from launcher.json_text import dump_json
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.hints import find_hints
@@ -98,7 +99,7 @@ def _claim_first(places: Iterator[str]) -> str:
 def plan_recipe(arguments: Sequence[str]) -> int:
     """Print the plan of a recipe."""
     parser = Parser(prog="launch plan", description="Print every derived number; start nothing.")
-    parser.add_argument("recipe", help="recipe file")
+    parser.add_argument("recipe", help=A_RECIPE)
     add_overrides(parser)
     add_shape(parser)
     add_profile(parser)
@@ -111,14 +112,13 @@ def plan_recipe(arguments: Sequence[str]) -> int:
         help="a row for each combination, such as nodes=1,2,8 parallel.strategy=fsdp2,hsdp",
     )
     options = parse(parser, arguments)
+    changes, shape = with_profile(options.overrides, options.profile), (options.nodes, options.nproc_per_node)
     if options.compare:
         from launcher.cli.compare import compare_plans
 
-        changes = with_profile(options.overrides, options.profile)
-        shape = options.nodes, options.nproc_per_node
         print("\n".join(compare_plans(options.recipe, changes, options.compare, *shape)))
         return 0
-    loaded = _load(options)
+    loaded = load_recipe_or_run(options.recipe, changes, nodes=shape[0], nproc_per_node=shape[1])
     run_url = files.absolute(f"runs/{loaded.recipe.name}")
     return _show(loaded, run_url, full=options.full, as_json=options.json)
 

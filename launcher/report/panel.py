@@ -30,7 +30,7 @@ def panel_rows(facts: RunFacts, width: int) -> list[tuple[str, str]]:
     rows.append(("step", f"{done} {history.step:,} of {facts.total:,}{ends}"))
     rows.append(("loss", f"{format_fixed(last['loss'], 4)}  {sparkline(losses, max(8, width - 30))}"))
     if history.validations:
-        rows.append(("validation", _validation(history.validations)))
+        rows.append(("validation", _validation(history.validations[-1], history.best_validation)))
     rate = f"{format_scientific(last['lr'], 2)}"
     rows.append(("rate", rate))
     clipped = history.columns["clip_fraction"][-_RECENT:]
@@ -68,11 +68,11 @@ def _bar(share: float, width: int) -> str:
     return "█" * full + "░" * (width - full)
 
 
-def _validation(found: Sequence[Mapping[str, Any]]) -> str:
-    last = found[-1]
-    best = min(found, key=lambda one: one["loss"] if math.isfinite(one["loss"]) else math.inf)
+def _validation(last: Mapping[str, Any], best: Mapping[str, Any] | None) -> str:
     text = f"{format_fixed(last['loss'], 4)} at step {last['step']:,}"
-    return text if best is last else f"{text}, best {format_fixed(best['loss'], 4)} at {best['step']:,}"
+    if best is None or best["step"] == last["step"]:
+        return text
+    return f"{text}, best {format_fixed(best['loss'], 4)} at {best['step']:,}"
 
 
 def _speed(facts: RunFacts, lines: Sequence[Mapping[str, Any]]) -> str:

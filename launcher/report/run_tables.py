@@ -58,13 +58,14 @@ def not_default(facts: RunFacts) -> Rows:
 
 def results(facts: RunFacts) -> Rows:
     """Last training loss, last and best validation."""
-    columns, found = facts.history.columns, facts.history.validations
+    history = facts.history
+    columns, found = history.columns, history.validations
     rows = [["", "step", "loss", "perplexity", "accuracy", "bits a byte"]]
     if len(columns["step"]):
         rows.append(["last training step", *_scores(columns["step"][-1], columns["loss"][-1], {})])
-    if found:
-        best = min(found, key=lambda one: one["loss"] if math.isfinite(one["loss"]) else math.inf)
-        for name, one in (("last validation", found[-1]), ("best validation", best)):
+    shown = {"last validation": found[-1] if found else None, "best validation": history.best_validation}
+    for name, one in shown.items():
+        if one is not None:
             rows.append([name, *_scores(one["step"], one["loss"], one)])
     return rows
 
@@ -244,5 +245,5 @@ def differences(runs: Sequence[RunFacts]) -> Rows:
 
 def best_loss(facts: RunFacts) -> float:
     """Lowest validation loss; infinite where there is none."""
-    losses = [one["loss"] for one in facts.history.validations]
-    return min([loss for loss in losses if math.isfinite(loss)], default=math.inf)
+    best = facts.history.best_validation
+    return math.inf if best is None else float(best["loss"])

@@ -5,6 +5,7 @@ thousand steps, evenly spread, the whole line; every other line as it is. Torch-
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import re
@@ -104,6 +105,12 @@ class History:
     def validations(self) -> list[dict[str, Any]]:
         """See counted."""
         return self.counted("validation")
+
+    @property
+    def best_validation(self) -> dict[str, Any] | None:
+        """That of the lowest loss; None where there is none."""
+        finite = [one for one in self.validations if math.isfinite(one["loss"])]
+        return min(finite, key=lambda one: float(one["loss"]), default=None)
 
     def of(self, *names: str) -> list[dict[str, Any]]:
         """The events of these kinds."""
