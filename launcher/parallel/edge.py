@@ -63,23 +63,25 @@ Pieces = Sequence[torch.Tensor]
 def largest_eigenvalue(
     gradients: Callable[[], Pieces], weights: Pieces, scales: Pieces, group: dist.ProcessGroup | None
 ) -> float:
-    """Of S H S with S = diag(scales), by Lanczos' method; NaN where all gradients are zero.
+    """Of S H S with S = diag(scales), by Lanczos' method; NaN where gradients are all zero, or not finite.
 
     `gradients` gives those at the weights as they are, in the same pieces; the weights end as they were.
     """
     # Without orthogonalizing again: it only repeats eigenvalues that were found, and three vectors suffice.
     differences = _Differences(gradients, weights, scales, group)
     vector, norm = list(differences.here), _norm(differences.here, group)
-    if norm == 0:
-        return float("nan")
+    if not 0 < norm < math.inf:
+        return math.nan
     vector = [piece / norm for piece in vector]
     before = [torch.zeros_like(piece) for piece in vector]
     diagonal: list[float] = []
     beside: list[float] = []
-    found = float("nan")
+    found = math.nan
     for _ in range(_MOST):
         product = differences.product(vector)
         diagonal.append(_dot(product, vector, group))
+        if not math.isfinite(diagonal[-1]):
+            return math.nan
         for piece, now, past in zip(product, vector, before, strict=True):
             piece.sub_(diagonal[-1] * now + (beside[-1] if beside else 0.0) * past)
         last, found = found, _top(diagonal, beside)
@@ -113,12 +115,16 @@ class _Differences:
         # A state-space layer's A and dt bend within 1e-3 of a step, a matrix in none. Where both sides differ
         # from the middle by d1 + d2 and -d1 + d2, the bend d2 / d1 grows with the distance, the error of the
         # product with its square, and rounding with its inverse.
-        distance, least, found = self._distance, math.inf, list(vector)
+        distance, least = self._distance, math.inf
+        found = [torch.full_like(piece, math.nan) for piece in vector]
         for _ in range(_TRIES):
             ahead, back = self._at(vector, distance), self._at(vector, -distance)
             across = [a - b for a, b in zip(ahead, back, strict=True)]
             bent = [a + b - 2 * here for a, b, here in zip(ahead, back, self.here, strict=True)]
             bend = _norm(bent, self._group) / max(_norm(across, self._group), 1e-30)
+            if not math.isfinite(bend):
+                distance /= 10
+                continue
             if bend >= least:
                 break  # nearer it was worse: what is left is rounding
             least, found = bend, [piece / (2 * distance) for piece in across]

@@ -46,6 +46,15 @@ class StepTracer:
 
     def _write(self, found: profile) -> None:
         name = f"step-{self._first:010}-rank-{self._world.rank}"
+        try:
+            self._write_files(found, name)
+        except OSError as error:  # it must not end a run
+            print(f"the trace is not written: {error.strerror or error}", flush=True)
+            return
+        if self._world.is_main:
+            print(f"traced steps {self._first} to {self._after - 1}: {FOLDER}/{name}.json.gz", flush=True)
+
+    def _write_files(self, found: profile, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace.json"
             found.export_chrome_trace(str(path))
@@ -53,7 +62,6 @@ class StepTracer:
         order = "self_cuda_time_total" if self._world.device.type == "cuda" else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=order, row_limit=_OPERATORS, max_name_column_width=60)
         files.write_text(files.join(self._url, f"{name}.txt"), table)
-        print(f"traced steps {self._first} to {self._after - 1}: {FOLDER}/{name}.json.gz", flush=True)
 
 
 def make_tracer(config: TraceConfig | None, run_url: str, world: World) -> StepTracer | None:

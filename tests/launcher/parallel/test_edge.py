@@ -1,5 +1,6 @@
 """Sharpness in an optimizer's coordinates: known spectra, exact second derivatives, any sharding."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,9 +44,21 @@ def test_a_quadratic_has_its_known_largest_eigenvalue(spectrum: list[float]) -> 
     assert all(torch.equal(a, b) for a, b in zip(weights, before, strict=True)), "weights end as they were"
 
 
-def test_gradients_of_zero_have_no_eigenvalue() -> None:
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_gradients_of_zero_or_not_finite_have_no_eigenvalue(value: float) -> None:
     weights = [torch.ones(3)]
-    assert np.isnan(largest_eigenvalue(lambda: [torch.zeros(3)], weights, [torch.ones(3)], None))
+    gradient = torch.full((3,), value)
+    assert math.isnan(largest_eigenvalue(lambda: [gradient], weights, [torch.ones(3)], None))
+
+
+def test_gradients_that_overflow_nearby_have_no_eigenvalue() -> None:
+    weights = [torch.ones(3)]
+
+    def gradients() -> list[torch.Tensor]:
+        return [torch.where(weights[0] == 1, 1.0, math.inf)]
+
+    assert math.isnan(largest_eigenvalue(gradients, weights, [torch.ones(3)], None))
+    assert torch.equal(weights[0], torch.ones(3)), "weights end as they were"
 
 
 def diverges(curvature: float, make: str) -> bool:
