@@ -1,6 +1,7 @@
 """`launch data show RUN --step N`: the samples that a step was trained on, as text."""
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from launcher import files
@@ -14,6 +15,8 @@ from launcher.run_folder import require_run
 
 if TYPE_CHECKING:
     import torch
+
+    from launcher.data.dataset import Batch
 
 
 def show_batch(options: argparse.Namespace) -> int:
@@ -30,19 +33,20 @@ def show_batch(options: argparse.Namespace) -> int:
     saved, _ = find_newest(run_url, verify=False)
     if saved is None:
         raise UserError(Problem(short, "has no checkpoint, which says how its text was encoded"))
-    found = _samples(facts.recipe, saved, data_step)
-    per_rank = len(found) // facts.plan["batch"]["world_size"]
-    if options.sample is not None and options.sample not in found:
-        numbers = ", ".join(str(number) for number in list(found)[:8])
+    numbers, batch = _read_batch(facts.recipe, saved, data_step)
+    per_rank = len(numbers) // facts.plan["batch"]["world_size"]
+    rows = [row for row, number in enumerate(numbers) if options.sample in (None, number)]
+    if not rows:
+        shown = ", ".join(map(str, numbers[:8]))
         raise UserError(
-            Problem(f"--sample {options.sample}", f"is not in this batch, which has {numbers}, ...")
+            Problem(f"--sample {options.sample}", f"is not in this batch, which has {shown}, ...")
         )
-    print(f"step {options.step} of {short}: global batch {data_step} of the data, {len(found)} samples")
-    for row, (number, text) in enumerate(found.items()):
-        if options.sample is None:
-            print(f"\nsample {number}, rank {row // per_rank}:\n{_cut(text, options.characters)}")
-        elif options.sample == number:
-            print(f"\nsample {number}, rank {row // per_rank}:\n{text}")
+    print(f"step {options.step} of {short}: global batch {data_step} of the data, {len(numbers)} samples")
+    decode = _decoder(facts.recipe, saved)
+    for row in rows:
+        text = decode(batch.x[row], batch.y[row])
+        text = _cut(text, options.characters) if options.sample is None else text
+        print(f"\nsample {numbers[row]}, rank {row // per_rank}:\n{text}")
     return 0
 
 
@@ -51,8 +55,8 @@ def _cut(text: str, characters: int) -> str:
     return text if more <= 0 else f"{text[:characters]} ... and {more} characters"
 
 
-def _samples(recipe: Recipe, saved: Saved, data_step: int) -> dict[int, str]:
-    """Text of each sample of a global batch, by its number in the data."""
+def _read_batch(recipe: Recipe, saved: Saved, data_step: int) -> "tuple[list[int], Batch]":
+    """The samples of a global batch, with their numbers in the data."""
     from launcher.data.batches import Batches
     from launcher.data.splits import open_splits
     from models.config import max_chars
@@ -73,19 +77,25 @@ def _samples(recipe: Recipe, saved: Saved, data_step: int) -> dict[int, str]:
         streams=recipe.train.truncated_bptt,
     )
     (numbers,), (batch,) = batches.windows(data_step), batches.read(data_step)
-    return {
-        number: _text(recipe, saved, x, y)
-        for number, x, y in zip(numbers.tolist(), batch.x, batch.y, strict=True)
-    }
+    return numbers.tolist(), batch
 
 
-def _text(recipe: Recipe, saved: Saved, x: "torch.Tensor", y: "torch.Tensor") -> str:
+def _decoder(recipe: Recipe, saved: Saved) -> "Callable[[torch.Tensor, torch.Tensor], str]":
     """The targets of a language model, as it would say them; else the bare numbers."""
     from launcher.data.tokenizer import open_tokenizer
     from models.loss import IGNORED
 
     if recipe.model.type != "lm":
-        inputs = " ".join(f"{value:g}" for value in x.flatten().tolist())
-        return f"{inputs} -> {' '.join(map(str, y.flatten().tolist()))}"
-    tokenizer = open_tokenizer(saved)  # one for each text: it waits for the rest of a character
-    return "".join(tokenizer.decode(token) for token in y.tolist() if token != IGNORED) + tokenizer.finish()
+        return _as_numbers
+    tokenizer = open_tokenizer(saved)
+
+    def decode(_x: "torch.Tensor", y: "torch.Tensor") -> str:
+        pieces = [tokenizer.decode(token) for token in y.tolist() if token != IGNORED]
+        return "".join(pieces) + tokenizer.finish()
+
+    return decode
+
+
+def _as_numbers(x: "torch.Tensor", y: "torch.Tensor") -> str:
+    inputs = " ".join(f"{value:g}" for value in x.flatten().tolist())
+    return f"{inputs} -> {' '.join(map(str, y.flatten().tolist()))}"

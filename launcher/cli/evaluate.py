@@ -1,6 +1,5 @@
 """`launch eval RUN|CHECKPOINT`: loss, perplexity, bits per byte and accuracy on validation data."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
 from launcher.named_runs import find_run
 from launcher.table import table_lines
+from launcher.track.console import perplexity
 
 if TYPE_CHECKING:
     from launcher.parallel.engine import Evaluation
@@ -51,7 +51,7 @@ def evaluate_checkpoint(arguments: Sequence[str]) -> int:
 
 
 def _fields(found: "Evaluation") -> dict[str, object]:
-    fields: dict[str, object] = {"loss": found.loss, "perplexity": math.exp(found.loss)}
+    fields: dict[str, object] = {"loss": found.loss, "perplexity": perplexity(found.loss)}
     fields |= {"accuracy": found.accuracy, "bits_per_byte": found.bits_per_byte}
     if found.loss_by_part is not None:
         fields |= {"loss_by_part": found.loss_by_part, "bits_per_byte_by_part": found.bits_per_byte_by_part}
@@ -68,4 +68,4 @@ def _rows(found: "Evaluation") -> list[list[str]]:
 
 def _row(name: str, loss: float, accuracy: float | None, bits: float | None) -> list[str]:
     shown = ["" if accuracy is None else f"{accuracy:.4f}", "" if bits is None else f"{bits:.4f}"]
-    return [name, f"{loss:.4f}", f"{math.exp(loss):.4g}", *shown]
+    return [name, f"{loss:.4f}", f"{perplexity(loss):.4g}", *shown]

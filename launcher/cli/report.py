@@ -25,10 +25,10 @@ def write_report(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", metavar="DIR", help="default: RUN/report; of several runs: report")
     options = parser.parse_args(arguments)
     urls = list(dict.fromkeys(find_run(word) for word in options.runs))
+    runs = [_read(url) for url in urls]
     folder = Path(options.output or _default_folder(urls))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        runs = [_read(url) for url in urls]
         text = report_run(runs[0], folder) if len(runs) == 1 else report_runs(runs, folder)
         (folder / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:

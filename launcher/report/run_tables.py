@@ -12,7 +12,8 @@ from launcher.plan.forecast_text import size_text
 from launcher.recipe.differences import flat_values
 from launcher.report.run_facts import RunFacts
 from launcher.report.spikes import Spike
-from launcher.track.console import format_count, format_duration, format_fixed
+from launcher.track.console import format_count, format_duration, format_fixed, perplexity
+from launcher.track.tracking_uri import mask_values
 
 Rows = list[list[str]]
 """Of text; the first row is the head."""
@@ -52,8 +53,14 @@ def _device(start: Mapping[str, Any]) -> str:
 
 def not_default(facts: RunFacts) -> Rows:
     """Values of the recipe that are not the defaults."""
-    chosen = facts.recipe.model_dump(mode="json", exclude_defaults=True)
-    return [["key", "value"], *([key, value] for key, value in flat_values(chosen).items())]
+    chosen = _values(facts.recipe.model_dump(mode="json", exclude_defaults=True))
+    return [["key", "value"], *([key, value] for key, value in chosen.items())]
+
+
+def _values(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """By key, without what may be a secret: a report is shown around."""
+    values = flat_values({key: mask_values(section) for key, section in recipe.items()})
+    return {key: "(not shown)" if key.startswith("cluster.env.") else value for key, value in values.items()}
 
 
 def results(facts: RunFacts) -> Rows:
@@ -71,10 +78,9 @@ def results(facts: RunFacts) -> Rows:
 
 
 def _scores(step: float, loss: float, of: Mapping[str, Any]) -> list[str]:
-    perplexity = f"{math.exp(loss):.4g}" if loss < 700 else "-"
     accuracy, bits = of.get("accuracy"), of.get("bits_per_byte")
     shown = ["" if accuracy is None else f"{accuracy:.3f}", "" if bits is None else f"{bits:.4f}"]
-    return [f"{step:,.0f}", format_fixed(loss, 4), perplexity, *shown]
+    return [f"{step:,.0f}", format_fixed(loss, 4), f"{perplexity(loss):.4g}", *shown]
 
 
 def attempts(facts: RunFacts) -> Rows:
@@ -217,7 +223,7 @@ def _plain(value: object) -> str:
 
 def differences(runs: Sequence[RunFacts]) -> Rows:
     """The recipe's values in which runs differ, with what each has reached; best first."""
-    flat = [flat_values(facts.recipe.model_dump(mode="json")) for facts in runs]
+    flat = [_values(facts.recipe.model_dump(mode="json")) for facts in runs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     differ = [key for key in keys if len({values.get(key) for values in flat}) > 1]
     ranked = sorted(zip(runs, flat, strict=True), key=lambda pair: best_loss(pair[0]))

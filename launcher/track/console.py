@@ -81,6 +81,11 @@ def format_scientific(number: float, decimals: int) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that is too large for a float."""
+    return math.exp(loss) if loss < 709 else math.inf
+
+
 def format_count(number: float) -> str:
     """Three digits and a suffix: 950, 48.2k, 1.31M."""
     if not math.isfinite(number):

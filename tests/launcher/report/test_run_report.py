@@ -214,3 +214,13 @@ def test_losses_that_cannot_be_drawn_do_not_end_a_report(tmp_path: Path, losses:
         warnings.simplefilter("error")
         text = run_report.report_run(read_facts(run_url), tmp_path)
     assert "Learning rates" in text
+
+
+def test_what_may_be_a_secret_is_not_shown(tmp_path: Path) -> None:
+    secret = "cluster.env={HF_TOKEN: hf-4711}"
+    train_run(tmp_path / "one", secret, "train.steps=10")
+    train_run(tmp_path / "two", "cluster.env={HF_TOKEN: hf-4712}", "train.steps=10")
+    facts = [read_facts(str(tmp_path / name)) for name in ("one", "two")]
+    for text in (run_report.report_run(facts[0], tmp_path), run_report.report_runs(facts, tmp_path)):
+        assert "hf-471" not in text
+    assert "cluster.env.HF_TOKEN" in run_report.report_run(facts[0], tmp_path)
