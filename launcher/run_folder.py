@@ -328,8 +328,9 @@ class LocalMirror:
 
     @property
     def artifacts(self) -> tuple[str, ...]:
-        """Files for the tracking server, relative to `folder`."""
-        return tuple(f"{self.submission}/{name}" if self.submission else name for name in ARTIFACTS)
+        """Files for the tracking server, relative to `folder`; those of them that there are."""
+        names = _artifacts_of(self.submission)
+        return tuple(name for name in names if (self.folder / name).exists())
 
     def environment(self) -> Mapping[str, Any]:
         """With which code, and when, it was submitted; empty where that is not known."""
@@ -374,10 +375,14 @@ def open_mirror(run_url: str, is_main: bool, submission: str = "", job: str | No
                 (mirror.folder / name).write_bytes(files.read_bytes(url))
         # These are sent to the tracking server, by their names relative to the journal.
         (mirror.folder / submission).mkdir(parents=True, exist_ok=True)
-        for name in mirror.artifacts:
+        for name in _artifacts_of(submission):
             if files.exists(url := files.join(run_url, name)):  # earlier versions wrote fewer
                 (mirror.folder / name).write_bytes(files.read_bytes(url))
     return mirror
+
+
+def _artifacts_of(submission: str) -> list[str]:
+    return [f"{submission}/{name}" if submission else name for name in ARTIFACTS]
 
 
 def next_attempt(folder: Path) -> int:

@@ -271,7 +271,9 @@ def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None])
     return sync.status()
 
 
-_ARTIFACT = re.compile(r"(attempts/[A-Za-z0-9-]+/)?(recipe\.yaml|plan\.json|base_shapes\.bsh)")
+_ARTIFACT = re.compile(
+    r"(attempts/[A-Za-z0-9-]+/)?(recipe\.yaml|plan\.json|base_shapes\.bsh|environment\.json|code\.diff)"
+)
 
 
 def artifact_path(folder: Path, name: str) -> Path | None:
