@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from launcher.check.gate import recorded_check
 from launcher.plan.forecast_text import size_text
 from launcher.recipe.differences import flat_values
 from launcher.report.run_facts import RunFacts
@@ -40,10 +41,16 @@ def what_was_run(facts: RunFacts) -> Rows:
         ["versions", ", ".join(f"{name} {packages[name]}" for name in _SHOWN if name in packages)],
         ["parametrization", mup.type + (f", base width {mup.base_width}" if mup.base_width else "")],
         ["base shapes", str(plan["base_shapes_hash"])],
+        ["coordinate check", _CHECKED[recorded_check(facts.recipe)]],
         ["newest checkpoint", f"step {facts.saved[-1]:,}" if facts.saved else "none"],
     ]
 
 
+_CHECKED: Mapping[bool | None, str] = {
+    True: "passed",
+    False: "FAILED",
+    None: "none is recorded in runs/checks for this model and its rates",
+}
 _SHOWN = ("mulaunch", "torch", "deepspeed", "numpy")
 
 

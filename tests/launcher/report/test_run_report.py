@@ -104,6 +104,7 @@ def test_the_plan_is_that_of_the_run(run: Path, facts: RunFacts) -> None:
     rows = as_dict(what_was_run(facts))
     assert rows["parameters"] == [f"{plan['num_parameters']:,}"]
     assert rows["base shapes"] == [plan["base_shapes_hash"]]
+    assert rows["coordinate check"][0].startswith("none is recorded")
     assert rows["step"] == [f"11 of 20, {plan['tokens_per_step']:,} tokens each"]
     measured = as_dict(plan_against_measured(facts, facts.history.samples()))
     assert measured["tokens"] == [f"{plan['total_tokens']:,}", f"{64 * 11}"]
