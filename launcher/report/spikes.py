@@ -64,10 +64,10 @@ def find_spikes(history: History, most: int = 10) -> list[Spike]:
 def jumps(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(median of the values before each, how far it is above that in usual jumps); 0 for the first ones."""
     count = len(values)
-    before, sizes = np.full(count, math.nan), np.zeros(count)
+    finite = np.isfinite(values)
+    before, sizes = np.full(count, math.nan), np.where(finite, 0.0, math.inf)
     if count <= 2 * _BEFORE:
         return before, sizes
-    finite = np.isfinite(values)
     # What is not a number must not hide what is: it counts as the value before it.
     held = np.maximum.accumulate(np.where(finite, np.arange(count), 0))
     filled = np.nan_to_num(values[held])

@@ -53,6 +53,10 @@ def test_constants_and_short_curves_have_no_jumps(values: np.ndarray) -> None:
     assert not jumps(values)[1].any()
 
 
+def test_a_value_that_is_not_finite_is_found_in_a_short_run_too() -> None:
+    assert jumps(np.array([2.0, math.nan, 1.9]))[1].tolist() == [0, math.inf, 0]
+
+
 def test_a_jump_names_its_data_and_the_layer_that_grew_most(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path, 1)
