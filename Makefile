@@ -63,7 +63,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): about two minutes the first time, nothing the next"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@CUDA=$(CUDA) .ci/torch-guard $(BIN)/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot]'
 	touch $@
 
 $(TEST_STAMP): $(STAMP)

@@ -175,7 +175,7 @@ def summary_text(run_url: str, result: "Result", recipe: Recipe) -> str:
             f"  launch resume {short} train.steps={2 * steps}",
             *([f"    {jump}"] if jump else []),
             *([f"  launch plan {LARGE} --nodes 8"] if files.is_file(LARGE) else []),
-            "  launch ui",
+            f"  launch report {short}",
         ]
     )
 

@@ -36,7 +36,7 @@ def test_a_run_says_where_everything_is_and_what_to_try_next(folder: Path) -> No
     ):
         assert line in out
     assert "launch plan" not in out, "its recipe is not here"
-    for command in ("launch resume whole", "launch ui"):
+    for command in ("launch resume whole", "launch report whole"):
         assert command in out
     assert "step 20/20  loss" in out
 
