@@ -157,10 +157,9 @@ def draw_diagnoses(path: Path, lines: Sequence[Line]) -> Path:
             x, y = [line["step"] for line in sharp], [line["sharpness"] for line in sharp]
             axes[-1].plot(x, y, "o-", color=ACCENTS[0], markersize=3)
             axes[-1].axhline(1.0, color=_RED, linewidth=1, linestyle="--", label="edge of stability")
-            axes[-1].set_yscale("symlog", linthresh=1.0)
             axes[-1].set_ylim(bottom=min(0.0, *y))
             axes[-1].set_title("sharpness, as a share of the edge")
-            axes[-1].legend(loc="upper right")
+            axes[-1].legend(loc="center right")
         axes[-1].set_xlabel("step")
     return path
 

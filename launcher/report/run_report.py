@@ -102,6 +102,7 @@ def _diagnosed(lines: Sequence[Line], draw: Draw) -> Path | None:
 
 def report_runs(runs: Sequence[RunFacts], folder: Path) -> str:
     """The page of several runs side by side, best first."""
+    runs = sorted(runs, key=tables.best_loss)
     overlay = _drawer(folder)("overlay", partial(plots.draw_overlay, runs=runs))
     sections = [
         Section(title="What differs, and what was reached", rows=tables.differences(runs)),
