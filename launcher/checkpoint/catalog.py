@@ -161,6 +161,14 @@ def open_saved(place: str, step: int | None = None) -> Saved:
     return saved
 
 
+def open_verified(place: str, step: int | None = None) -> Saved:
+    """As open_saved, and read whole: raises UserError for a file that is not as it was written."""
+    saved = open_saved(place, step)
+    if (bad := verify_digests(saved)) is not None:
+        raise UserError(Problem(bad.url, bad.reason, "take another checkpoint: launch verify RUN"))
+    return saved
+
+
 def all_lost(run_url: str, rejected: Sequence[Rejected], journal: Path) -> Problem | None:
     """The problem of a run that has saved checkpoints and has no good one: to start over is never guessed."""
     records = read_events(journal, "checkpoint") if journal.exists() else ()

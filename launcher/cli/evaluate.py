@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from launcher import files
-from launcher.checkpoint.catalog import open_saved, verify_digests
+from launcher.checkpoint.catalog import open_verified
 from launcher.cli.arguments import A_RUN, add_overrides, parse, positive
 from launcher.cli.parser import Parser
-from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json
 from launcher.named_runs import find_run
 from launcher.table import table_lines
@@ -31,9 +30,7 @@ def evaluate_checkpoint(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parse(parser, arguments)
-    saved = open_saved(find_run(options.run), options.step)
-    if (bad := verify_digests(saved)) is not None:
-        raise UserError(Problem(bad.url, bad.reason, "take another checkpoint: launch verify RUN"))
+    saved = open_verified(find_run(options.run), options.step)
 
     import torch
 

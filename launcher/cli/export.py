@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.checkpoint.catalog import open_saved, verify_digests
+from launcher.checkpoint.catalog import open_verified
 from launcher.cli.parser import Parser
 from launcher.errors import Problem, UserError
 from launcher.named_runs import find_run
@@ -25,9 +25,7 @@ def export_checkpoint(arguments: Sequence[str]) -> int:
     out = Path(options.out)
     if out.suffix != ".safetensors":
         raise UserError(Problem(options.out, "does not end in .safetensors", f"write {out.stem}.safetensors"))
-    saved = open_saved(find_run(options.checkpoint))
-    if (bad := verify_digests(saved)) is not None:
-        raise UserError(Problem(bad.url, bad.reason, "take another checkpoint: launch verify RUN"))
+    saved = open_verified(find_run(options.checkpoint))
 
     from launcher.export_model import export_model
 

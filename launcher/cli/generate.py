@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import files
-from launcher.checkpoint.catalog import Saved, find_newest, open_saved, verify_digests
+from launcher.checkpoint.catalog import Saved, find_newest, open_verified
 from launcher.checkpoint.manifest import MANIFEST
 from launcher.cli.arguments import A_RUN, positive
 from launcher.cli.parser import Parser
@@ -44,19 +44,24 @@ def generate_text(arguments: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = _read_prompt(options.prompt)
     with read_frozen(*recipe or (saved.manifest.recipe, saved.url)).locating():
-        open_tokenizer(saved).encode(given)  # refuses what cannot be continued, before the model is loaded
+        tokenizer = open_tokenizer(saved)
+        prompt = tokenizer.encode(given)  # refuses what cannot be continued, before the model is loaded
         model = load_model(saved, device)
     assert isinstance(model, LM), "open_tokenizer refuses every other kind"
     generator = torch.Generator(device).manual_seed(options.seed)
     texts = []
     for number in range(options.n):
-        pieces = _continue(model, open_tokenizer(saved), given, options, generator)
+        if number:
+            tokenizer = open_tokenizer(saved)  # one for each text: it waits for the rest of a character
+        # Also where it is not printed: what comes first depends on what the prompt ends with.
+        echo = tokenizer.echo(given)
+        pieces = _continue(model, tokenizer, prompt, options, generator)
         if options.json:
             texts.append("".join(pieces))
             continue
         if options.n > 1:
             print(f"--- {number + 1} of {options.n} ---")
-        print(open_tokenizer(saved).echo(given), end="", flush=True)
+        print(echo, end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print(flush=True)
@@ -95,10 +100,7 @@ def _make_parser() -> Parser:
 def _find_saved(run_url: str, step: int | None) -> Saved:
     """A checkpoint that was read whole; says which newer ones were passed over. Raises UserError."""
     if step is not None or files.exists(files.join(run_url, MANIFEST)):
-        saved = open_saved(run_url, step)
-        if (bad := verify_digests(saved)) is not None:
-            raise UserError(Problem(bad.url, bad.reason, "take another checkpoint: launch verify RUN"))
-        return saved
+        return open_verified(run_url, step)
     require_run(run_url)
     newest, rejected = find_newest(run_url, verify=True)
     for bad in rejected:
@@ -124,7 +126,7 @@ def _read_prompt(word: str) -> str:
 def _continue(
     model: "LM",
     tokenizer: "Tokenizer",
-    given: str,
+    prompt: "torch.Tensor",
     options: argparse.Namespace,
     generator: "torch.Generator",
 ) -> Iterator[str]:
@@ -134,7 +136,7 @@ def _continue(
     device = generator.device
     tokens = generate(
         model,
-        tokenizer.encode(given)[None].to(device),
+        prompt[None].to(device),
         options.tokens,
         temperature=options.temperature,
         top_k=options.top_k,

@@ -89,6 +89,28 @@ def test_words_continue_with_blanks_between_them(
     assert len(cut(said.rstrip("\n").replace("<end>", "\0").encode())) == 6 + 40
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_word_knows_what_the_prompt_ends_with(
+    folder: Path, capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
+    words = [
+        "generate",
+        str(folder / "words"),
+        "--prompt",
+        "self return",
+        "--tokens",
+        "8",
+        "--seed",
+        str(seed),
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out.rstrip("\n")
+    assert len(cut(said.replace("<end>", "\0").encode())) == 2 + 8, "no word is glued to the prompt's last"
+    assert main([*words, "--json"]) == 0
+    (continuation,) = json.loads(capsys.readouterr().out)["continuations"]
+    assert said == f"self return{continuation}".rstrip("\n")
+
+
 def test_characters_of_words_step_by_step_say_what_one_forward_says(folder: Path) -> None:
     saved = newest(folder / "chars")
     model, tokenizer = load_model(saved, torch.device("cpu")), open_tokenizer(saved)
