@@ -139,7 +139,9 @@ def status_lines(run_url: str, holder: str | None) -> list[str]:
 
 def _memory_text(history: History) -> str:
     """What a device has needed against what was planned; empty where only one of them is known."""
-    measured = [line["memory_gb"] for line in history.samples() if line.get("memory_gb")]
+    # A device's peak only grows, so each attempt's last line has it.
+    lines = [history.last_line(start["attempt"]) for start in history.of("start")]
+    measured = [line["memory_gb"] for line in lines if line.get("memory_gb")]
     planned = [begin["planned_memory_gb"] for begin in history.of("begin") if "planned_memory_gb" in begin]
     if not (measured and planned):
         return ""
@@ -154,10 +156,10 @@ def _loss_text(facts: _Facts, last: dict[str, Any]) -> str:
 
 def ledger_lines(ledger: Ledger) -> list[str]:
     """Where the time went, largest part first."""
-    total = ledger.total_s
-    spent = sorted(ledger.seconds.items(), key=lambda item: -item[1])
-    rows = [[part, _clock_text(s), f"{s / total:.1%}"] for part, s in spent if total and s >= 0.0005 * total]
-    return ["", *table_lines([["time", _clock_text(total), f"{ledger.goodput:.1%} goodput"], *rows])]
+    parts = ledger.largest_first
+    rows = [[part, _clock_text(s), f"{share:.1%}"] for part, s, share in parts if share >= 0.0005]
+    head = ["time", _clock_text(ledger.total_s), f"{ledger.goodput:.1%} goodput"]
+    return ["", *table_lines([head, *rows])]
 
 
 def _clock_text(seconds: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from launcher.parallel.gradients import squared_norms
 from launcher.parallel.mesh import local_shard
 
 _MOST: Final = 20
@@ -161,4 +162,4 @@ def _dot(
 
 
 def _norm(pieces: Sequence[torch.Tensor], group: dist.ProcessGroup | None) -> float:
-    return _dot(pieces, pieces, group) ** 0.5
+    return float(squared_norms(pieces, group).sum()) ** 0.5

@@ -31,8 +31,7 @@ def panel_rows(facts: RunFacts, width: int) -> list[tuple[str, str]]:
     rows.append(("loss", f"{format_fixed(last['loss'], 4)}  {sparkline(losses, max(8, width - 30))}"))
     if history.validations:
         rows.append(("validation", _validation(history.validations[-1], history.best_validation)))
-    rate = f"{format_scientific(last['lr'], 2)}"
-    rows.append(("rate", rate))
+    rows.append(("rate", format_scientific(last["lr"], 2)))
     clipped = history.columns["clip_fraction"][-_RECENT:]
     norm = f"{format_fixed(last['grad_norm'], 3)}, {float(np.mean(clipped)):.0%} of steps clipped"
     rows.append(("gradient", norm))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from launcher.report.figure import ACCENTS, INK, MUTED, new_page, sequential_colours
 from launcher.report.run_facts import RunFacts
-from launcher.track.history import History
+from launcher.track.history import History, spread
 from launcher.track.ledger import PARTS
 
 if TYPE_CHECKING:
@@ -31,7 +31,14 @@ def draw_loss(path: Path, facts: RunFacts) -> Path:
     with new_page(path, 1, 1, _WIDE) as (_, (panel,)):
         _draw_curve(panel, history.columns["step"], history.columns["loss"], ACCENTS[0], "training")
         lost = history.lost
-        panel.plot(lost["step"], lost["loss"], ".", color=_RED, markersize=2.5, label=_lost_label(history))
+        panel.plot(
+            lost["step"],
+            lost["loss"],
+            ".",
+            color=_RED,
+            markersize=2.5,
+            label="trained again" if len(lost["step"]) else "",
+        )
         found = history.validations
         if found:
             x, y = [one["step"] for one in found], [one["loss"] for one in found]
@@ -54,7 +61,8 @@ def draw_gradients(path: Path, facts: RunFacts) -> Path:
         if limit is not None:
             norms.axhline(limit, color=MUTED, linewidth=1, linestyle="--", label=f"clipped at {limit:g}")
         _mark_events(norms, history)
-        if _positive(history.columns["grad_norm"]).size:
+        values = history.columns["grad_norm"]
+        if np.any(np.isfinite(values) & (values > 0)):
             norms.set_yscale("log")
         norms.set_ylabel("gradient norm")
         norms.legend(loc="upper right")
@@ -136,8 +144,7 @@ def draw_flow(path: Path, lines: Sequence[Line]) -> Path:
 
 def _spread(lines: Sequence[Line], most: int) -> list[Line]:
     """Evenly, at most so many."""
-    places = np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int)
-    return [lines[at] for at in np.unique(places)]
+    return [lines[at] for at in spread(len(lines), most)]
 
 
 def draw_diagnoses(path: Path, lines: Sequence[Line]) -> Path:
@@ -172,12 +179,11 @@ def draw_time(path: Path, facts: RunFacts) -> Path:
     colours["first step"] = ACCENTS[3]
     with new_page(path, 1, 1, (11.0, 2.2)) as (figure, (panel,)):
         left = 0.0
-        for part in sorted(PARTS, key=lambda part: -ledger.seconds[part]):
-            share = 100 * ledger.seconds[part] / ledger.total_s if ledger.total_s else 0.0
-            if share < 0.5:
-                continue
-            panel.barh(0, share, left=left, color=colours[part], label=f"{part} {share:.1f} %")
-            left += share
+        for part, _, share in ledger.largest_first:
+            if share >= 0.005:
+                label = f"{part} {100 * share:.1f} %"
+                panel.barh(0, 100 * share, left=left, color=colours[part], label=label)
+                left += 100 * share
         panel.set_xlim(0, 100)
         panel.set_yticks([])
         panel.grid(visible=False)
@@ -261,10 +267,6 @@ def _mark_events(panel: "Axes", history: History) -> None:
         )
 
 
-def _lost_label(history: History) -> str:
-    return "trained again" if len(history.lost["step"]) else ""
-
-
 def _limit(panel: "Axes", values: Sequence[NDArray[np.float64]]) -> None:
     """From the lowest value to a little above nearly all: one jump must not flatten the curve."""
     found = np.concatenate([*values, np.empty(0)])
@@ -273,7 +275,3 @@ def _limit(panel: "Axes", values: Sequence[NDArray[np.float64]]) -> None:
         low, high = float(found.min()), float(np.quantile(found, 0.995))
         margin = 0.06 * (high - low) or 0.1
         panel.set_ylim(low - margin, high + 2 * margin)
-
-
-def _positive(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values[np.isfinite(values) & (values > 0)]

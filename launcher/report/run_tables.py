@@ -185,10 +185,8 @@ def _tokens(samples: Sequence[Mapping[str, Any]]) -> int:
 def time_spent(facts: RunFacts) -> Rows:
     """The goodput ledger."""
     ledger = facts.history.ledger
-    total = ledger.total_s
-    parts = sorted(ledger.seconds.items(), key=lambda item: -item[1])
-    rows = [[part, f"{s:,.1f} s", f"{s / total:.2%}"] for part, s in parts if total and s > 0]
-    return [["part", "time", "share"], *rows, ["all", f"{total:,.1f} s", ""]]
+    rows = [[part, f"{s:,.1f} s", f"{share:.2%}"] for part, s, share in ledger.largest_first]
+    return [["part", "time", "share"], *rows, ["all", f"{ledger.total_s:,.1f} s", ""]]
 
 
 def spike_rows(spikes: Sequence[Spike]) -> Rows:

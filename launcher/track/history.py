@@ -67,8 +67,7 @@ class History:
 
     def samples(self, most: int = SAMPLES) -> list[dict[str, Any]]:
         """Whole lines of steps that are evenly spread, the first and the last among them."""
-        count = len(self.columns["step"])
-        return self.lines(np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)))
+        return self.lines(spread(len(self.columns["step"]), most))
 
     def lines(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """Whole lines of the steps in these rows of the columns."""
@@ -115,6 +114,11 @@ class History:
     def of(self, *names: str) -> list[dict[str, Any]]:
         """The events of these kinds."""
         return [event for event in self.events if event["event"] in names]
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the first `count` numbers, evenly, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def read_history(journal: Path) -> History:

@@ -48,6 +48,12 @@ class Ledger:
         """Fraction of the time that went into steps that were kept."""
         return self.seconds["step"] / self.total_s if self.total_s else 0.0
 
+    @property
+    def largest_first(self) -> list[tuple[Part, float, float]]:
+        """(part, seconds, share of the whole), without parts that took no time."""
+        spent = sorted(self.seconds.items(), key=lambda item: -item[1])
+        return [(part, s, s / self.total_s) for part, s in spent if s > 0]
+
     def as_fields(self) -> dict[str, object]:
         """For a journal line."""
         named = {f"{part.replace(' ', '_')}_s": round(value, 3) for part, value in self.seconds.items()}
