@@ -12,6 +12,11 @@ RUNS = Path("runs")
 LATEST = "latest"
 
 
+def name_of(run_url: str) -> str:
+    """What a run is called: its folder's name."""
+    return run_url.rstrip("/").rsplit("/", 1)[-1]
+
+
 def find_run(word: str) -> str:
     """The URL of a run, or of any other folder that is called so.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from launcher.cli.parser import Parser
 from launcher.cli.problems import problem_records, shown_lines, wants_colour
 from launcher.errors import Problem, UserError
-from launcher.recipe.compile import load_frozen, load_recipe
+from launcher.recipe.compile import load_recipe
 from launcher.recipe.differences import diff_rows
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.suggest import close_matches, did_you_mean
@@ -133,14 +133,12 @@ def diff_recipes(arguments: Sequence[str]) -> int:
 
 def _load(place: str) -> LoadedRecipe:
     from launcher import files
-    from launcher.run_folder import RECIPE, is_run
+    from launcher.cli.recipe_or_run import load_recipe_or_run
+    from launcher.run_folder import is_run
 
-    if Path(place).is_dir() or "://" in place:
-        url = files.absolute(place)
-        if not is_run(url):
-            raise UserError(Problem(place, "is a folder, and not a run", "give a recipe file or a run"))
-        return load_frozen(files.join(url, RECIPE))
-    return load_recipe(place)
+    if (Path(place).is_dir() or "://" in place) and not is_run(files.absolute(place)):
+        raise UserError(Problem(place, "is a folder, and not a run", "give a recipe file or a run"))
+    return load_recipe_or_run(place)
 
 
 def _source_of(place: str) -> LoadedRecipe:

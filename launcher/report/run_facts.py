@@ -7,6 +7,7 @@ from typing import Any, final
 from launcher import files
 from launcher.checkpoint.catalog import list_steps
 from launcher.json_text import load_json
+from launcher.named_runs import name_of
 from launcher.recipe.compile import load_frozen
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, PLAN, RECIPE, lock_holder, open_mirror
@@ -42,7 +43,7 @@ def read_facts(run_url: str) -> RunFacts:
     history = read_history(mirror.folder / JOURNAL)
     return RunFacts(
         url=run_url,
-        name=run_url.rstrip("/").rsplit("/", 1)[-1],
+        name=name_of(run_url),
         recipe=load_frozen(files.join(run_url, RECIPE)).recipe,
         plan=load_json(files.read_bytes(files.join(run_url, PLAN))),
         environment=mirror.environment(),

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from launcher.checkpoint.saving import attempt
 from launcher.fence import RENEW_EVERY_S, Fence
+from launcher.named_runs import name_of
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
 from launcher.track.mlflow import MlflowTarget
@@ -58,7 +59,7 @@ def open_tracker(
         tracker.say(f"not made as the attempt before ({changed}): equal to the last digit only up to here")
     tracker.start(
         AttemptRecord(
-            run_name=run_url.rstrip("/").rsplit("/", 1)[-1],
+            run_name=name_of(run_url),
             run_dir=run_url,
             world_size=world.size,
             recipe=recipe.model_dump(mode="json"),
