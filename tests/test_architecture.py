@@ -29,6 +29,8 @@ DOORS = {
     "matplotlib": "launcher/report/",
     "rich": "launcher/cli/watch.py",
     "pynvml": "launcher/track/energy.py",
+    "tensorboard": "launcher/track/sinks.py",
+    "wandb": "launcher/track/sinks.py",
     "tokenizers": "launcher/data/text_tokenizer.py",
     "pyarrow": "launcher/corpus/row_readers.py",
     "safetensors": "models/exported.py",

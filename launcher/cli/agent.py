@@ -22,6 +22,7 @@ from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines
 from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, rank_arguments, recipe_url
 from launcher.cli.tracking import settle_lost, settle_run
+from launcher.cli.watch import panel_below
 from launcher.ending import REACTIONS, StorageError
 from launcher.environment import ON_ONE_NODE, STORE_FILE
 from launcher.errors import StoreError, UserError
@@ -77,7 +78,7 @@ def main() -> int:
 
 
 def supervise(elastic: Elastic, folder: Path) -> int:
-    """Attempt after attempt; returns the exit code. `folder` is private, and goes when this returns."""
+    """Listen to signals and train; returns the exit code. `folder` is private, and goes when this returns."""
     if elastic.one_node:
         os.environ |= {name: value for name, value in ON_ONE_NODE.items() if name not in os.environ}
     elif elastic.may_change:
@@ -92,7 +93,6 @@ def supervise(elastic: Elastic, folder: Path) -> int:
     folder_of_run = files.local_path(run_url)
     console = folder_of_run / CONSOLE if folder_of_run and not supervised else None
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, console)
-    limits = limits_of(guard)
     ranks = NodeRanks(folder)
     elastic.secret = None if elastic.one_node else read_secret(run_url)
     for number in STOP_SIGNALS:
@@ -100,11 +100,19 @@ def supervise(elastic: Elastic, folder: Path) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal does not end training
     ranks.start()
     if supervised:
-        return run_supervised(elastic, ranks, run_url, recipe, limits, Path(supervised))
+        return run_supervised(elastic, ranks, run_url, recipe, limits_of(guard), Path(supervised))
     say_where(elastic, run_url, options.submission)
+    with panel_below(run_url, console if elastic.one_node else None):
+        return attempts(elastic, ranks, run_url, recipe, guard)
+
+
+def attempts(
+    elastic: Elastic, ranks: NodeRanks, run_url: str, recipe: Recipe | None, guard: GuardConfig
+) -> int:
+    """One after the other, while another may help; returns the exit code."""
     saved, retries = steps_saved(run_url, []), 0
     while True:
-        ended = run_attempt(elastic, ranks, run_url, recipe, limits)
+        ended = run_attempt(elastic, ranks, run_url, recipe, limits_of(guard))
         cause, reaction, before = ended.cause, REACTIONS[ended.cause.ending], saved
         saved = steps_saved(run_url, before)
         retries = 0 if saved[-1:] != before[-1:] or cause.ending == "regrouped" else retries + 1

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from launcher import files
 from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines
-from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, REPLACED, rank_arguments, recipe_url
+from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, REPLACED, SHOWN, rank_arguments, recipe_url
 from launcher.cli.problems import problem_lines
 from launcher.cli.tracking import find_target
 from launcher.clock import Clock
@@ -48,6 +48,8 @@ def main() -> int:
     rank, words, node = int(os.environ.get("RANK", "0")), os.environ.get(ENDS), os.environ.get(NODE_FOLDER)
     if logs := os.environ.get(LOGS):
         _print_to(Path(logs) / f"rank-{rank}.log")
+    elif shown := os.environ.get(SHOWN):
+        _print_to(Path(shown))
     sys.stdout, sys.stderr = LastingOutput(sys.stdout, None), LastingOutput(sys.stderr, None)
     stop = StopRequests(now_on_second_sigint=node is None)
     stop.listen()
@@ -145,7 +147,7 @@ def train_rank(
 
     run_url = mirror.run_url
     if world.is_main:
-        sys.stdout = LastingOutput(sys.stdout, mirror.folder / CONSOLE)
+        sys.stdout = LastingOutput(None if SHOWN in os.environ else sys.stdout, mirror.folder / CONSOLE)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
     clock = Clock(beacon=beacon, tracer=make_tracer(recipe.track.trace, run_url, world))

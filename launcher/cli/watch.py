@@ -1,9 +1,14 @@
-"""`launch watch RUN`: a run at a glance, live on a terminal, from its journal alone."""
+"""A run at a glance, live on a terminal, from its journal alone: `launch watch RUN`, and below what `launch`
+prints."""
 
+import contextlib
+import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -11,8 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.cli.arguments import A_RUN
+from launcher.cli.echo import Echo
 from launcher.cli.logs import is_trained
 from launcher.cli.parser import Parser
+from launcher.cli.places import PLAIN, SHOWN
+from launcher.errors import UserError
 from launcher.named_runs import find_run
 from launcher.report.panel import panel_rows
 from launcher.report.run_facts import RunFacts, read_facts
@@ -45,6 +53,39 @@ def watch_run(arguments: Sequence[str]) -> int:
         return 0
     _show_live(run_url, console)
     return 0
+
+
+@contextlib.contextmanager
+def panel_below(run_url: str, console_log: Path | None) -> Iterator[None]:
+    """On a terminal: what is added to the console log, and below it how the run stands, until the end.
+
+    Without a console log, on a pipe, or with LAUNCH_PLAIN set, ranks print lines, and nothing else is shown.
+    """
+    console = Console()
+    if console_log is None or not console.is_terminal or console.is_dumb_terminal or os.environ.get(PLAIN):
+        yield
+        return
+    end = threading.Event()
+    os.environ[SHOWN] = str(console_log)
+    # Transient: at the end the screen holds the lines that a pipe would have got.
+    with Live(console=console, auto_refresh=False, transient=True) as live, Echo(console_log):
+        thread = threading.Thread(target=_refresh, args=(run_url, live, end), name="panel", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+
+
+def _refresh(run_url: str, live: Live, end: threading.Event) -> None:
+    pause_s = _EVERY_S
+    while not end.wait(pause_s):
+        begun = time.monotonic()
+        with contextlib.suppress(OSError, ValueError, UserError):  # not there yet, or being written
+            panel = make_panel(read_facts(run_url, alone=True), live.console.width)
+            live.update(panel, refresh=True)
+        pause_s = max(_EVERY_S, (time.monotonic() - begun) / _SHARE)
 
 
 def _show_live(run_url: str, console: Console) -> None:

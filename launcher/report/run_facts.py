@@ -37,10 +37,13 @@ class RunFacts:
         return self.recipe.train.steps
 
 
-def read_facts(run_url: str) -> RunFacts:
-    """Everything that a report says comes from here, and all but recipe and plan from the journal."""
+def read_facts(run_url: str, *, alone: bool = False) -> RunFacts:
+    """Everything that a report says comes from here, and all but recipe and plan from the journal.
+
+    `alone`: without other processes, however long the journal is.
+    """
     mirror = open_mirror(run_url, is_main=True)
-    history = read_history(mirror.folder / JOURNAL)
+    history = read_history(mirror.folder / JOURNAL, alone=alone)
     return RunFacts(
         url=run_url,
         name=name_of(run_url),

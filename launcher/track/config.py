@@ -59,3 +59,7 @@ class TrackConfig(Section):
     trace: TraceConfig | None = None
     """Null for none."""
     mlflow: MLflowConfig = MLflowConfig()
+    tensorboard: Annotated[str, Field(min_length=1)] | None = None
+    """Local folder for event files, of each run in a folder of its own: `tensorboard --logdir` takes it."""
+    wandb: Annotated[str, Field(min_length=1)] | None = None
+    """Weights & Biases project; offline, in ./wandb, where there is no key or WANDB_MODE says so."""

@@ -121,9 +121,9 @@ def spread(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def read_history(journal: Path) -> History:
-    """Read a journal that may be written at the same time. An absent one is empty."""
-    parts = [_Part()] if not journal.exists() else _read_parts(journal)
+def read_history(journal: Path, *, alone: bool = False) -> History:
+    """Read a journal that may be written at the same time. An absent one is empty. `alone`: start nothing."""
+    parts = [_Part()] if not journal.exists() else _read_parts(journal, alone)
     steps = np.concatenate([np.empty((0, _WIDTH)), *(block for part in parts for block in part.blocks)])
     for part in parts:
         part.blocks.clear()
@@ -145,8 +145,8 @@ def read_history(journal: Path) -> History:
     )
 
 
-def _read_parts(journal: Path) -> "list[_Part]":
-    size, processes = journal.stat().st_size, min(os.cpu_count() or 1, 8)
+def _read_parts(journal: Path, alone: bool) -> "list[_Part]":
+    size, processes = journal.stat().st_size, 1 if alone else min(os.cpu_count() or 1, 8)
     if size < _LARGE or processes == 1:
         return [_read_part(journal, 0, size)]
     cuts = [size * part // processes for part in range(processes + 1)]

@@ -49,6 +49,7 @@ def open_tracker(
         log_every=recipe.track.log_every,
         mlflow=mlflow,
         stream=sys.stdout,
+        track=recipe.track,
         fence=Fence(run_url, number, mirror.job) if world.is_main else None,
     )
     submitted = mirror.environment() if world.is_main else {}

@@ -12,6 +12,7 @@ from launcher.ending import StorageError, classify
 from launcher.errors import UserError
 from launcher.fence import Fence
 from launcher.progress import Progress
+from launcher.track.config import TrackConfig
 from launcher.track.console import ProgressLines
 from launcher.track.journal import Journal, read_records
 from launcher.track.ledger import make_ledger
@@ -19,6 +20,7 @@ from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
 from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
 from launcher.track.settle import write_end
+from launcher.track.sinks import JournalFollower, make_followers
 from launcher.track.tracking_uri import mask_values
 
 
@@ -40,10 +42,12 @@ class Tracker:
         log_every: int,
         mlflow: MlflowTarget | None,
         stream: TextIO | None,
+        track: TrackConfig | None = None,
         fence: Fence | None = None,
     ) -> None:
         self._journal: Journal | None = None
         self._sync: MlflowSync | None = None
+        self._followers: Sequence[JournalFollower] = ()
         self._stream = stream if rank == 0 else None
         self._progress = ProgressLines(total_steps=total_steps, colour=stream is not None and stream.isatty())
         self.attempt = attempt
@@ -59,9 +63,13 @@ class Tracker:
         self._journal = Journal(folder / JOURNAL_NAME, attempt, *([fence.glance] if fence else []))
         if mlflow is not None:
             self._sync = MlflowSync(folder / JOURNAL_NAME, mlflow, notify=self.say)
+        if track is not None:
+            self._followers = make_followers(track, folder / JOURNAL_NAME, self.say)
 
     def start(self, record: AttemptRecord) -> None:
-        """Write the start to the journal, and start sending to MLflow."""
+        """Write the start to the journal, and start sending to MLflow and other viewers."""
+        for follower in self._followers:
+            follower.start()
         # Masked here, before anything is written: the journal is copied to MLflow and to remote folders, and
         # a password in a recipe's URLs would travel with it.
         self.event("start", {name: mask_values(value) for name, value in dataclasses.asdict(record).items()})
@@ -171,7 +179,10 @@ class Tracker:
         except (StorageError, UserError):
             if error is None:
                 raise  # else it may be the very error that is being told; the agent writes the end
-        return self._sync.close(drain_s) if self._sync is not None else None
+        status = self._sync.close(drain_s) if self._sync is not None else None
+        for follower in self._followers:
+            follower.close(drain_s)
+        return status
 
     def _write_ledger(self) -> None:
         """Where the run's time went so far; after its last step, so that MLflow shows it there."""

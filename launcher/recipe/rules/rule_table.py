@@ -11,6 +11,7 @@ from launcher.recipe.rules.mup_rules import MUP_RULES
 from launcher.recipe.rules.parallel_rules import PARALLEL_RULES
 from launcher.recipe.rules.refuse import Rule
 from launcher.recipe.rules.schedule_rules import SCHEDULE_RULES
+from launcher.recipe.rules.track_rules import TRACK_RULES
 
 RULES: tuple[Rule, ...] = (
     *BATCH_RULES,
@@ -19,6 +20,7 @@ RULES: tuple[Rule, ...] = (
     *MUP_RULES,
     *DATA_RULES,
     *CLUSTER_RULES,
+    *TRACK_RULES,
 )
 
 

@@ -1,16 +1,20 @@
-"""`launch watch`: once on a pipe, live on a terminal, and never longer than the run."""
+"""A run at a glance: once on a pipe, live on a terminal, and below the lines of a run."""
 
 import os
 import pty
+import re
 import select
+import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-from tests.launch import LAUNCH, launch
-from tests.small_run import train_run
+from tests.launch import ENVIRONMENT, LAUNCH, launch
+from tests.small_run import RECIPE, train_run
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +32,27 @@ def test_a_pipe_gets_plain_text_once(folder: Path) -> None:
     assert done.stdout.splitlines()[0].split() == ["run", "one"]
 
 
-def test_a_terminal_gets_a_panel_until_nobody_trains_the_run(folder: Path) -> None:
+def on_terminal(
+    *words: str, folder: Path, until: bytes = b"\0", env: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, bytes]:
+    """Exit code and all that a terminal gets; ctrl-C is pressed when it shows a text."""
     terminal, other_side = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    command = [*LAUNCH, "watch", "latest"]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=other_side, stderr=other_side)
+    environment = os.environ | ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"} | env
+    process = subprocess.Popen(
+        [*LAUNCH, *words],
+        cwd=folder,
+        env=environment,
+        stdin=other_side,
+        stdout=other_side,
+        stderr=other_side,
+        start_new_session=True,
+    )
     os.close(other_side)
-    shown, deadline = b"", time.monotonic() + 60
+    shown, pressed, deadline = b"", False, time.monotonic() + 200
     while time.monotonic() < deadline:
+        if until in shown and not pressed:
+            pressed = True
+            os.killpg(process.pid, signal.SIGINT)
         if not select.select([terminal], [], [], 1.0)[0]:
             continue
         try:
@@ -46,9 +63,41 @@ def test_a_terminal_gets_a_panel_until_nobody_trains_the_run(folder: Path) -> No
             break
         shown += data
     os.close(terminal)
-    assert process.wait(30) == 0, shown
+    return process.wait(30), shown
+
+
+def has_cursor(shown: bytes) -> bool:
+    return shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1
+
+
+def test_a_terminal_gets_a_panel_until_nobody_trains_the_run(folder: Path) -> None:
+    code, shown = on_terminal("watch", "latest", folder=folder)
+    assert code == 0, shown
     assert b"20 of 20" in shown
-    assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1, "the cursor is shown again"
+    assert has_cursor(shown)
+
+
+def test_a_run_on_a_terminal_has_a_panel_below_its_lines_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    words = ("small.yaml", "train.steps=100000", "track.log_every=1", "track.mlflow.enabled=false")
+    code, shown = on_terminal(*words, "--run-dir", "run", folder=tmp_path, until=b"goodput")
+    assert code == 130, shown
+    assert has_cursor(shown)
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode()).replace("\r", "\n")
+    printed = (tmp_path / "run/logs/console.log").read_text()
+    assert "launch: stopped by user: SIGINT" in printed
+    missing = [line for line in printed.splitlines() if len(line) < 100 and line not in text]
+    assert not missing, "the terminal gets every line of the console's log"
+
+
+def test_who_wants_lines_gets_lines(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    words = ("small.yaml", "train.steps=6", "track.mlflow.enabled=false", "--run-dir", "run")
+    code, shown = on_terminal(*words, folder=tmp_path, env={"LAUNCH_PLAIN": "1"})
+    assert code == 0, shown
+    assert b"next:" in shown
+    assert b"goodput" not in shown
+    assert b"\x1b[?25l" not in shown
 
 
 def test_a_run_that_is_none_is_refused(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from launcher.errors import UserError
 from launcher.recipe.compile import compile_recipe
-from launcher.recipe.rules import parallel_rules
+from launcher.recipe.rules import parallel_rules, track_rules
 from launcher.recipe.rules.batch_rules import BATCH_RULES
 from launcher.recipe.rules.cluster_rules import CLUSTER_RULES
 from launcher.recipe.rules.data_rules import DATA_RULES
@@ -15,6 +15,7 @@ from launcher.recipe.rules.mup_rules import MUP_RULES
 from launcher.recipe.rules.parallel_rules import PARALLEL_RULES
 from launcher.recipe.rules.rule_table import RULES
 from launcher.recipe.rules.schedule_rules import SCHEDULE_RULES
+from launcher.recipe.rules.track_rules import TRACK_RULES
 from tests.launcher.recipe.small import SMALL, problems
 
 DOCS = Path(__file__).parents[3] / "docs" / "rules.md"
@@ -137,34 +138,6 @@ PARALLEL = [
         "sharpness-is-plain",
         ("mup={type: sp}", "train.truncated_bptt=true", "optim.sharpness={rho: 0.1}"),
         "optim.sharpness does not work with train.truncated_bptt = true",
-    ),
-    broken(
-        "diagnosis-with-validation",
-        ("train.validate_every=null", "track.diagnosis={}"),
-        "track.diagnosis",
-        "give train.validate_every",
-    ),
-    broken(
-        "sharpness-is-measurable",
-        ("train.validate_every=5", "optim={type: lion, lr: 1e-3}", "track.diagnosis={sharpness: true}"),
-        "becomes unstable is not known",
-        "use adamw, adam, or sgd without nesterov",
-    ),
-    broken(
-        "sharpness-is-measurable",
-        (
-            "train.validate_every=5",
-            "parallel={engine: deepspeed, zero_stage: 2}",
-            "track.diagnosis={sharpness: true}",
-        ),
-        "has gradients only inside a step",
-        "or use parallel.engine=torch",
-    ),
-    broken(
-        "step-after-trace",
-        ("track.trace={from_step: 100000, steps: 3}",),
-        "ends with step 100002",
-        "or train one more",
     ),
 ]
 SCHEDULE = [
@@ -431,7 +404,40 @@ CLUSTER = [
         place="31:40",
     ),
 ]
-BROKEN = [*BATCH, *PARALLEL, *SCHEDULE, *MUP, *DATA, *CLUSTER]
+TRACK = [
+    broken("viewers-installed", "track.tensorboard=tb", "is not installed here", "pip install tensorboard"),
+    broken("viewers-installed", "track.wandb=mine", "is not installed here", "pip install wandb"),
+    broken("tensorboard-is-local", "track.tensorboard=s3://b/tb", "is not a local folder", "give a path"),
+    broken(
+        "diagnosis-with-validation",
+        ("train.validate_every=null", "track.diagnosis={}"),
+        "track.diagnosis",
+        "give train.validate_every",
+    ),
+    broken(
+        "sharpness-is-measurable",
+        ("train.validate_every=5", "optim={type: lion, lr: 1e-3}", "track.diagnosis={sharpness: true}"),
+        "becomes unstable is not known",
+        "use adamw, adam, or sgd without nesterov",
+    ),
+    broken(
+        "sharpness-is-measurable",
+        (
+            "train.validate_every=5",
+            "parallel={engine: deepspeed, zero_stage: 2}",
+            "track.diagnosis={sharpness: true}",
+        ),
+        "has gradients only inside a step",
+        "or use parallel.engine=torch",
+    ),
+    broken(
+        "step-after-trace",
+        ("track.trace={from_step: 100000, steps: 3}",),
+        "ends with step 100002",
+        "or train one more",
+    ),
+]
+BROKEN = [*BATCH, *PARALLEL, *SCHEDULE, *MUP, *DATA, *CLUSTER, *TRACK]
 
 
 @pytest.mark.parametrize("bad", BROKEN, ids=lambda bad: f"{bad.rule}: {bad.overrides[-1]}")
@@ -439,8 +445,9 @@ def test_a_rule_is_broken_alone_and_names_place_values_and_remedy(
     bad: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whatever this machine has: only this one rule asks for the package.
-    spec = None if bad.rule == "deepspeed-installed" else object()
-    monkeypatch.setattr(parallel_rules, "find_spec", lambda name: spec)
+    spec = None if bad.rule in ("deepspeed-installed", "viewers-installed") else object()
+    for module in (parallel_rules, track_rules):
+        monkeypatch.setattr(module, "find_spec", lambda name: spec)
     with pytest.raises(UserError) as caught:
         compile_recipe(SMALL, "small.yaml", bad.overrides)
     (problem,) = caught.value.problems
@@ -468,6 +475,7 @@ def test_the_docs_list_every_rule_with_what_it_says() -> None:
         "muP": MUP_RULES,
         "Data": DATA_RULES,
         "Cluster": CLUSTER_RULES,
+        "Tracking": TRACK_RULES,
     }
     assert sum(owners.values(), ()) == RULES
     tables = [
