@@ -38,6 +38,8 @@ def panel_rows(facts: RunFacts, width: int) -> list[tuple[str, str]]:
     rows.append(("speed", _speed(facts, lines)))
     if last.get("memory_gb"):
         rows.append(("memory", f"{last['memory_gb']:.3g} GB of a device at most"))
+    if gpu := last.get("gpu"):
+        rows.append(("devices", _devices(gpu)))
     rows.append(("checkpoint", f"step {facts.saved[-1]:,}" if facts.saved else "none yet"))
     return rows + [("warning", text) for text in warnings(facts)]
 
@@ -83,6 +85,17 @@ def _speed(facts: RunFacts, lines: Sequence[Mapping[str, Any]]) -> str:
     return f"{format_count(speed)} tokens/s{share}, data wait {waits:.1%}{goodput}"
 
 
+def _devices(gpu: Mapping[str, float]) -> str:
+    parts = []
+    if "temperature_c" in gpu:
+        parts.append(f"{gpu['temperature_c']:.0f} °C at most (rank {gpu['temperature_rank']:.0f})")
+    if "clock_mhz" in gpu:
+        parts.append(f"{gpu['clock_mhz']:.0f} MHz at least (rank {gpu['clock_rank']:.0f})")
+    if "power_w" in gpu:
+        parts.append(f"{gpu['power_w']:.0f} W in all")
+    return ", ".join(parts)
+
+
 def warnings(facts: RunFacts) -> list[str]:
     """What somebody should look into."""
     history = facts.history
@@ -93,6 +106,9 @@ def warnings(facts: RunFacts) -> list[str]:
         found.append(f"{len(skipped)} update(s) not applied, the last one at step {skipped[-1]['step']:,}")
     if rollbacks := history.of("rollback"):
         found.append(f"{len(rollbacks)} rollback(s), the last one to step {rollbacks[-1]['step']:,}")
+    if errors := history.of("gpu_error"):
+        last = errors[-1]
+        found.append(f"XID {last['xid']} of the GPU of rank {last['rank']} at step {last['step']:,}")
     failed = history.of("save_failed", "checkpoint")
     if failed and failed[-1]["event"] == "save_failed":
         found.append(f"step {failed[-1]['step']:,} could not be saved: {failed[-1].get('reason')}")

@@ -93,6 +93,10 @@ def draw_speed(path: Path, samples: Sequence[Line]) -> Path:
         ("share of a step waiting for data", lambda line: line["data_wait_s"] / line["step_time_s"]),
         ("model FLOPs utilization", lambda line: line.get("mfu")),
         ("memory of a device (GB)", lambda line: line.get("memory_gb")),
+        ("memory held by the allocator (GB)", lambda line: line.get("memory_reserved_gb")),
+        ("hottest GPU (°C)", lambda line: line.get("gpu", {}).get("temperature_c")),
+        ("slowest GPU (MHz)", lambda line: line.get("gpu", {}).get("clock_mhz")),
+        ("load of the first node (%)", lambda line: line.get("system", {}).get("cpu_utilization_percentage")),
     ]
     shown = [(title, value) for title, value in panels if any(value(line) is not None for line in samples)]
     with new_page(path, len(shown), 1, (11.0, 2.4 * len(shown))) as (_, axes):

@@ -209,6 +209,7 @@ def troubles(facts: RunFacts) -> Rows:
         "skipped": "update not applied",
         "rollback": "rolled back",
         "save_failed": "not saved",
+        "gpu_error": "a GPU reports an error",
         "checkpoint_rejected": "checkpoint refused",
     }
     for event in facts.history.of(*kinds):

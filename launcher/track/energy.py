@@ -6,7 +6,6 @@ Nothing is sampled: counters are read at logged steps. Where one is missing noth
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, final
 
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
+from launcher.track.nvml import NvmlDevice
 from launcher.world import World
 
 POWERCAP: Final = Path("/sys/class/powercap")
@@ -70,12 +70,13 @@ class EnergyMeter:
         return None if math.isnan(joules) else joules / _JOULES_PER_KWH
 
 
-def open_counters(world: World, root: Path = POWERCAP) -> list[Counter] | None:
+def open_counters(world: World, gpu: NvmlDevice | None, root: Path = POWERCAP) -> list[Counter] | None:
     """This rank's: its GPU's and, of the first rank of a node, the node's. None if any cannot be read."""
-    gpu = [_gpu_counter(world.device)] if world.device.type == "cuda" else []
+    if gpu is None and world.device.type == "cuda":
+        return None
+    own = [] if gpu is None else [Counter(read_j=gpu.energy_j)]
     node = powercap_counters(root) if world.local_rank == 0 else []
-    found = None if node is None else [*gpu, *node]
-    return None if found is None or None in found else [one for one in found if one is not None]
+    return None if node is None else [*own, *node]
 
 
 def powercap_counters(root: Path) -> list[Counter] | None:
@@ -96,24 +97,3 @@ def powercap_counters(root: Path) -> list[Counter] | None:
 
 def _reader(path: Path) -> Callable[[], float]:
     return lambda: float(path.read_text()) / 1e6
-
-
-def _gpu_counter(device: torch.device) -> Counter | None:
-    """Through nvidia-ml-py, where that is installed and the device counts (Volta and later)."""
-    if find_spec("pynvml") is None:
-        return None
-    import pynvml
-
-    def read() -> float:
-        try:
-            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000.0
-        except pynvml.NVMLError as error:
-            raise OSError(str(error)) from None
-
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        read()
-    except (pynvml.NVMLError, OSError):
-        return None
-    return Counter(read_j=read)

@@ -55,7 +55,15 @@ class StepRecord:
     energy_kwh: float | None = None
     """Of devices, processors and memory of all nodes since the attempt began; None where it is not known."""
     memory_gb: float | None = None
-    """Peak device memory on this rank, in 10^9 bytes; None on a CPU."""
+    """Peak device memory on this rank, in 10^9 bytes; None on a CPU, as the next two."""
+    memory_now_gb: float | None = None
+    """Allocated now, of which activations are not a part."""
+    memory_reserved_gb: float | None = None
+    """What the allocator holds; the part that is not allocated may be in pieces that nothing fits."""
+    gpu: Mapping[str, float] | None = None
+    """Of all ranks' GPUs, where NVML answers: the hottest, the slowest, power of all; see machine.py."""
+    system: Mapping[str, float] | None = None
+    """Of the first node: load and memory in use, by MLflow's names."""
 
     def as_fields(self) -> dict[str, object]:
         """The fields as in a journal line, without those that are None."""

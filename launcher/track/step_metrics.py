@@ -15,6 +15,8 @@ from launcher.plan.plan import Plan
 from launcher.plan.step_work import StepWork, step_work
 from launcher.recipe.schema import Recipe
 from launcher.track.energy import EnergyMeter, open_counters
+from launcher.track.machine import MachineMeter
+from launcher.track.nvml import open_nvml
 from launcher.track.records import StepRecord, ValidationRecord
 from launcher.world import World
 
@@ -30,9 +32,10 @@ class StepMetrics:
         groups: Sequence[Group],
         clock: Clock,
         energy: EnergyMeter | None = None,
+        machine: MachineMeter | None = None,
     ) -> None:
         self._base_lr = base_lr
-        self._energy = energy
+        self._energy, self._machine = energy, machine
         self._work = work
         self._group_of = {name: group.name for group in groups for name in group.parameters}
         self._clock = clock
@@ -63,7 +66,7 @@ class StepMetrics:
         # it would measure how fast steps are queued.
         lap = self._clock.lap()
         step_time_s = lap.training_s / self._steps
-        device = norms.total.device
+        device, on_gpu = norms.total.device, norms.total.device.type == "cuda"
         record = StepRecord(
             step=step,
             loss=loss,
@@ -86,7 +89,11 @@ class StepMetrics:
             grad_mean_layer=self._mean_gradients(norms),
             mfu=self._work.flops / self._work.peak_flops / step_time_s if self._work.peak_flops else None,
             energy_kwh=self._energy.kwh() if self._energy is not None else None,
-            memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
+            memory_gb=torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else None,
+            memory_now_gb=torch.cuda.memory_allocated(device) / 1e9 if on_gpu else None,
+            memory_reserved_gb=torch.cuda.memory_reserved(device) / 1e9 if on_gpu else None,
+            gpu=self._machine.gpus() if self._machine is not None else None,
+            system=self._machine.system() if self._machine is not None else None,
         )
         self._reset()
         self._has_recorded = True
@@ -115,8 +122,9 @@ class StepMetrics:
 def make_metrics(recipe: Recipe, plan: Plan, world: World, clock: Clock) -> StepMetrics:
     """For one attempt."""
     work = step_work(recipe, plan, world.describe()["device"])
-    energy = EnergyMeter(open_counters(world), world)
-    return StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock, energy)
+    gpu = open_nvml(world.device)
+    energy, machine = EnergyMeter(open_counters(world, gpu), world), MachineMeter(gpu, world)
+    return StepMetrics(recipe.optim.lr, work, plan.parameters.groups, clock, energy, machine)
 
 
 def validation_record(

@@ -109,6 +109,10 @@ class Tracker:
         if self._journal is None:
             return
         self.event("step", record.as_fields())
+        if record.gpu is not None and "xid" in record.gpu:
+            rank, xid = int(record.gpu["xid_rank"]), int(record.gpu["xid"])
+            self.event("gpu_error", {"step": record.step, "rank": rank, "xid": xid})
+            self.say(f"step {record.step}: the GPU of rank {rank} reports an error, XID {xid}")
         self.say(self._progress.step_line(record, eta_s=self._eta_s(record)))
 
     def log_validation(self, record: ValidationRecord) -> None:
