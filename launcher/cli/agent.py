@@ -21,6 +21,7 @@ from launcher.cli.ended import cause_lines, read_recipe, tell
 from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines
 from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, rank_arguments, recipe_url
+from launcher.cli.report import publish_report
 from launcher.cli.tracking import settle_lost, settle_run
 from launcher.cli.watch import panel_below
 from launcher.ending import REACTIONS, StorageError
@@ -123,6 +124,8 @@ def attempts(
         if ended.has_main:
             settle_attempt(run_url, ended, final=not again)
             tell(cause, run_url, guard.notify, again=again)
+            if cause.ending == "done":
+                publish_report(run_url, recipe)
         if not again:
             elastic.close()
             if not ended.has_main and elastic.may_change:

@@ -1,16 +1,24 @@
 """`launch report RUN...`: one page of what a run did, or several side by side."""
 
+import os
+import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from launcher import files
 from launcher.cli.arguments import A_RUN
+from launcher.cli.main import print_lines
 from launcher.cli.parser import Parser
+from launcher.cli.tracking import SETTLE_S, find_target, mlflow_environment
 from launcher.errors import Problem, UserError
 from launcher.named_runs import find_run
+from launcher.recipe.schema import Recipe
 from launcher.report.run_facts import RunFacts, read_facts
 from launcher.report.run_report import report_run, report_runs
-from launcher.run_folder import require_run
+from launcher.run_folder import open_mirror, require_run
+from launcher.track.config import MLflowConfig
+from launcher.track.mlflow_sync import send_file
 
 
 def write_report(arguments: Sequence[str]) -> int:
@@ -23,8 +31,13 @@ def write_report(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help=A_RUN)
     parser.add_argument("-o", "--output", metavar="DIR", help="default: RUN/report; of several runs: report")
+    parser.add_argument(
+        "--mlflow", action="store_true", help="store a run's page with its artifacts, as report/index.html"
+    )
     options = parser.parse_args(arguments)
     urls = list(dict.fromkeys(find_run(word) for word in options.runs))
+    if options.mlflow and len(urls) > 1:
+        raise UserError(Problem("--mlflow", f"got {len(urls)} runs", "give it with one"))
     runs = [_read(url) for url in urls]
     folder = Path(options.output or _default_folder(urls))
     try:
@@ -37,7 +50,45 @@ def write_report(arguments: Sequence[str]) -> int:
             Problem(str(folder), f"cannot be written: {reason}", "choose another with -o DIR")
         ) from None
     print(f"report      {files.shortest(str(folder.absolute()))}/index.html")
+    if options.mlflow:
+        problem = _send(runs[0].url, runs[0].recipe.track.mlflow, folder / "index.html")
+        if problem is not None:
+            short = files.shortest(urls[0])
+            raise UserError(Problem(short, f"the report is not stored: {problem}", f"launch replay {short}"))
+        print("mlflow      report/index.html is with the run's artifacts")
     return 0
+
+
+def publish_report(run_url: str, recipe: Recipe | None) -> None:
+    """Of a run that is done, if its recipe says so. It has ended: nothing here may change how."""
+    if recipe is None or not (recipe.track.mlflow.enabled and recipe.track.mlflow.report):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        page, local = Path(folder) / "index.html", files.local_path(run_url)
+        try:
+            page = (local / "report" if local is not None else Path(folder)) / "index.html"
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(report_run(_read(run_url), page.parent), encoding="utf-8")
+            problem = _send(run_url, recipe.track.mlflow, page)
+        except (OSError, ValueError, UserError) as error:
+            problem = str(error)
+    if problem is not None:
+        print_lines([f"launch: the report is not stored in MLflow: {problem}"])
+
+
+def _send(run_url: str, config: MLflowConfig, page: Path) -> str | None:
+    """Returns why it failed, or None; within a bounded time."""
+    found: list[str | None] = [f"no answer within {SETTLE_S:g} s"]
+    os.environ |= mlflow_environment()
+    folder = open_mirror(run_url, is_main=True).folder
+
+    def send() -> None:
+        found.append(send_file(folder, find_target(config, folder), page, "report"))
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    sending.join(SETTLE_S)
+    return found[-1]
 
 
 def _default_folder(urls: Sequence[str]) -> Path:

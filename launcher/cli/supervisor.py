@@ -25,6 +25,7 @@ from launcher.cli.ended import cause_lines, read_recipe, tell
 from launcher.cli.main import print_lines, print_problems
 from launcher.cli.places import LOGS, REPLACED
 from launcher.cli.problems import problem_lines
+from launcher.cli.report import publish_report
 from launcher.cli.tracking import settle_run
 from launcher.ending import REACTIONS
 from launcher.errors import Problem, UserError
@@ -33,6 +34,7 @@ from launcher.guard.cause import Cause
 from launcher.guard.requeue import STOPPED, Move, Scheduler, name_stop, next_move
 from launcher.guard.stop import STOP_SIGNALS
 from launcher.network import free_port
+from launcher.recipe.schema import Recipe
 from launcher.run_folder import CONSOLE, RECIPE, SCRIPT, require_run
 from launcher.run_jobs import fruitless_jobs, read_jobs, record_job, replaced_job, was_cancelled
 
@@ -78,8 +80,8 @@ class Run:
     """Between SIGTERM and SIGKILL to tasks."""
     warning_s: float
     """How long before its limit the job is warned."""
-    notify: str | None
-    """Whom to tell: guard.notify."""
+    recipe: Recipe | None
+    """None where it cannot be read."""
 
 
 @final
@@ -112,7 +114,7 @@ def main() -> int:
             hosts=until_answered(job.hosts),
             kill_wait_s=kill_wait_s(),
             warning_s=float(recipe.cluster.warning_s) if recipe else 0.0,
-            notify=recipe.guard.notify if recipe else None,
+            recipe=recipe,
         )
         require_no_other_job(run)
     except UserError as error:
@@ -173,7 +175,14 @@ def supervise(run: Run, asked: Asked) -> int:
         print_lines(told_lines(run, ended, cause, move))
         # Written before anything is asked of Slurm, which may end this process at once.
         settle_run(run.url, cause.ending, cause.message, since=ended.begun, final=move == "final", job=job.id)
-        tell(cause, run.url, run.notify, again=move not in ("final", "done"))
+        tell(
+            cause,
+            run.url,
+            run.recipe.guard.notify if run.recipe else None,
+            again=move not in ("final", "done"),
+        )
+        if move == "done":
+            publish_report(run.url, run.recipe)
         if move == "again":
             wait(_BACK_OFF_S * 4 ** (tries - 1), asked)
             if not asked.numbers:

@@ -17,6 +17,8 @@ class MLflowConfig(Section):
     """Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the folder where the launch was started."""
     experiment: Annotated[str, Field(min_length=1)] = "mulaunch"
     """Name of the experiment that runs are in."""
+    report: bool = False
+    """Whether a finished run's page of `launch report` is made, and stored as an artifact; some seconds."""
 
     @field_validator("tracking_uri")
     @classmethod

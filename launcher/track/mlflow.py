@@ -100,9 +100,9 @@ class MlflowRun:
                 refusal = str(error)
         return refusal
 
-    def send_artifact(self, path: Path) -> None:
-        """Store one file."""
-        self._client.log_artifact(self.run_id, str(path))
+    def send_artifact(self, path: Path, into: str | None = None) -> None:
+        """Store one file; in a folder of the run's artifacts, if one is given."""
+        self._client.log_artifact(self.run_id, str(path), into)
 
     def end_attempt(self, status: Outcome, time_ms: int) -> None:
         """Store how it ended."""

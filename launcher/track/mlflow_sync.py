@@ -271,6 +271,21 @@ def replay(folder: Path, target: MlflowTarget, *, notify: Callable[[str], None])
     return sync.status()
 
 
+def send_file(folder: Path, target: MlflowTarget, path: Path, into: str) -> str | None:
+    """Store a file with the artifacts of a run that MLflow has received; returns why that failed, or None."""
+    state = _read_state(folder / STATE_NAME)
+    if state is None or state.run_id is None or state.tracking_uri != mask_secrets(target.tracking_uri):
+        return f"{mask_secrets(target.tracking_uri)} has not received this run"
+    try:
+        run = open_run(
+            target, run_id=state.run_id, run_key=state.run_key, run_name="", start_ms=0, retried=True
+        )
+        run.send_artifact(path, into)
+    except Exception as error:  # as in try_to_send
+        return _one_line(error, target)
+    return None
+
+
 _ARTIFACT = re.compile(
     r"(attempts/[A-Za-z0-9-]+/)?(recipe\.yaml|plan\.json|base_shapes\.bsh|environment\.json|code\.diff)"
 )

@@ -17,6 +17,13 @@ def viewers_are_installed(loaded: LoadedRecipe) -> Iterator[Problem]:
             yield refuse(loaded, f"track.{name}", message, f"pip install {name}, or remove it")
 
 
+def a_stored_report_needs_mlflow(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`track.mlflow.report` stores a page in MLflow, which must be enabled."""
+    if loaded.recipe.track.mlflow.report and not loaded.recipe.track.mlflow.enabled:
+        message = "<track.mlflow.report>, and <track.mlflow.enabled>"
+        yield refuse(loaded, "track.mlflow.report", message, "enable it, or call launch report after the run")
+
+
 def tensorboard_has_a_local_folder(loaded: LoadedRecipe) -> Iterator[Problem]:
     """`track.tensorboard` is a local folder: its files are appended to."""
     if (folder := loaded.recipe.track.tensorboard) is not None and "://" in folder:
@@ -61,6 +68,7 @@ def _looks_ahead(config: AdamConfig | AdamWConfig | SGDConfig) -> bool:
 TRACK_RULES = (
     Rule("viewers-installed", viewers_are_installed),
     Rule("tensorboard-is-local", tensorboard_has_a_local_folder),
+    Rule("report-needs-mlflow", a_stored_report_needs_mlflow),
     Rule("diagnosis-with-validation", diagnosis_comes_with_validation),
     Rule("sharpness-is-measurable", sharpness_can_be_measured),
     Rule("step-after-trace", a_step_follows_those_traced),

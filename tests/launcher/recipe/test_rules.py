@@ -407,6 +407,12 @@ CLUSTER = [
 TRACK = [
     broken("viewers-installed", "track.tensorboard=tb", "is not installed here", "pip install tensorboard"),
     broken("viewers-installed", "track.wandb=mine", "is not installed here", "pip install wandb"),
+    broken(
+        "report-needs-mlflow",
+        ("track.mlflow.enabled=false", "track.mlflow.report=true"),
+        "track.mlflow.report = true",
+        "or call launch report after the run",
+    ),
     broken("tensorboard-is-local", "track.tensorboard=s3://b/tb", "is not a local folder", "give a path"),
     broken(
         "diagnosis-with-validation",
