@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, final, get_args
 
@@ -14,6 +14,20 @@ Phase = Literal["data", "step", "log", "validation", "checkpoint"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """What was recorded of some steps."""
+
+    step: int
+    """The first of them."""
+    steps: int
+    seconds: Mapping[str, float]
+    """A step, on this rank: of each phase, and of communication."""
+    files: Sequence[str]
+    """Of this rank, relative to the run."""
+
+
 class Tracer(Protocol):
     """Who records what the processors do in some steps."""
 
@@ -22,6 +36,9 @@ class Tracer(Protocol):
 
     def inside(self, name: Phase) -> contextlib.AbstractContextManager[object]:
         """A phase, as it shall be seen in the record."""
+
+    def take(self) -> Traced | None:
+        """What was recorded since this was asked last."""
 
 
 @dataclass(slots=True)
@@ -91,6 +108,10 @@ class Clock:
             interval.seconds = self._entered - start
             if name == "step" and self.first_step_s is None:
                 self.first_step_s = interval.seconds
+
+    def traced(self) -> Traced | None:
+        """Steps whose record has ended since this was asked last."""
+        return None if self._tracer is None else self._tracer.take()
 
     def lap(self) -> Lap:
         """Seconds since the last lap, including a phase that has not ended yet; starts the next lap."""

@@ -40,6 +40,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch ls            a line for each run
   launch watch RUN     how it stands, live on a terminal, from any machine that sees its folder
   launch report RUN... one page of what it did, with pictures, or of several side by side
+  launch trace RECIPE|RUN
+                       train a few steps, to see what operators, kernels and communication take
   launch logs RUN      what it has printed; -f follows, --rank R and --attempt A choose
   launch cancel RUN    end its training: it saves, and is not started again by itself
   launch profile init  write a site's facts for the `cluster` section of recipes, by asking Slurm
@@ -75,6 +77,7 @@ VERBS = (
     "ls",
     "watch",
     "report",
+    "trace",
     "logs",
     "cancel",
     "profile",
@@ -93,8 +96,6 @@ Verb = Callable[[Sequence[str]], int]
 def _find_verb(name: str) -> Verb:
     """The function of a verb, imported only when it is used, so that help and errors stay fast."""
     match name:
-        case "resume":
-            from launcher.cli.resume import resume_run as verb
         case "plan":
             from launcher.cli.run import plan_recipe as verb
         case "validate":
@@ -115,6 +116,16 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.sweep import sweep_recipe as verb
         case "data":
             from launcher.cli.data import data_verb as verb
+        case _:
+            return _find_run_verb(name)
+    return verb
+
+
+def _find_run_verb(name: str) -> Verb:
+    """Those about runs and checkpoints, and this machine."""
+    match name:
+        case "resume":
+            from launcher.cli.resume import resume_run as verb
         case "generate":
             from launcher.cli.generate import generate_text as verb
         case "eval":
@@ -127,6 +138,8 @@ def _find_verb(name: str) -> Verb:
             from launcher.cli.watch import watch_run as verb
         case "report":
             from launcher.cli.report import write_report as verb
+        case "trace":
+            from launcher.cli.trace_steps import trace_steps as verb
         case "logs":
             from launcher.cli.logs import show_logs as verb
         case "cancel":

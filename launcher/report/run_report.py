@@ -84,6 +84,11 @@ def _trained(facts: RunFacts, draw: Draw) -> list[Section]:
         ),
         Section(title="Learning rates", picture=draw("rates", partial(plots.draw_rates, samples=samples))),
         Section(title="Speed", picture=draw("speed", partial(plots.draw_speed, samples=samples))),
+        Section(
+            title="Traced steps",
+            note="Communication alone is that in which rank 0 computed nothing; files are in RUN/traces.",
+            rows=tables.traced(facts),
+        ),
         Section(title="Plan against measured", rows=tables.plan_against_measured(facts, samples)),
         Section(title="Energy", rows=tables.energy(facts)),
     ]

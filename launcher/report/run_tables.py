@@ -202,6 +202,16 @@ def _spike(spike: Spike) -> list[str]:
     return [spike.curve, f"{spike.step:,}", *values, size, data_step, spike.layer or "-"]
 
 
+def traced(facts: RunFacts) -> Rows:
+    """What a step's time was, on rank 0, when it was traced last; empty if it never was."""
+    found = facts.history.of("trace")
+    if not found:
+        return []
+    last = found[-1]
+    rows = [[name, f"{1000 * seconds:,.2f} ms"] for name, seconds in last["per_step_s"].items()]
+    return [["", f"a step, of {last['steps']} from {last['step']:,} on"], *rows]
+
+
 def troubles(facts: RunFacts) -> Rows:
     """Updates that were not applied, rollbacks, checkpoints that were refused or could not be written."""
     rows = [["event", "step", "what"]]

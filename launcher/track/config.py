@@ -49,6 +49,10 @@ class TraceConfig(Section):
     """The first of them; not one of the first of an attempt, which also compile and allocate."""
     steps: Annotated[int, Field(ge=1, le=20)] = 3
     """How many: a file grows by megabytes with each."""
+    every: Steps | None = None
+    """Steps from one record to the next; null records once in an attempt."""
+    memory: bool = False
+    """Also what each operator allocates; of GPUs, a snapshot for pytorch.org/memory_viz."""
 
 
 class TrackConfig(Section):

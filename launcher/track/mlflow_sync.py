@@ -166,6 +166,9 @@ class MlflowSync:
                 # result are sent: MLflow then has both, and shows them at the same step.
                 self._superseded = superseded_points(self._journal, offset)
             points += [point for point in line_points(line) if self._is_new(point)]
+            if line["event"] == "trace":
+                self._state.artifacts_pending += line.get("artifacts", ())
+                self._artifacts_failed = False
             if line["event"] in ("start", "end"):
                 # Points first: once MLflow has received the end, it shows the run as finished.
                 self._send_points(run, points)
@@ -218,7 +221,7 @@ class MlflowSync:
                 self._state.artifacts_pending.remove(name)
                 continue
             try:
-                self._run.send_artifact(path)
+                self._run.send_artifact(path, "traces" if name.startswith("traces/") else None)
             except Exception as error:  # as in try_to_send; and metrics must be sent even if files cannot be
                 if not self._artifacts_failed:
                     self._notify(f"mlflow: {name} cannot be stored: {_one_line(error, self._target)}")
@@ -288,6 +291,7 @@ def send_file(folder: Path, target: MlflowTarget, path: Path, into: str) -> str 
 
 _ARTIFACT = re.compile(
     r"(attempts/[A-Za-z0-9-]+/)?(recipe\.yaml|plan\.json|base_shapes\.bsh|environment\.json|code\.diff)"
+    r"|traces/step-\d{10}-rank-0\.(txt|json\.gz|memory\.pickle)"
 )
 
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from launcher.clock import Traced
+
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 """How an attempt ended, in MLflow's words; KILLED is a requested stop (preemption, ctrl-C)."""
 
 
 def _known_fields(record: "StepRecord | ValidationRecord") -> dict[str, object]:
     values = {field.name: getattr(record, field.name) for field in fields(record)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and name != "traced"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class StepRecord:
     """What the allocator holds; the part that is not allocated may be in pieces that nothing fits."""
     gpu: Mapping[str, float] | None = None
     """Of all ranks' GPUs, where NVML answers: the hottest, the slowest, power of all; see machine.py."""
+    traced: Traced | None = None
+    """Steps that were traced, now that this is known; an event of its own."""
     system: Mapping[str, float] | None = None
     """Of the first node: load and memory in use, by MLflow's names."""
 

@@ -93,6 +93,7 @@ class StepMetrics:
             memory_now_gb=torch.cuda.memory_allocated(device) / 1e9 if on_gpu else None,
             memory_reserved_gb=torch.cuda.memory_reserved(device) / 1e9 if on_gpu else None,
             gpu=self._machine.gpus() if self._machine is not None else None,
+            traced=self._clock.traced(),
             system=self._machine.system() if self._machine is not None else None,
         )
         self._reset()

@@ -109,6 +109,16 @@ class Tracker:
         if self._journal is None:
             return
         self.event("step", record.as_fields())
+        if (traced := record.traced) is not None:
+            self.event(
+                "trace",
+                {
+                    "step": traced.step,
+                    "steps": traced.steps,
+                    "per_step_s": traced.seconds,
+                    "artifacts": list(traced.files),
+                },
+            )
         if record.gpu is not None and "xid" in record.gpu:
             rank, xid = int(record.gpu["xid_rank"]), int(record.gpu["xid"])
             self.event("gpu_error", {"step": record.step, "rank": rank, "xid": xid})
