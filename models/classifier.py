@@ -3,9 +3,12 @@
 Letters: B batch, L length, W characters of a word, F features of a signal, H d_model, K classes.
 """
 
+import math
+
 import torch
 from torch import nn
 
+from models.auxiliary import Entropies, SoftNeighbours
 from models.config import ClassifierConfig
 from models.encoders import build_encoder, encoder_facts, encoder_flops
 from models.facts import Multipliers, ParamFacts, Role, prefixed
@@ -14,9 +17,11 @@ from models.inits import constant, normal_fan_in
 from models.layers import BIAS, Dropout, Linear, linear_facts
 from models.loss import scores
 from models.residual import (
+    build_batch_entropy,
     build_last_norm,
     build_layers,
     build_mix,
+    entropy_saved,
     layers_facts,
     layers_flops,
     norm_saved,
@@ -57,6 +62,8 @@ class Classifier(nn.Module):
         self.mix = build_mix(config)
         self.norm = build_last_norm(config)
         self.compare = Comparison(config.d_model) if config.num_sequences == 2 else None
+        self.batch_entropy = build_batch_entropy(config)
+        self.soft_neighbours = SoftNeighbours(config.soft_neighbours) if config.soft_neighbours else None
         self.readout_dropout = Dropout(config.readout_dropout)
         self.readout = Linear(config.d_model, config.num_classes)
 
@@ -69,23 +76,35 @@ class Classifier(nn.Module):
     ) -> torch.Tensor:
         """Logits, or of labels their `scores` (2). With a step's kernels, layers share those.
 
-        Positions from a sequence's length on are padding; without lengths, none is.
+        Where a gradient is wanted, the loss has its regularizers in it. Positions from a sequence's length on
+        are padding; without lengths, none is.
         """
+        measured = Entropies(self.batch_entropy if targets is not None else None)
         if self.compare is None:
-            pooled_BH = self._encode(inputs, lengths, kernels)
+            pooled_BH = self._encode(inputs, lengths, kernels, measured)
         else:
             # both sequences of all pairs are one batch to the layers
             lengths = None if lengths is None else lengths.flatten()
             pooled_BH = self.compare(
-                self._encode(inputs.flatten(0, 1), lengths, kernels).unflatten(0, (-1, 2))
+                self._encode(inputs.flatten(0, 1), lengths, kernels, measured).unflatten(0, (-1, 2))
             )
         # the bias is finite: the multiplier is on what comes from the width
         head_BH = self.readout_dropout(pooled_BH[:, None])[:, 0] * self.readout_multiplier
         logits_BK = self.readout(head_BH).float()
-        return logits_BK if targets is None else scores(logits_BK, targets)
+        if targets is None:
+            return logits_BK
+        result = measured.regularize(scores(logits_BK, targets))
+        if self.soft_neighbours is None or not torch.is_grad_enabled():
+            return result
+        # a mean over samples, and the loss is a sum
+        return torch.stack((result[0] + len(targets) * self.soft_neighbours(pooled_BH, targets), result[1]))
 
     def _encode(
-        self, inputs: torch.Tensor, lengths_B: torch.Tensor | None, kernels: StepKernels | None
+        self,
+        inputs: torch.Tensor,
+        lengths_B: torch.Tensor | None,
+        kernels: StepKernels | None,
+        measured: Entropies,
     ) -> torch.Tensor:
         """One vector (B, H) for each sequence."""
         mask_BL = None
@@ -95,7 +114,7 @@ class Classifier(nn.Module):
         if self.embedding_multiplier != 1.0:
             x_BLH = self.embedding_multiplier * x_BLH
         x_BLH = self.embedding_dropout(x_BLH)
-        x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL, kernels=kernels)
+        x_BLH, _ = run_layers(self.layers, self.mix, x_BLH, mask_BL, kernels=kernels, each=measured.add)
         return self._pool(normalise(self.norm, x_BLH, mask_BL), mask_BL)
 
     def _pool(self, x_BLH: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
@@ -116,6 +135,11 @@ def classifier_facts(config: ClassifierConfig) -> dict[str, ParamFacts]:
     facts = prefixed("embedding.", encoder_facts(config, 1.0, tied=False)) | layers_facts(config)
     if config.num_sequences == 2:
         facts |= linear_facts("compare.hidden")
+    if (section := config.soft_neighbours) is not None:
+        cold = constant(-math.log(section.temperature))
+        facts["soft_neighbours.log_inverse_temperature"] = ParamFacts(
+            role=Role.VECTOR, init=cold, decay=False
+        )
     readout = ParamFacts(role=Role.READOUT, init=init, decay=True)
     return facts | {"readout.weight": readout, "readout.bias": BIAS}
 
@@ -131,4 +155,5 @@ def classifier_flops(config: ClassifierConfig, seq_len: int) -> float:
 def classifier_head_footprint(config: ClassifierConfig, step: Pass) -> Footprint:
     """Last norm and pooling; logits are few."""
     width = REAL * float(step.positions * config.d_model)
-    return Footprint(saved=norm_saved(config.norm if config.prenorm else "none", step, width), working=width)
+    norm = norm_saved(config.norm if config.prenorm else "none", step, width)
+    return Footprint(saved=norm + entropy_saved(config, step), working=width)

@@ -119,6 +119,28 @@ TextEncoder = Annotated[TokenEncoder | CharCNNEncoder, Field(discriminator="type
 AnyEncoder = Annotated[TokenEncoder | CharCNNEncoder | LinearEncoder, Field(discriminator="type")]
 
 
+class BatchEntropyConfig(Section):
+    """Layerwise batch entropy as a regularizer (arXiv 2208.01134): the training loss times 1 + mean_l weight
+    (H_l - max(least_target, |a_l|))^2, with a_l learned. H_l is over all ranks' samples of a micro batch."""
+
+    weight: Positive = 0.5
+    """Of the squared distance to the target."""
+    target: Positive = 0.5
+    """Initial a_l."""
+    least_target: Annotated[float, Field(ge=0)] = 0.5
+    """Below it nothing is learned: a layer that says the same of all samples would be a target of its own."""
+
+
+class SoftNeighboursConfig(Section):
+    """Soft nearest neighbour loss (arXiv 1902.01889) of what the readout reads, over all ranks' samples of a
+    micro batch, added to the training loss."""
+
+    weight: Annotated[float, Field(allow_inf_nan=False)]
+    """Positive draws classes apart; negative mixes them, as the paper does."""
+    temperature: Positive = 1.0
+    """Initial T, learned by its logarithm. Distances are means over channels, so it holds at any width."""
+
+
 class BackboneSection(Section):
     """Abstract: what every model has between its input and its head."""
 
@@ -155,6 +177,8 @@ class BackboneSection(Section):
     """Of what the encoder gives."""
     readout_dropout: Rate = 0.0
     """Of what the readout reads."""
+    batch_entropy: BatchEntropyConfig | None = None
+    """Null for none."""
 
     @property
     def keeps_masks(self) -> bool:
@@ -280,6 +304,8 @@ class ClassifierConfig(BackboneSection):
     """One vector of all valid positions: mean, the last, or the largest of each channel."""
     readout_zero_init: bool = True
     """Start with a uniform guess."""
+    soft_neighbours: SoftNeighboursConfig | None = None
+    """Null for none."""
 
     @field_validator("encoder")
     @classmethod

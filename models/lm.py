@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from models.auxiliary import Entropies
 from models.config import LMConfig
 from models.documents import Documents
 from models.encoders import build_encoder, encoder_facts, encoder_flops
@@ -15,9 +16,11 @@ from models.layers import Dropout, Embedding, Linear, Product
 from models.loss import chunk_length, readout_scores
 from models.mixer import State
 from models.residual import (
+    build_batch_entropy,
     build_last_norm,
     build_layers,
     build_mix,
+    entropy_saved,
     layers_facts,
     layers_flops,
     norm_saved,
@@ -41,6 +44,7 @@ class LM(nn.Module):
         self.layers = build_layers(config, multipliers)
         self.mix = build_mix(config)
         self.norm = build_last_norm(config)
+        self.batch_entropy = build_batch_entropy(config)
         self.readout_dropout = Dropout(config.readout_dropout, tied=config.dropout_tied)
         tied = config.tie_embeddings
         self.readout = None if tied else Linear(config.d_model, config.vocab_size, bias=False)
@@ -56,15 +60,25 @@ class LM(nn.Module):
         """Logits, or of targets their `scores` (2); with the states before (of `initial_states` or an earlier
         call), also the states after.
 
-        With documents, no position sees another document's. With a step's kernels, layers share those.
+        Where a gradient is wanted, the loss has its regularizer in it. With documents, no position sees
+        another document's. With a step's kernels, layers share those.
         """
         # With and without states it must be this method: hooks of FSDP, DDP and DeepSpeed, which gather
         # parameters and prepare the reduction of gradients, run around the model's call and nothing else.
         x_BLH = self.embedding_dropout(self._embed(tokens_BL))
+        measured = Entropies(self.batch_entropy if targets is not None else None)
         x_BLH, after = run_layers(
-            self.layers, self.mix, x_BLH, states=states, documents=documents, kernels=kernels
+            self.layers,
+            self.mix,
+            x_BLH,
+            states=states,
+            documents=documents,
+            kernels=kernels,
+            each=measured.add,
         )
-        result = self._read_out(x_BLH) if targets is None else self._score(x_BLH, targets)
+        result = (
+            self._read_out(x_BLH) if targets is None else measured.regularize(self._score(x_BLH, targets))
+        )
         return result if states is None else (result, after)
 
     def initial_states(self, batch_size: int, device: torch.device) -> list[State]:
@@ -131,6 +145,7 @@ def lm_head_footprint(config: LMConfig, step: Pass) -> Footprint:
     saved = norm_saved(config.norm if config.prenorm else "none", step, REAL * width)
     # its input, and the gradients of both
     saved += (REAL + step.product) * width + REAL * weights
+    saved += entropy_saved(config, step)
     chunk = float(min(step.positions, chunk_length(config.vocab_size)) * config.vocab_size)
     # Logits and their logarithms; in bfloat16 a slope, the rounded weight, and a chunk's part of its own.
     working = 2 * REAL * chunk + (2 * chunk + 4 * weights if step.half else 0.0)

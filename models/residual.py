@@ -1,11 +1,12 @@
 """Residual layers, and the stack of them that every model has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import nn
 
+from models.auxiliary import BatchEntropy
 from models.config import BackboneSection, LayerName, branch_factor
 from models.documents import Documents
 from models.facts import Multipliers, ParamFacts, Role, prefixed
@@ -114,8 +115,12 @@ def run_layers(
     states: Sequence[State] | None = None,
     documents: Documents | None = None,
     kernels: StepKernels | None = None,
+    each: Callable[[torch.Tensor], None] | None = None,
 ) -> tuple[torch.Tensor, list[State]]:
-    """Through all layers: what the head sees, and the states after, where there were states before."""
+    """Through all layers: what the head sees, and the states after, where there were states before.
+
+    `each` is shown every layer's output.
+    """
     outputs, after = [], []
     ready = {} if kernels is None or states is not None else _kernels(layers, kernels, x_BLH.shape[1])
     for index, layer in enumerate(layers):
@@ -126,6 +131,8 @@ def run_layers(
             after.append(state)
         if mix is not None:
             outputs.append(x_BLH)
+        if each is not None:
+            each(x_BLH)
     return (x_BLH if mix is None else mix(outputs)), after
 
 
@@ -164,6 +171,18 @@ def build_mix(config: BackboneSection) -> LayerMix | None:
     return LayerMix(config.num_layers) if config.layer_mix == "gated" else None
 
 
+def build_batch_entropy(config: BackboneSection) -> BatchEntropy | None:
+    """None where it is not asked for."""
+    section = config.batch_entropy
+    return None if section is None else BatchEntropy(section, config.num_layers)
+
+
+def entropy_saved(config: BackboneSection, step: Pass) -> float:
+    """Bytes of every layer's deviations from its mean, until the backward pass."""
+    deviations = REAL * float(step.positions * config.d_model * config.num_layers)
+    return deviations if config.batch_entropy is not None else 0.0
+
+
 def build_last_norm(config: BackboneSection) -> nn.Module:
     """The norm before the head; after post-norm layers there is nothing left to do."""
     return build_norm(config.norm if config.prenorm else "none", config.d_model)
@@ -176,6 +195,9 @@ def layers_facts(config: BackboneSection) -> dict[str, ParamFacts]:
         facts |= prefixed(f"layers.*.{kind}.", LAYERS[kind].facts(config))
     if config.layer_mix == "gated":
         facts["mix.gates"] = ParamFacts(role=Role.VECTOR, init=constant(0.0), decay=False)
+    if (entropy := config.batch_entropy) is not None:
+        init = constant(entropy.target)
+        facts["batch_entropy.target"] = ParamFacts(role=Role.VECTOR, init=init, decay=False)
     return facts | norm_facts(config.norm if config.prenorm else "none", "norm")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from launcher.check.probe import Recording, mean_abs, rerun
+from models.auxiliary import is_auxiliary
 
 
 def copy_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -20,7 +21,8 @@ def copy_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 def moves(model: nn.Module, initial: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, float]]:
     """What training has added to an entry of each parameter, in magnitude."""
     for name, parameter in model.named_parameters():
-        yield name, typical(parameter - initial[name])
+        if not is_auxiliary(name):
+            yield name, typical(parameter - initial[name])
 
 
 def typical(change: torch.Tensor) -> float:
@@ -47,6 +49,8 @@ def effects(
     for name, parameter in parameters.items():
         parameter.copy_(initial[name])
     for name, parameter in parameters.items():
+        if is_auxiliary(name):
+            continue
         owner = _owner(name, before)
         parameter.copy_(trained[name])
         effect = typical(rerun(model, owner, before) - before.outputs[owner])

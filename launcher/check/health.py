@@ -13,6 +13,7 @@ from launcher.check.shrink import shrink_recipe
 from launcher.data.dataset import Batch
 from launcher.recipe.schema import Recipe
 from launcher.world import World
+from models.auxiliary import is_auxiliary
 from models.config import LMConfig
 from models.residual import residuals
 from models.ssm.ssm_mixer import SSMMixer
@@ -106,6 +107,7 @@ def check_gradient_flow(recipe: Recipe, width: int, world: World) -> Finding:
         norms = proxy.train_step(1.0)
     proxy.close()
     sizes = dict(zip(norms.names, norms.per_parameter.tolist(), strict=True))
+    sizes = {name: size for name, size in sizes.items() if not is_auxiliary(name)}
     bad = [name for name, size in sizes.items() if not (math.isfinite(size) and size > 0.0)]
     ratio, where = _largest_ratio(sizes)
     detail = f"dead or not finite: {', '.join(bad[:5])}" if bad else ""

@@ -5,6 +5,7 @@ from torch import nn
 
 from launcher.mup.init import init_parameters
 from launcher.optim.build_optimizer import build_optimizer
+from launcher.parallel.across import across_ranks
 from launcher.parallel.deepspeed.zero_config import zero_config
 from launcher.parallel.engine import Engine
 from launcher.parallel.mesh import build_mesh, replicate_model, shard_model
@@ -16,6 +17,7 @@ from launcher.plan.batch import BatchShape
 from launcher.plan.plan import Plan
 from launcher.recipe.schema import Recipe
 from launcher.world import World
+from models.auxiliary import join_ranks
 from models.build_model import build_model, reset_buffers
 from models.lm import LM
 
@@ -30,6 +32,7 @@ def open_engine(recipe: Recipe, plan: Plan, world: World) -> tuple[nn.Module, En
     with torch.device("meta"):
         model = build_model(recipe.model, parameters.multipliers)
     _refuse_complex(model)
+    join_ranks(model, across_ranks(world))
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     carries = recipe.train.truncated_bptt
     recurrent_state = _make_recurrent_state(model, plan.batch, world) if carries else None

@@ -151,19 +151,26 @@ def _spread(lines: Sequence[Line], most: int) -> list[Line]:
     return [lines[at] for at in spread(len(lines), most)]
 
 
+BY_LAYER: Final[Mapping[str, str]] = {
+    "batch_entropy": "batch entropy of each layer's output",
+    "soft_neighbours": "soft nearest neighbour loss of each layer's output",
+}
+"""Measurements with a curve for each layer."""
+
+
 def draw_diagnoses(path: Path, lines: Sequence[Line]) -> Path:
-    """Batch entropy of each layer, and sharpness as a share of its edge; each where it was measured."""
-    entropies = [line for line in lines if "batch_entropy" in line]
+    """What was measured of each layer, and sharpness as a share of its edge."""
+    measured = {key: [line for line in lines if key in line] for key in BY_LAYER}
     sharp = [line for line in lines if "sharpness" in line]
-    count = bool(entropies) + bool(sharp)
+    count = sum(map(bool, measured.values())) + bool(sharp)
     with new_page(path, count, 1, (11.0, 3.2 * count)) as (_, axes):
-        if entropies:
-            names = list(entropies[-1]["batch_entropy"])
+        for panel, key in zip(axes, [key for key in BY_LAYER if measured[key]], strict=False):
+            names = list(measured[key][-1][key])
             for name, colour in zip(names, sequential_colours(len(names)), strict=True):
-                x, y = _series(entropies, "batch_entropy", name)
-                axes[0].plot(x, y, "o-", color=colour, markersize=3, linewidth=1.2, label=name)
-            axes[0].set_title("batch entropy of each layer's output")
-            axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+                x, y = _series(measured[key], key, name)
+                panel.plot(x, y, "o-", color=colour, markersize=3, linewidth=1.2, label=name)
+            panel.set_title(BY_LAYER[key])
+            panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         if sharp:
             x, y = [line["step"] for line in sharp], [line["sharpness"] for line in sharp]
             axes[-1].plot(x, y, "o-", color=ACCENTS[0], markersize=3)

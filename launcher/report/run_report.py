@@ -101,7 +101,7 @@ _SHARPNESS = (
 
 
 def _diagnosed(lines: Sequence[Line], draw: Draw) -> Path | None:
-    measured = any("batch_entropy" in line or "sharpness" in line for line in lines)
+    measured = any(key in line for line in lines for key in (*plots.BY_LAYER, "sharpness"))
     return draw("diagnosis", partial(plots.draw_diagnoses, lines=lines)) if measured else None
 
 

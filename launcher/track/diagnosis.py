@@ -1,4 +1,4 @@
-"""Measurements on request: size and batch entropy of each layer's output, and sharpness."""
+"""Measurements on request: size, entropy and neighbourhoods of each layer's output, and sharpness."""
 
 import math
 import re
@@ -8,17 +8,19 @@ from functools import partial
 from typing import Any, final
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from launcher.data.dataset import Batch
+from launcher.parallel.across import across_ranks
 from launcher.parallel.engine import Engine
 from launcher.parallel.mesh import plain_name
 from launcher.track.config import DiagnosisConfig
 from launcher.track.tracker import Tracker
 from launcher.world import World
+from models.auxiliary import Across, batch_entropy, soft_neighbours
 
 Fields = dict[str, object]
+Measures = dict[str, torch.Tensor]
 
 
 @final
@@ -40,40 +42,48 @@ class Diagnosis:
         begun = time.perf_counter()
         fields: Fields = {"step": step}
         if self._config.layers:
-            fields |= self._layers(micro_batches[:1])
+            fields |= self._layers(micro_batches[0])
         if self._config.sharpness:
             fields["sharpness"] = self._engine.sharpness(micro_batches)
             self._tracker.say(f"step {step}: sharpness is {fields['sharpness']:.3f} of the edge of stability")
         self._tracker.event("diagnosis", fields | {"seconds": time.perf_counter() - begun})
 
-    def _layers(self, micro_batches: Sequence[Batch]) -> Fields:
-        found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    def _layers(self, batch: Batch) -> Fields:
+        found: dict[str, Measures] = {}
+        layers = _layers_of(self._engine.model)
         hooks = [
-            module.register_forward_hook(partial(self._note, found, name))
-            for name, module in _layers_of(self._engine.model).items()
+            module.register_forward_hook(partial(self._note, found, batch, name))
+            for name, module in layers.items()
         ]
         try:
-            self._engine.evaluate(micro_batches, by_modules=True)
+            self._engine.evaluate([batch], by_modules=True)
         finally:
             for hook in hooks:
                 hook.remove()
-        names = list(found)
-        values = torch.stack([torch.stack(found[name]) for name in names]).tolist() if names else []
-        entropy = {name: value[1] for name, value in zip(names, values, strict=True)}
-        known = {name: value for name, value in entropy.items() if not math.isnan(value)}
-        rms = {name: value[0] for name, value in zip(names, values, strict=True)}
-        return {"activation_rms": rms} | ({"batch_entropy": known} if known else {})
+        if not found:
+            return {}
+        values = torch.stack([torch.stack(list(measures.values())) for measures in found.values()]).tolist()
+        kinds = list(next(iter(found.values())))
+        tables = {
+            kind: dict(zip(found, column, strict=True)) for kind, *column in zip(kinds, *values, strict=True)
+        }
+        known = {
+            kind: {name: value for name, value in table.items() if not math.isnan(value)}
+            for kind, table in tables.items()
+        }
+        return {kind: table for kind, table in known.items() if table}
 
     def _note(
         self,
-        found: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        found: dict[str, Measures],
+        batch: Batch,
         name: str,
         _module: nn.Module,
         _given: tuple[Any, ...],
         output: Any,
     ) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
-        found[name] = measure_output(tensor.detach().float(), self._world)
+        found[name] = measure_output(tensor.detach().float(), batch, across_ranks(self._world))
 
 
 def _layers_of(model: nn.Module) -> Mapping[str, nn.Module]:
@@ -82,23 +92,23 @@ def _layers_of(model: nn.Module) -> Mapping[str, nn.Module]:
     return {name: module for name, module in modules.items() if re.fullmatch(r"layers\.\d+", name)}
 
 
-def measure_output(output: torch.Tensor, world: World) -> tuple[torch.Tensor, torch.Tensor]:
-    """(RMS, batch entropy) of a layer's output (B, ...), B samples on each rank, over those of all ranks.
+def measure_output(output: torch.Tensor, batch: Batch, across: Across) -> Measures:
+    """Of a layer's output (B, ...), B samples on each rank, over those of all ranks.
 
-    Batch entropy, as in its authors' code: mean over units k of ln(pi e sigma_k^2 + 1) / 2,
-    sigma_k over samples, unbiased. NaN of a single sample.
+    RMS; batch entropy; and for labelled samples the soft nearest neighbour loss of their means over valid
+    positions, at the temperature that is the mean distance of two: 0 where classes are far apart.
     """
-    values = output.flatten(1)  # (B, units)
-    count = len(values) * world.size
-    mean, squares = values.sum(0) / count, values.square().mean()
-    if world.size > 1:
-        dist.all_reduce(mean)
-        dist.all_reduce(squares)
-    # Of deviations, not of squares: those cancel where the mean is large.
-    variance = (values - mean).square().sum(0)
-    if world.size > 1:
-        dist.all_reduce(variance)
-    variance /= max(count - 1, 1)
-    entropy = (math.pi * math.e * variance).log1p().mean() / 2
-    rms = (squares / world.size).sqrt()
-    return rms, entropy if count > 1 else torch.full_like(rms, math.nan)
+    measures = {
+        "activation_rms": across.mean(output.square().mean()).sqrt(),
+        "batch_entropy": batch_entropy(output, across),
+    }
+    if batch.y.ndim == 1 and len(output) == len(batch.y):  # pairs are two sequences to the layers
+        valid_BL = torch.ones(output.shape[:2], device=output.device)
+        if batch.lengths is not None:
+            positions_L = torch.arange(output.shape[1], device=output.device)
+            valid_BL = (positions_L < batch.lengths.to(output.device)[:, None]).float()
+        own_BH = (output * valid_BL[..., None]).sum(1) / valid_BL.sum(1, keepdim=True)
+        x_BH, y_B = across.gather(own_BH), across.gather(batch.y.to(output.device))
+        mean_distance = 2 * x_BH.var(0).mean()  # of two different samples, over all pairs
+        measures["soft_neighbours"] = soft_neighbours(x_BH, y_B, 1 / mean_distance)
+    return measures

@@ -27,6 +27,17 @@ def micro_batches_are_whole(loaded: LoadedRecipe) -> Iterator[Problem]:
         yield refuse(loaded, key, message + describe_world(loaded), f"use {uneven.fits[0]}")
 
 
+def statistics_have_samples(loaded: LoadedRecipe) -> Iterator[Problem]:
+    """`model.batch_entropy` and `soft_neighbours` compare at least 2 samples: micro batch times ranks."""
+    train, ranks = loaded.recipe.train, planned_ranks(loaded.recipe)
+    if ranks * min(train.micro_batch_size, train.global_batch_size // ranks) >= 2:
+        return
+    for name in ("batch_entropy", "soft_neighbours"):
+        if getattr(loaded.recipe.model, name, None) is not None:
+            message = f"compares samples, but there is 1: <train.micro_batch_size> x {describe_world(loaded)}"
+            yield refuse(loaded, f"model.{name}", message, "use a larger micro batch, or remove it")
+
+
 def _uneven(loaded: LoadedRecipe) -> UnevenBatchError | None:
     # One function divides a batch, for the plan and for the rules: they cannot disagree about what fits.
     train = loaded.recipe.train
@@ -40,4 +51,5 @@ def _uneven(loaded: LoadedRecipe) -> UnevenBatchError | None:
 BATCH_RULES = (
     Rule("batch-over-ranks", batch_divides_over_ranks),
     Rule("whole-micro-batches", micro_batches_are_whole),
+    Rule("statistics-have-samples", statistics_have_samples),
 )

@@ -80,6 +80,16 @@ BATCH = [
         "use 4",
     ),
     broken("whole-micro-batches", "train.micro_batch_size=3", "use 2"),
+    broken(
+        "statistics-have-samples",
+        (
+            "cluster.nproc_per_node=1",
+            "train.micro_batch_size=1",
+            "model.batch_entropy={}",
+        ),
+        "compares samples, but there is 1: train.micro_batch_size = 1",
+        "use a larger micro batch",
+    ),
 ]
 PARALLEL = [
     broken(
