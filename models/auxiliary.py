@@ -123,7 +123,7 @@ class SoftNeighbours(nn.Module):
     def __init__(self, config: SoftNeighboursConfig) -> None:
         super().__init__()
         self.weight = config.weight
-        self.log_inverse_temperature = nn.Parameter(torch.empty(()))
+        self.log_inverse_temperature = nn.Parameter(torch.empty(1))  # FSDP2 refuses scalars
         self.across = ALONE
 
     def forward(self, x_BH: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:

@@ -136,4 +136,4 @@ def test_a_classifier_s_loss_has_its_neighbours_added(num_sequences: int) -> Non
     assert float(seen["loss"]) == pytest.approx(added, rel=1e-5)
     assert float(loss) == pytest.approx(plain * float(seen["factor"]) + 4 * added, rel=1e-5)
     loss.backward()
-    assert float(model.soft_neighbours.log_inverse_temperature.grad) != 0.0
+    assert model.soft_neighbours.log_inverse_temperature.grad.item() != 0.0

@@ -1,6 +1,7 @@
 """Losses over all ranks' samples, with their gradients, are those of one process that has all samples."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from models.auxiliary import ALONE, Across, batch_entropy, soft_neighbours
 from tests.launcher.parallel.engines import DDP, FSDP2, SINGLE, ZERO, train_on
 from tests.launcher.parallel.test_parity import assert_same_training
 from tests.ranks import run_ranks
+from tests.small_run import losses, train_run
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Across], torch.Tensor]
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 2, 0])
@@ -70,3 +72,26 @@ def test_a_regularized_training_is_the_same_under_every_engine(engine: tuple[str
     assert expected[0].norms["batch_entropy.target"] > 0
     found, _ = train_on(2, *engine, *ENTROPY, steps=5)
     assert_same_training(found, expected)
+
+
+NEIGHBOURS = (
+    "model={type: classifier, num_classes: 10, encoder: {type: linear, num_features: 1}, d_model: 16,"
+    " num_layers: 1, readout_zero_init: false, soft_neighbours: {weight: 2.0, temperature: 0.1}}",
+    "data={source: {type: digits}, seq_len: 64}",
+    "train={steps: 6, global_batch_size: 16, micro_batch_size: 16}",
+)
+
+
+@pytest.fixture(scope="module")
+def neighbours_alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(train_run(tmp_path_factory.mktemp("alone"), *NEIGHBOURS))
+
+
+@pytest.mark.parametrize("engine", [DDP, FSDP2, ZERO[3]], ids=["ddp", "fsdp2", "zero3"])
+def test_a_classifier_s_neighbours_are_the_same_under_every_engine(
+    engine: tuple[str, ...], neighbours_alone: list[float], tmp_path: Path
+) -> None:
+    found = losses(train_run(tmp_path, *NEIGHBOURS, *engine, ranks=2))
+    # Five steps carry on sums in another order; see test_parity.
+    assert found == pytest.approx(neighbours_alone, rel=1e-5)
+    assert neighbours_alone[0] > 3.0, "ln 10 is 2.3: the neighbours are in it"
