@@ -1,4 +1,4 @@
-"""Tables for a terminal: cells are padded to the width of their column. Torch-free."""
+"""Tables for a terminal, and sizes in bytes as people read them. Torch-free."""
 
 from collections.abc import Sequence
 
@@ -13,3 +13,10 @@ def table_lines(rows: Sequence[Sequence[str]], *, right_align: bool = False) -> 
         ).rstrip()
         for row in rows
     ]
+
+
+def size_text(num_bytes: float) -> str:
+    """In the largest unit that gives at least 1."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = max((p for p in range(1, len(units)) if num_bytes >= 1024**p), default=0)
+    return f"{num_bytes / 1024**power:.{2 if power else 0}f} {units[power]}"

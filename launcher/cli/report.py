@@ -68,7 +68,7 @@ def publish_report(run_url: str, recipe: Recipe | None) -> None:
         try:
             page = (local / "report" if local is not None else Path(folder)) / "index.html"
             page.parent.mkdir(exist_ok=True)
-            page.write_text(report_run(_read(run_url), page.parent), encoding="utf-8")
+            page.write_text(report_run(_read(run_url, alone=True), page.parent, alone=True), encoding="utf-8")
             problem = _send(run_url, recipe.track.mlflow, page)
         except (OSError, ValueError, UserError) as error:
             problem = str(error)
@@ -96,9 +96,9 @@ def _default_folder(urls: Sequence[str]) -> Path:
     return Path("report") if len(urls) > 1 or local is None else local / "report"
 
 
-def _read(url: str) -> RunFacts:
+def _read(url: str, *, alone: bool = False) -> RunFacts:
     require_run(url)
-    facts = read_facts(url)
+    facts = read_facts(url, alone=alone)
     if not facts.history.events:
         raise UserError(Problem(files.shortest(url), "has no journal yet", "it must have begun to train"))
     return facts

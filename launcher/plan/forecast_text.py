@@ -12,6 +12,7 @@ from launcher.plan.forecast import (
 )
 from launcher.plan.plan import Plan
 from launcher.recipe.schema import Recipe
+from launcher.table import size_text
 
 
 def memory_lines(recipe: Recipe, plan: Plan) -> list[str]:
@@ -107,10 +108,3 @@ def wrap(head: str, text: str, width: int = 110) -> list[str]:
             line = " " * len(head)
         line += word + ", "
     return [*lines, line.rstrip(", ")]
-
-
-def size_text(num_bytes: float) -> str:
-    """In the largest unit that gives at least 1."""
-    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
-    power = max((p for p in range(1, len(units)) if num_bytes >= 1024**p), default=0)
-    return f"{num_bytes / 1024**power:.{2 if power else 0}f} {units[power]}"

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from launcher.plan.forecast_text import forecast_lines, memory_lines, size_text, wrap
+from launcher.plan.forecast_text import forecast_lines, memory_lines, wrap
 from launcher.plan.plan import Plan
 from launcher.plan.worlds import node_counts
 from launcher.recipe.schema import Recipe
-from launcher.table import table_lines
+from launcher.table import size_text, table_lines
 
 
 def plan_text(recipe: Recipe, plan: Plan, *, full: bool = True) -> str:

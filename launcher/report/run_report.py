@@ -1,9 +1,10 @@
 """The report of one run or several: which sections there are, in which order."""
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from launcher.report import run_plots as plots
 from launcher.report import run_tables as tables
@@ -17,11 +18,38 @@ Draw = Callable[[str, Callable[[Path], Path]], Path | None]
 """(name of a picture, what draws it into a file) -> the file; None where nothing can be drawn."""
 
 
-def _drawer(folder: Path) -> Draw:
-    def draw(name: str, into: Callable[[Path], Path]) -> Path | None:
-        return into(folder / f"{name}.png") if can_draw() else None
+@final
+class _Pictures:
+    """Drawn together at the end, since each takes half a second."""
 
-    return draw
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._jobs: list[tuple[Callable[[Path], Path], Path]] = []
+
+    def add(self, name: str, into: Callable[[Path], Path]) -> Path | None:
+        """See Draw."""
+        if not can_draw():
+            return None
+        path = self._folder / f"{name}.png"
+        self._jobs.append((into, path))
+        return path
+
+    def draw(self, *, alone: bool) -> None:
+        """All of them. `alone`: in this process, else half of them in a fork of it."""
+        mine, others = (self._jobs, []) if alone else (self._jobs[::2], self._jobs[1::2])
+        process = multiprocessing.get_context("fork").Process(target=_draw_all, args=(others,))
+        if others:
+            process.start()
+        _draw_all(mine)
+        if others:
+            process.join()
+            if process.exitcode:  # here it can say why
+                _draw_all(others)
+
+
+def _draw_all(jobs: Sequence[tuple[Callable[[Path], Path], Path]]) -> None:
+    for into, path in jobs:
+        into(path)
 
 
 def _page(title: str, sections: Sequence[Section]) -> str:
@@ -34,14 +62,14 @@ def _page(title: str, sections: Sequence[Section]) -> str:
 _NO_PICTURES = "matplotlib is not installed here: pip install 'mulaunch[plot]', then call it again."
 
 
-def report_run(facts: RunFacts, folder: Path) -> str:
-    """The page of one run; its pictures are left in a folder, too."""
-    draw = _drawer(folder)
+def report_run(facts: RunFacts, folder: Path, *, alone: bool = False) -> str:
+    """The page of one run; its pictures are left in a folder, too. `alone`: without another process."""
+    pictures = _Pictures(folder)
     troubles = tables.troubles(facts)
     sections = [
         Section(title="What was run", rows=tables.what_was_run(facts)),
         Section(title="What it has reached", rows=tables.results(facts)),
-        *(_trained(facts, draw) if facts.history.step else []),
+        *(_trained(facts, pictures.add) if facts.history.step else []),
         Section(title="Attempts", rows=tables.attempts(facts)),
         Section(title="Troubles", rows=troubles if len(troubles) > 1 else []),
         Section(
@@ -50,6 +78,7 @@ def report_run(facts: RunFacts, folder: Path) -> str:
             rows=tables.not_default(facts),
         ),
     ]
+    pictures.draw(alone=alone)
     return _page(facts.name, sections)
 
 
@@ -108,7 +137,9 @@ def _diagnosed(lines: Sequence[Line], draw: Draw) -> Path | None:
 def report_runs(runs: Sequence[RunFacts], folder: Path) -> str:
     """The page of several runs side by side, best first."""
     runs = sorted(runs, key=tables.best_loss)
-    overlay = _drawer(folder)("overlay", partial(plots.draw_overlay, runs=runs))
+    pictures = _Pictures(folder)
+    overlay = pictures.add("overlay", partial(plots.draw_overlay, runs=runs))
+    pictures.draw(alone=True)
     sections = [
         Section(title="What differs, and what was reached", rows=tables.differences(runs)),
         Section(title="Loss", picture=overlay),

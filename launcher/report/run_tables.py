@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from launcher.check.gate import recorded_check
-from launcher.plan.forecast_text import size_text
 from launcher.recipe.differences import flat_values
 from launcher.report.run_facts import RunFacts
 from launcher.report.spikes import Spike
+from launcher.table import size_text
 from launcher.track.console import format_count, format_duration, format_fixed, perplexity
 from launcher.track.tracking_uri import mask_values
 

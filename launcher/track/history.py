@@ -178,9 +178,8 @@ class _Part:
             self.pack()
 
     def pack(self) -> None:
-        """Words to numbers, all at once: one by one would take longer than finding them."""
-        text = b",".join(self.words).replace(b"Infinity", b"inf").decode()
-        self.blocks.append(np.fromstring(text, np.float64, sep=",").reshape(-1, _WIDTH))
+        """Words to numbers, many at once: of a million steps, words take ten times the room."""
+        self.blocks.append(np.fromiter(map(float, self.words), np.float64).reshape(-1, _WIDTH))
         self.words = []
 
 
