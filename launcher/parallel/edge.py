@@ -119,16 +119,13 @@ class _Differences:
         distance, least = self._distance, math.inf
         found = [torch.full_like(piece, math.nan) for piece in vector]
         for _ in range(_TRIES):
-            ahead, back = self._at(vector, distance), self._at(vector, -distance)
-            across = [a - b for a, b in zip(ahead, back, strict=True)]
-            bent = [a + b - 2 * here for a, b, here in zip(ahead, back, self.here, strict=True)]
-            bend = _norm(bent, self._group) / max(_norm(across, self._group), 1e-30)
+            bend, product = self._difference(vector, distance)
             if not math.isfinite(bend):
                 distance /= 10
                 continue
             if bend >= least:
                 break  # nearer it was worse: what is left is rounding
-            least, found = bend, [piece / (2 * distance) for piece in across]
+            least, found = bend, product
             self._distance = min(self._most, distance * min(4.0, _BEND / max(bend, 1e-9)))
             if bend <= 2 * _BEND:
                 break
@@ -136,6 +133,14 @@ class _Differences:
         for weight, old in zip(self._weights, self._kept, strict=True):
             weight.copy_(old)
         return found
+
+    def _difference(self, vector: Pieces, distance: float) -> tuple[float, list[torch.Tensor]]:
+        """How much gradients bend between both sides, and the product that they give."""
+        ahead, back = self._at(vector, distance), self._at(vector, -distance)
+        across = [a - b for a, b in zip(ahead, back, strict=True)]
+        bent = [a + b - 2 * here for a, b, here in zip(ahead, back, self.here, strict=True)]
+        bend = _norm(bent, self._group) / max(_norm(across, self._group), 1e-30)
+        return bend, [piece.div_(2 * distance) for piece in across]
 
     def _at(self, vector: Pieces, distance: float) -> list[torch.Tensor]:
         for weight, old, scale, piece in zip(self._weights, self._kept, self._scales, vector, strict=True):

@@ -37,7 +37,9 @@ def memory_lines(recipe: Recipe, plan: Plan) -> list[str]:
 
 
 def _when(moment: str) -> str:
-    return {"loss": "in the loss", "update": "in the optimizer's step"}.get(moment, f"in the {moment}")
+    _, measured, inside = moment.rpartition("sharpness, ")
+    where = {"loss": "in the loss", "update": "in the optimizer's step"}.get(inside, f"in the {inside}")
+    return where + " while sharpness is measured" * bool(measured)
 
 
 def _fits(recipe: Recipe, plan: Plan) -> list[str]:

@@ -1,8 +1,8 @@
 """Memory of a rank, by what takes it, at the worst moment of a step. Arithmetic only: no model is run."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 from launcher.optim.optimizer_table import OPTIMIZERS
@@ -163,7 +163,12 @@ def find_peak(
     recomputes = recipe.parallel.activation_checkpointing == "full"
     room = 0.0 if OPTIMIZERS[recipe.optim.type].in_place else 2 * units.largest
     update = Moment(name="update", gradients=here * memory.gradients, working=sharding.copies + room)
-    moments = [*_moments(model, units, sharding, recomputes=recomputes, num_micro=num_micro), update]
+    passes = list(_moments(model, units, sharding, recomputes=recomputes, num_micro=num_micro))
+    moments = [*passes, update]
+    if recipe.track.diagnosis is not None and recipe.track.diagnosis.sharpness:
+        moments += _for_sharpness(
+            passes, here * memory.parameters, in_half=recipe.parallel.precision == "bf16"
+        )
     return Peak(
         parameters=here * memory.parameters,
         optimizer=here * memory.optimizer,
@@ -171,6 +176,13 @@ def find_peak(
         buffers=sharding.buffers,
         moment=max(moments, key=lambda moment: moment.total),
     )
+
+
+def _for_sharpness(passes: Sequence[Moment], weights: float, *, in_half: bool) -> Iterator[Moment]:
+    """The same passes as edge.py takes them: in float32, beside eight vectors as large as the weights."""
+    for one in passes:
+        more = {"activations": one.activations * (2 if in_half else 1), "working": one.working + 8 * weights}
+        yield replace(one, name=f"sharpness, {one.name}", **more)
 
 
 def _moments(

@@ -43,6 +43,15 @@ CASES = {
     "s4d at 700": ("model.pattern=[s4d]", "data.seq_len=700", "model.s4d.d_state=10"),
     "dss at 900": ("model.pattern=[dss]", "data.seq_len=900", "model.dss.d_state=40"),
     "ssd at 576": ("model.pattern=[ssd]", "mup.base_width=128", "data.seq_len=576", "model.ssd.d_state=24"),
+    "batch entropy": ("model.pattern=[s4d,ffn]", "model.batch_entropy={}"),
+    "sharpness": ("model.pattern=[ffn]", "train.validate_every=1", "track.diagnosis={sharpness: true}"),
+    "sharpness of a long sequence": (
+        "model.pattern=[attention,ffn]",
+        "train.micro_batch_size=8",
+        "train.global_batch_size=8",
+        "train.validate_every=1",
+        "track.diagnosis={sharpness: true}",
+    ),
     "hybrid at 320": ("model.pattern=[ssd,attention]", "mup.base_width=128", "data.seq_len=320"),
 }
 
@@ -72,6 +81,8 @@ def measure_peak(recipe: Recipe, plan: Plan) -> float:
     before = sum(tensor.numel() * tensor.element_size() for tensor in engine.state().values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         engine.train_step(batches, 1.0, measure=True)
+        if recipe.track.diagnosis is not None:
+            engine.sharpness(batches)
     return before + highest(profiler)
 
 
