@@ -29,10 +29,9 @@ from launcher.mup.init import init_parameters
 from launcher.optim.schedule import Schedule
 from launcher.parallel.open_engine import open_engine
 from launcher.plan.plan import Plan, make_plan
-from launcher.plan.step_work import step_work
 from launcher.recipe.compile import load_recipe
 from launcher.recipe.schema import Recipe
-from launcher.track.step_metrics import StepMetrics
+from launcher.track.step_metrics import make_metrics
 from launcher.track.tracker import Tracker
 from launcher.world import seed_step, world_on
 from models.build_model import build_model
@@ -80,7 +79,7 @@ def our_loop(recipe: Recipe, plan: Plan, samples: Dataset) -> Iterator[Loop]:
     _, engine = open_engine(recipe, plan, WORLD)
     batches = make_batches(recipe, plan, samples, prefetch=recipe.data.prefetch)
     schedule = Schedule(recipe.schedule, plan.steps)
-    metrics = StepMetrics(1e-3, step_work(recipe, plan, ""), plan.parameters.groups, Clock())
+    metrics = make_metrics(recipe, plan, WORLD, Clock())
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker(
             Path(folder),

@@ -1,6 +1,7 @@
 """Open the tracker of an attempt: writes its first journal line, and its last one even after an error."""
 
 import contextlib
+import hashlib
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter
 
 from launcher.checkpoint.saving import attempt
 from launcher.fence import RENEW_EVERY_S, Fence
+from launcher.json_text import dump_json
 from launcher.named_runs import name_of
 from launcher.recipe.schema import Recipe
 from launcher.run_folder import JOURNAL, LocalMirror, next_attempt
@@ -66,7 +68,7 @@ def open_tracker(
             recipe=recipe.model_dump(mode="json"),
             artifacts=mirror.artifacts,
             made_with=made_with,
-            tags=_tags(made_with, mirror) if world.is_main else {},
+            tags=_tags(recipe, made_with, mirror) if world.is_main else {},
             submitted=submitted.get("launch", {}).get("submitted"),
         )
     )
@@ -84,7 +86,7 @@ def open_tracker(
             attempt(tracker.fence.release)
 
 
-def _tags(made_with: Mapping[str, str], mirror: LocalMirror) -> dict[str, str]:
+def _tags(recipe: Recipe, made_with: Mapping[str, str], mirror: LocalMirror) -> dict[str, str]:
     plan = mirror.plan()
     sizes = {
         "parameters": plan.get("num_parameters"),
@@ -92,6 +94,8 @@ def _tags(made_with: Mapping[str, str], mirror: LocalMirror) -> dict[str, str]:
         "flops_per_token": plan.get("flops_per_token"),
         "base_shapes": plan.get("base_shapes_hash"),
         "job": mirror.job,
+        # Of all values: runs with the same one differ by code, machine or chance.
+        "recipe_hash": hashlib.sha256(dump_json(recipe.model_dump(mode="json")).encode()).hexdigest()[:16],
         # As MLflow's own pages call it; a plus says that there were uncommitted changes.
         "mlflow.source.git.commit": made_with.get("commit") or None,
     }
