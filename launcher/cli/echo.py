@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
@@ -13,16 +14,18 @@ _POLL_S = 0.2
 
 @final
 class Echo:
-    """While it is open, what is added to RUN/logs/console.log is also in the job's log."""
+    """While it is open, what is added to RUN/logs/console.log is also in the job's log, or wherever `show`
+    puts it."""
 
-    def __init__(self, console: Path) -> None:
+    def __init__(self, console: Path, show: Callable[[str], None] | None = None) -> None:
         self._console = console
+        self._show = show or self._print
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="echo", daemon=True)
 
     def __enter__(self) -> "Echo":
         self._console.parent.mkdir(exist_ok=True)
-        self._out, self._at = sys.stdout, self._console.stat().st_size if self._console.exists() else 0
+        self._at = self._console.stat().st_size if self._console.exists() else 0
         sys.stderr = LastingOutput(None, self._console)
         self._thread.start()
         return self
@@ -43,5 +46,9 @@ class Echo:
                 stream.seek(self._at)
                 text = stream.read()
             self._at += len(text)
-            self._out.write(text.decode(errors="replace"))
-            self._out.flush()
+            if text:
+                self._show(text.decode(errors="replace"))
+
+    @staticmethod
+    def _print(text: str) -> None:
+        print(text, end="", flush=True)

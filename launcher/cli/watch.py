@@ -8,9 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -68,7 +69,8 @@ def panel_below(run_url: str, console_log: Path | None) -> Iterator[None]:
     end = threading.Event()
     os.environ[SHOWN] = str(console_log)
     # Transient: at the end the screen holds the lines that a pipe would have got.
-    with Live(console=console, auto_refresh=False, transient=True) as live, Echo(console_log):
+    shown = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+    with shown as live, Echo(console_log, partial(_print_above, console)):
         thread = threading.Thread(target=_refresh, args=(run_url, live, end), name="panel", daemon=True)
         thread.start()
         try:
@@ -76,6 +78,14 @@ def panel_below(run_url: str, console_log: Path | None) -> Iterator[None]:
         finally:
             end.set()
             thread.join()
+
+
+def _print_above(console: Console, text: str) -> None:
+    """As it is: a long line is the terminal's to wrap, so that what is copied from it has no breaks."""
+    # Not `soft_wrap`, which would hold for the panel below it, too, and have rich miscount its lines. In a
+    # group, because rich makes one text of all that it is given, with its own idea of wrapping.
+    lines = Text(text.removesuffix("\n"), no_wrap=True, overflow="ignore")
+    console.print(Group(lines), crop=False)
 
 
 def _refresh(run_url: str, live: Live, end: threading.Event) -> None:

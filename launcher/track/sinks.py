@@ -108,10 +108,16 @@ def make_followers(
     """Those that a recipe asks for."""
     openers: dict[str, Opener] = {}
     if (folder := config.tensorboard) is not None:
-        openers["tensorboard"] = lambda line, _: TensorBoard(Path(folder) / line["run_name"])
+        openers["tensorboard"] = lambda line, _: TensorBoard(Path(folder) / _label(line))
     if (project := config.wandb) is not None:
         openers["wandb"] = lambda line, tell: open_wandb(project, line, journal, tell)
     return [JournalFollower(name, journal, opener, notify=notify) for name, opener in openers.items()]
+
+
+def _label(line: Mapping[str, Any]) -> str:
+    """A run's name, with its sweep's before it: points of two sweeps may have the same names."""
+    _, below, label = line["run_dir"].rpartition("/runs/")
+    return str(label) if below else str(line["run_name"])
 
 
 @final
@@ -182,7 +188,7 @@ def open_wandb(
     def connect(mode: Literal["offline"] | None) -> WeightsAndBiases:
         run = wandb.init(
             project=project,
-            name=line["run_name"],
+            name=_label(line),
             id=key,
             resume="allow",
             mode=mode,

@@ -67,7 +67,7 @@ def on_terminal(
 
 
 def has_cursor(shown: bytes) -> bool:
-    return shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1
+    return shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l") >= 0
 
 
 def test_a_terminal_gets_a_panel_until_nobody_trains_the_run(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_run_on_a_terminal_has_a_panel_below_its_lines_and_ends_at_ctrl_c(tmp_
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode()).replace("\r", "\n")
     printed = (tmp_path / "run/logs/console.log").read_text()
     assert "launch: stopped by user: SIGINT" in printed
-    missing = [line for line in printed.splitlines() if len(line) < 100 and line not in text]
+    missing = [line for line in printed.splitlines() if line not in text]  # long ones whole, without breaks
     assert not missing, "the terminal gets every line of the console's log"
 
 

@@ -14,7 +14,7 @@ from launcher.progress import Progress
 from launcher.track.config import TrackConfig
 from launcher.track.journal import read_records
 from launcher.track.points import line_points
-from launcher.track.sinks import JournalFollower
+from launcher.track.sinks import JournalFollower, _label
 from launcher.track.tracker import Tracker
 from tests.launcher.track.records import attempt_record, step_record, validation_record
 
@@ -118,6 +118,15 @@ def test_weights_and_biases_keeps_one_run_of_all_attempts_without_a_network(
     codes, curves = in_wandb(tmp_path / "wandb")
     assert list(codes.values()) == [0], "one run"
     assert curves == pytest.approx(in_journal(run))
+
+
+def test_points_of_two_sweeps_with_one_name_are_two_runs() -> None:
+    found = [
+        _label({"run_dir": f"/home/me/runs/{name}", "run_name": name.rpartition("/")[2]})
+        for name in ("one/lr=1", "two/lr=1", "three")
+    ]
+    assert found == ["one/lr=1", "two/lr=1", "three"]
+    assert _label({"run_dir": "/scratch/four", "run_name": "four"}) == "four"
 
 
 def test_an_error_of_a_viewer_is_said_once_and_does_not_end_a_run(tmp_path: Path) -> None:
