@@ -70,8 +70,9 @@ def publish_report(run_url: str, recipe: Recipe | None) -> None:
             page.parent.mkdir(exist_ok=True)
             page.write_text(report_run(_read(run_url, alone=True), page.parent, alone=True), encoding="utf-8")
             problem = _send(run_url, recipe.track.mlflow, page)
-        except (OSError, ValueError, UserError) as error:
-            problem = str(error)
+        # Whatever it is: a page is not worth the end of a run.
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
     if problem is not None:
         print_lines([f"launch: the report is not stored in MLflow: {problem}"])
 

@@ -77,7 +77,7 @@ def panel_below(run_url: str, console_log: Path | None) -> Iterator[None]:
             yield
         finally:
             end.set()
-            thread.join()
+            thread.join(_EVERY_S)  # of a long journal it may still be reading
 
 
 def _print_above(console: Console, text: str) -> None:
