@@ -4,6 +4,7 @@ import argparse
 import re
 from typing import NoReturn, final
 
+from launcher.cli.examples import help_end
 from launcher.errors import Problem, UserError
 from launcher.recipe.suggest import close_matches, did_you_mean
 
@@ -11,6 +12,10 @@ from launcher.recipe.suggest import close_matches, did_you_mean
 @final
 class Parser(argparse.ArgumentParser):
     """Raises UserError, with the flag that was most likely meant."""
+
+    def format_help(self) -> str:
+        """argparse's own, with examples and exit codes below it."""
+        return super().format_help() + help_end(self.prog)
 
     def error(self, message: str) -> NoReturn:
         """argparse's own way to say that a command line is wrong."""
