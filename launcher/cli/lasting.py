@@ -11,8 +11,9 @@ from typing import TextIO, final
 class LastingOutput(io.TextIOBase):
     """Standard output or error, and a file that gets a copy; neither ever raises."""
 
-    def __init__(self, stream: TextIO | None, copy: Path | None) -> None:
+    def __init__(self, stream: TextIO | None, copy: Path | None, *, as_terminal: bool | None = None) -> None:
         self._stream = stream
+        self._as_terminal = as_terminal
         self._copy: int | None = None
         if copy is not None:
             with contextlib.suppress(OSError):
@@ -33,7 +34,9 @@ class LastingOutput(io.TextIOBase):
         return len(text)
 
     def isatty(self) -> bool:
-        """Whether people read it as it is written."""
+        """Whether people read it as it is written, unless it is to be taken for that or not."""
+        if self._as_terminal is not None:
+            return self._as_terminal
         return self._stream is not None and not self._stream.closed and self._stream.isatty()
 
     def fileno(self) -> int:

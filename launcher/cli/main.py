@@ -279,7 +279,7 @@ def _is_shipped(name: str) -> bool:
 
 def print_problems(error: UserError) -> None:
     """On stderr, at most one screen of 20 lines."""
-    print_lines(shown_lines(error.problems, colour=wants_colour()))
+    print_lines(shown_lines(error.problems, colour=wants_colour(sys.stderr)))
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -3,9 +3,9 @@
 import json
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from launcher.errors import Problem
 
@@ -30,9 +30,12 @@ def problem_lines(text: str, head: str = "launch:") -> list[str]:
     return [line if line.startswith(" ") else f"{head} {line}" for line in text.splitlines()]
 
 
-def wants_colour() -> bool:
-    """Whether stderr is a terminal that shows colours (no-color.org)."""
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def wants_colour(stream: TextIO) -> bool:
+    """Whether it is a terminal that shows colours, or FORCE_COLOR says so; never with NO_COLOR
+    (no-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def problem_records(problems: Sequence[Problem]) -> list[dict[str, str | None]]:

@@ -11,7 +11,7 @@ from launcher import files
 from launcher.cli.lasting import LastingOutput
 from launcher.cli.main import print_lines
 from launcher.cli.places import ENDS, LOGS, NODE_FOLDER, REPLACED, SHOWN, rank_arguments, recipe_url
-from launcher.cli.problems import problem_lines
+from launcher.cli.problems import problem_lines, wants_colour
 from launcher.cli.tracking import find_target
 from launcher.clock import Clock
 from launcher.ending import REACTIONS, EndingError
@@ -147,7 +147,9 @@ def train_rank(
 
     run_url = mirror.run_url
     if world.is_main:
-        sys.stdout = LastingOutput(None if SHOWN in os.environ else sys.stdout, mirror.folder / CONSOLE)
+        # What is a terminal to the loop gets colors.
+        terminal, shown = wants_colour(sys.stdout), None if SHOWN in os.environ else sys.stdout
+        sys.stdout = LastingOutput(shown, mirror.folder / CONSOLE, as_terminal=terminal and shown is not None)
     feeds = world.is_main and recipe.track.mlflow.enabled
     mlflow = find_target(recipe.track.mlflow, mirror.folder) if feeds else None
     clock = Clock(beacon=beacon, tracer=make_tracer(recipe.track.trace, run_url, world))

@@ -34,7 +34,7 @@ def validate_recipes(arguments: Sequence[str]) -> int:
     else:
         for path, problems in found.items():
             print(f"{path}: {'ok' if not problems else f'{len(problems)} problem(s)'}", flush=True)
-            for line in shown_lines(problems, colour=wants_colour()):
+            for line in shown_lines(problems, colour=wants_colour(sys.stderr)):
                 print(line, file=sys.stderr)
     return 2 if any(found.values()) else 0
 

@@ -48,7 +48,7 @@ def watch_run(arguments: Sequence[str]) -> int:
     run_url = find_run(options.run)
     require_run(run_url)
     console = Console()
-    if options.once or not console.is_terminal or console.is_dumb_terminal:
+    if options.once or not _is_live(console):
         rows = panel_rows(read_facts(run_url), shutil.get_terminal_size().columns)
         sys.stdout.write("\n".join(table_lines(rows)) + "\n")
         return 0
@@ -63,7 +63,7 @@ def panel_below(run_url: str, console_log: Path | None) -> Iterator[None]:
     Without a console log, on a pipe, or with LAUNCH_PLAIN set, ranks print lines, and nothing else is shown.
     """
     console = Console()
-    if console_log is None or not console.is_terminal or console.is_dumb_terminal or os.environ.get(PLAIN):
+    if console_log is None or not _is_live(console) or os.environ.get(PLAIN):
         yield
         return
     end = threading.Event()
@@ -78,6 +78,11 @@ def panel_below(run_url: str, console_log: Path | None) -> Iterator[None]:
         finally:
             end.set()
             thread.join(_EVERY_S)  # of a long journal it may still be reading
+
+
+def _is_live(console: Console) -> bool:
+    # Not console.is_terminal: with FORCE_COLOR, a pipe would be one.
+    return sys.stdout.isatty() and not console.is_dumb_terminal
 
 
 def _print_above(console: Console, text: str) -> None:

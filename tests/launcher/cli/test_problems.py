@@ -1,11 +1,12 @@
 """Problems as they are shown: the wrong line, a caret, one screen, JSON; flags that are misspelled."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from launcher.cli.problems import SCREEN, shown_lines
+from launcher.cli.problems import SCREEN, shown_lines, wants_colour
 from launcher.errors import Problem
 from tests.launch import launch
 
@@ -87,3 +88,26 @@ def test_a_wrong_flag_is_one_problem_with_what_was_meant(words: tuple[str, ...],
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("terminal", "env", "expected"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+        (False, {"FORCE_COLOR": "1"}, True),
+        (True, {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_colours_are_for_who_can_see_and_wants_them(
+    terminal: bool, env: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    assert wants_colour(stream) == expected

@@ -90,14 +90,20 @@ def test_a_run_on_a_terminal_has_a_panel_below_its_lines_and_ends_at_ctrl_c(tmp_
     assert not missing, "the terminal gets every line of the console's log"
 
 
-def test_who_wants_lines_gets_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "colours"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb", "LAUNCH_PLAIN": ""}, False)],
+    ids=["plain", "without colors", "a dumb terminal"],
+)
+def test_who_wants_lines_gets_lines(env: dict[str, str], colours: bool, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(RECIPE)
     words = ("small.yaml", "train.steps=6", "track.mlflow.enabled=false", "--run-dir", "run")
-    code, shown = on_terminal(*words, folder=tmp_path, env={"LAUNCH_PLAIN": "1"})
+    code, shown = on_terminal(*words, folder=tmp_path, env={"LAUNCH_PLAIN": "1"} | env)
     assert code == 0, shown
     assert b"next:" in shown
     assert b"goodput" not in shown
     assert b"\x1b[?25l" not in shown
+    assert (b"\x1b[2m" in shown) == colours
 
 
 def test_a_run_that_is_none_is_refused(folder: Path) -> None:
