@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO, final
+from typing import Self, TextIO, final
 
 from launcher.checkpoint.catalog import Outcome, Rejected
 from launcher.ending import StorageError, classify
@@ -13,9 +13,9 @@ from launcher.errors import UserError
 from launcher.fence import Fence
 from launcher.progress import Progress
 from launcher.track.config import TrackConfig
-from launcher.track.console import ProgressLines
-from launcher.track.journal import Journal, read_records
-from launcher.track.ledger import make_ledger
+from launcher.track.console import ProgressLines, perplexity
+from launcher.track.history import read_history
+from launcher.track.journal import Journal
 from launcher.track.mlflow import MlflowTarget
 from launcher.track.mlflow_sync import JOURNAL_NAME, MlflowSync, SyncStatus
 from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
@@ -199,22 +199,20 @@ class Tracker:
         return status
 
     def _write_ledger(self) -> None:
-        """Where the run's time went so far; after its last step, so that MLflow shows it there."""
+        """Where the run's time went so far, and its best validation: what people sort runs by. At its last
+        step, so that MLflow shows it there."""
         assert self._journal is not None, "of rank 0"
-        step = 0
-
-        def read() -> Iterator[dict[str, Any]]:
-            nonlocal step
-            for record in read_records(journal.path):
-                step = max(step, record["step"]) if record["event"] == "step" else step
-                yield record
-
-        journal = self._journal
         try:
-            ledger = make_ledger(read())
+            history = read_history(self._journal.path, alone=True)
         except (ValueError, OSError):  # damage must not keep the end from being written
             return
-        journal.write("ledger", {"step": step, **ledger.as_fields()})
+        steps = [*history.columns["step"][-1:], *history.lost["step"]]
+        step = int(max(steps, default=0))
+        self._journal.write("ledger", {"step": step, **history.ledger.as_fields()})
+        if (best := history.best_validation) is not None:
+            found: dict[str, object] = {"step": step, "at_step": best["step"]}
+            found |= {key: best[key] for key in ("loss", "accuracy", "bits_per_byte") if key in best}
+            self._journal.write("best_validation", found | {"perplexity": perplexity(best["loss"])})
 
     def _eta_s(self, record: StepRecord) -> float:
         """Seconds left at the pace since the first logged step, with validations and checkpoints."""

@@ -1,4 +1,5 @@
 import io
+import math
 import threading
 from pathlib import Path
 
@@ -30,8 +31,11 @@ def test_the_journal_and_the_console_hold_what_was_logged(tmp_path: Path) -> Non
         "checkpoint",
         "skipped",
         "ledger",
+        "best_validation",
         "end",
     ]
+    best = {"step": 10, "at_step": 10, "loss": 2.31, "accuracy": 0.412, "perplexity": math.exp(2.31)}
+    assert lines[6].items() >= best.items()
     step = step_records(tmp_path / "journal.jsonl")[10]
     assert (step["loss"], step["lr"], step["grad_norm"]) == (0.1 + 0.2, 1e-3, 1.7)
     assert step["lr_group"] == {"matrix": 1e-3, "ssm dt": 5e-4}
