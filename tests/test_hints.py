@@ -31,6 +31,9 @@ PROSE = {
     "can",
     "did",
     "started",
+    # in the scripts of `launch completion`
+    "complete",
+    "-a",
 }
 
 

@@ -69,6 +69,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "launch replay": ("launch replay latest", "launch replay latest --tracking-uri http://mlflow:5000"),
     "launch schema": ("launch schema > recipe.schema.json", "launch schema | head"),
+    "launch completion": ("launch completion bash >> ~/.bashrc", "launch completion fish | source"),
     "launch ui": ("launch ui", "launch ui --port 5001"),
     "launch data build": (
         "launch data build texts/*.txt -o data/mine --tokenizer tokenizer.json",

@@ -53,6 +53,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
                        the model with recipe, base shapes, tokenizer and card, for plain torch
   launch replay RUN    send MLflow what it has not received of a run that is over
   launch schema        print the JSON Schema of recipes, for editors
+  launch completion SHELL
+                       what makes bash, zsh or fish complete verbs, runs, recipes, flags and keys
   launch ui            open MLflow's pages on the default store
 
 `launch VERB --help` says more, `launch --version` what is installed. RECIPE is a file, or the name of a
@@ -87,6 +89,7 @@ VERBS = (
     "export",
     "replay",
     "schema",
+    "completion",
     "ui",
 )
 
@@ -158,6 +161,8 @@ def _find_run_verb(name: str) -> Verb:
             from launcher.cli.tracking import replay_run as verb
         case "schema":
             from launcher.cli.explain import print_schema as verb
+        case "completion":
+            from launcher.cli.completion import print_script as verb
         case "ui":
             from launcher.cli.tracking import open_ui as verb
         case _:
@@ -257,6 +262,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if first in VERBS:
         return _find_verb(first)(arguments[1:])
+    if first == "complete" and len(arguments) == 2:  # asked by the script of `launch completion`
+        from launcher.cli.completion import print_candidates
+
+        return print_candidates(arguments[1], VERBS, main)
     looks_like_file = "/" in first or first.endswith((".yaml", ".yml"))
     if not looks_like_file and not first.startswith("-") and not _is_shipped(first):
         from launcher.recipe.suggest import close_matches, did_you_mean
