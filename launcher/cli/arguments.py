@@ -1,8 +1,10 @@
 """What several verbs have in common: arguments, and the hints they print."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from launcher.cli.parser import Parser
 from launcher.errors import Problem
@@ -65,6 +67,13 @@ def node_range(text: str) -> Nodes:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse with flags allowed between and after the key=value words."""
     return parser.parse_intermixed_args(list(arguments))
+
+
+@contextlib.contextmanager
+def json_alone(wanted: bool) -> Iterator[None]:
+    """What is printed meanwhile is on stderr, where stdout is to hold nothing but JSON."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
 
 
 def positive(text: str) -> int:

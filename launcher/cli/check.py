@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher.check.gate import check_record, default_folder, hash_identity, write_record
 from launcher.check.shrink import choose_widths, describe_shrinking
-from launcher.cli.arguments import add_overrides, parse, show_hints
+from launcher.cli.arguments import add_overrides, json_alone, parse, show_hints
 from launcher.cli.parser import Parser
 from launcher.cli.recipe_or_run import load_recipe_or_run
 from launcher.data.source_table import check_sources
@@ -37,7 +37,17 @@ def check_recipe(arguments: Sequence[str]) -> int:
         "--device", choices=["cpu", "cuda"], default="cpu", help="of the models that are not sharded"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default runs/checks/IDENTITY")
+    parser.add_argument("--json", action="store_true", help="print check.json; all else is on stderr")
     options = parse(parser, arguments)
+    with json_alone(options.json):
+        passed, record = _check(options)
+    if options.json:
+        print(record.read_text())
+    return 0 if passed else 1
+
+
+def _check(options: argparse.Namespace) -> tuple[bool, Path]:
+    """Whether everything passes, and where that is recorded."""
     loaded = load_recipe_or_run(options.recipe, options.overrides)
     recipe = loaded.recipe
     with loaded.locating():
@@ -61,7 +71,7 @@ def check_recipe(arguments: Sequence[str]) -> int:
     print(check_text(result))
     print(f"\nrecord: {record} ({time.monotonic() - start:.0f} s)")
     print(_draw(folder, result))
-    return 0 if result.passed else 1
+    return result.passed, record
 
 
 def _widths(text: str) -> list[int]:

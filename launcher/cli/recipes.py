@@ -47,13 +47,18 @@ def _problems(path: str, overrides: Sequence[str]) -> Sequence[Problem]:
     return []
 
 
+_COLUMNS = ["recipe", "model", "data", "steps", "about"]
+
+
 def list_recipes(arguments: Sequence[str]) -> int:
     """Print a line for each recipe in a folder, or for each that is shipped."""
     parser = Parser(prog="launch recipes", description="A line for each recipe.")
     parser.add_argument(
         "folder", nargs="?", help="default: recipes where that is a folder, else what the product ships"
     )
-    given = parser.parse_args(arguments).folder
+    parser.add_argument("--json", action="store_true", help="a list of JSON")
+    options = parser.parse_args(arguments)
+    given = options.folder
     folder = Path(given or "recipes")
     if given is not None and not folder.is_dir():
         raise UserError(Problem(str(folder), "is not a folder", "without one, shipped recipes are listed"))
@@ -61,10 +66,13 @@ def list_recipes(arguments: Sequence[str]) -> int:
         rows = [_row(str(path), path) for path in sorted(folder.glob("*.y*ml"))]
     else:
         rows = [_row(name, path) for name, path in shipped_recipes().items()]
+    if options.json:
+        print(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows], indent=1))
+        return 0
     if not rows:
         print(f"there are no recipes in {folder}")
         return 0
-    print("\n".join(table_lines([["recipe", "model", "data", "steps", "about"], *rows])))
+    print("\n".join(table_lines([_COLUMNS, *rows])))
     return 0
 
 

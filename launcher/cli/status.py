@@ -1,7 +1,7 @@
 """`launch status [RUN]` and `launch ls`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -14,6 +14,7 @@ from launcher.cli.parser import Parser
 from launcher.cli.queued import ask_queue
 from launcher.cli.tracking import settle_lost
 from launcher.errors import UserError
+from launcher.json_text import dump_json
 from launcher.named_runs import find_run
 from launcher.recipe.compile import load_frozen
 from launcher.run_folder import JOURNAL, RECIPE, is_run, lock_holder, open_mirror, require_run
@@ -35,16 +36,20 @@ def show_status(arguments: Sequence[str]) -> int:
         nargs="?",
         help=f"{A_RUN}; default: all of runs/",
     )
-    run = parser.parse_args(arguments).run
-    if run is None:
-        return list_runs([])
-    run_url = find_run(run)
+    parser.add_argument("--json", action="store_true", help="the same as JSON; without RUN, a list")
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        return list_runs(["--json"] if options.json else [])
+    run_url = find_run(options.run)
     require_run(run_url)
     holder = lock_holder(run_url)
     if holder is None:
         # A read-only folder, or one that another process has locked since: shown as it is.
         with contextlib.suppress(UserError, OSError):
             settle_lost(run_url)
+    if options.json:
+        print(dump_json(status_record(run_url, holder), indent=1))
+        return 0
     print("\n".join(status_lines(run_url, holder)))
     return 0
 
@@ -53,12 +58,15 @@ def list_runs(arguments: Sequence[str]) -> int:
     """Print a line for each run in a folder, newest last."""
     parser = Parser(prog="launch ls", description="A line for each run in a folder.")
     parser.add_argument("folder", nargs="?", default="runs", help="default: runs")
-    folder = files.absolute(parser.parse_args(arguments).folder)
-    rows = [
-        _row(files.join(folder, name))
-        for name in files.list_names(folder)
-        if is_run(files.join(folder, name))
-    ]
+    parser.add_argument("--json", action="store_true", help="a list of JSON")
+    options = parser.parse_args(arguments)
+    folder = files.absolute(options.folder)
+    places = [files.join(folder, name) for name in files.list_names(folder)]
+    found = [_record(place) for place in places if is_run(place)]
+    if options.json:
+        print(dump_json(found, indent=1))
+        return 0
+    rows = [_row(record) for record in found]
     if not rows:
         print(f"there are no runs in {files.shortest(folder)}")
         return 0
@@ -66,17 +74,32 @@ def list_runs(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _row(run_url: str) -> list[str]:
+def _record(run_url: str) -> dict[str, Any]:
+    """Of a run whose folder cannot be read, why."""
     short = files.shortest(run_url)
     try:
         facts = _read_facts(run_url)
     except (UserError, OSError) as error:
-        return [short, " ".join(str(error).split())[:60], "", "", "", ""]
+        return {"run": short, "error": " ".join(str(error).split())}
     losses = facts.history.columns["loss"]
-    state = state_text(facts.history.events, lock_holder(run_url)).split(",")[0].split(" (attempt")[0]
-    saved = f"step {facts.saved[-1]}" if facts.saved else "none"
-    loss = f"{losses[-1]:.4f}" if len(losses) else ""
-    return [short, state, f"{facts.step}/{facts.total}", loss, saved, last_job(read_jobs(run_url)) or ""]
+    return {
+        "run": short,
+        "state": state_text(facts.history.events, lock_holder(run_url)),
+        "step": facts.step,
+        "steps": facts.total,
+        "loss": float(losses[-1]) if len(losses) else None,
+        "checkpoint": facts.saved[-1] if facts.saved else None,
+        "job": last_job(read_jobs(run_url)),
+    }
+
+
+def _row(record: Mapping[str, Any]) -> list[str]:
+    if "error" in record:
+        return [record["run"], record["error"][:60], "", "", "", ""]
+    state = record["state"].split(",")[0].split(" (attempt")[0]
+    saved = "none" if record["checkpoint"] is None else f"step {record['checkpoint']}"
+    loss = "" if record["loss"] is None else f"{record['loss']:.4f}"
+    return [record["run"], state, f"{record['step']}/{record['steps']}", loss, saved, record["job"] or ""]
 
 
 @final
@@ -116,6 +139,22 @@ def queue_text(run_url: str) -> str | None:
     nodes = f" on {found.nodes}" if found.nodes not in ("", "(null)") else ""
     begin = f", begins {found.begin}" if found.state == "PENDING" and found.begin != "Unknown" else ""
     return f"{job}: {found.state}{reason}{nodes}{begin}"
+
+
+def status_record(run_url: str, holder: str | None) -> dict[str, Any]:
+    """The same for programs: as in `launch ls --json`, and more."""
+    facts = _read_facts(run_url)
+    history = facts.history
+    last = history.lines([-1])[0] if history.step else {}
+    return _record(run_url) | {
+        "state": state_text(history.events, holder),
+        "queue": queue_text(run_url),
+        "tokens_per_s": last.get("tokens_per_s"),
+        "best_validation": history.best_validation,
+        "mlflow": describe_sent(facts.folder),
+        "damaged_lines": history.damaged,
+        "time": history.ledger.as_fields(),
+    }
 
 
 def status_lines(run_url: str, holder: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.config import ClusterConfig
 from cluster.kinds import on_submit_host
-from launcher.cli.arguments import add_profile, parse, positive, show_hints, with_profile
+from launcher.cli.arguments import add_profile, json_alone, parse, positive, show_hints, with_profile
 from launcher.cli.parser import Parser
 from launcher.cli.sweep_array import array_lines, submit_array
 from launcher.cli.tracking import find_target, mlflow_environment, run_environment
@@ -31,6 +31,18 @@ from launcher.track.mlflow import MlflowTarget
 def sweep_recipe(arguments: Sequence[str]) -> int:
     """Train a recipe at every point of a grid, here. Returns 0 if every point has a result, else 1."""
     options = parse(_parser(), arguments)
+    if options.json and (options.best or options.cluster == "slurm"):
+        other = "--best" if options.best else "--cluster slurm"
+        raise UserError(Problem("--json", f"is of results, and {other} waits for none", "--table --json"))
+    with json_alone(options.json):
+        code, results = _sweep(options, arguments)
+    if options.json:
+        print(results.read_text() if results.exists() else '{"points": []}')
+    return code
+
+
+def _sweep(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[int, Path]:
+    """Exit code, and the file of results."""
     if options.cluster is None and not (options.table or options.best) and on_submit_host():
         remedy = "--cluster slurm submits a job array; --cluster local trains on this host all the same"
         raise UserError(Problem("launch sweep", "this is a host that jobs are submitted from", remedy))
@@ -64,11 +76,11 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     from launcher.sweep.sweep_text import sweep_text
 
     if options.best:
-        return _print_best(options.recipe, drops, points, load, budget, out)
+        return _print_best(options.recipe, drops, points, load, budget, out), out / RESULTS
     os.environ |= mlflow_environment()
     parent = open_parent(target, recipe.name, out, options.axes, _say)
     if submits:
-        return _submit(points, options, arguments, out, parent.children)
+        return _submit(points, options, arguments, out, parent.children), out / RESULTS
     # Points that are trained at once divide the cores, or their threads would compete for them.
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // jobs)))
     asked = SweepOptions(
@@ -81,7 +93,8 @@ def sweep_recipe(arguments: Sequence[str]) -> int:
     _say(_draw(out, results, transfers))
     parent.close(transfers, [out / RESULTS, out / PICTURE, out / VALUES])
     # A diverged point is a result: too high a rate is part of what a sweep of rates finds.
-    return 0 if all(result.status in ("finished", "diverged") for result in results) else 1
+    done = all(result.status in ("finished", "diverged") for result in results)
+    return 0 if done else 1, out / RESULTS
 
 
 def _print_best(
@@ -150,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["local", "slurm"],
         help="local: here; slurm: a job array, --jobs tasks at once; needed on a host of a Slurm cluster",
     )
+    parser.add_argument("--json", action="store_true", help="print sweep.json; all else is on stderr")
     parser.add_argument("--table", action="store_true", help="only the table of what is done; trains nothing")
     parser.add_argument(
         "--best",

@@ -54,7 +54,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Finding]:
 WIDTHS = ["--widths", "16,24,32,40"]
 
 
-def test_a_gate_stays_shut_until_a_check_has_passed(quick: list[Finding]) -> None:
+def test_a_gate_stays_shut_until_a_check_has_passed(
+    quick: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
     gated = recipe("check.gate=true")
     require_passed(recipe(), TINY)  # no gate, nothing asked
     with pytest.raises(UserError, match="none is recorded"):
@@ -68,7 +70,9 @@ def test_a_gate_stays_shut_until_a_check_has_passed(quick: list[Finding]) -> Non
     with pytest.raises(UserError, match="the recorded one failed"):
         require_passed(gated, TINY)
     quick.clear()
-    assert main(["check", TINY, *WIDTHS]) == 0
+    capsys.readouterr()
+    assert main(["check", TINY, *WIDTHS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
     require_passed(gated, TINY)
     # the record is for every width of the same model, and for no other rates
     require_passed(recipe("check.gate=true", "model.d_model=512"), TINY)
