@@ -52,7 +52,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "launch status": ("launch status", "launch status latest"),
     "launch ls": ("launch ls", "launch ls /scratch/runs"),
     "launch watch": ("launch watch latest", "launch watch latest --once"),
-    "launch report": ("launch report latest", "launch report runs/sweep-s4d-lm-tiny/* -o report"),
+    "launch report": ("launch report latest", "launch report runs/sweep-s4d-lm-tiny -o report"),
     "launch trace": ("launch trace s4d-lm-quickstart --steps 3", "launch trace latest --nproc-per-node 2"),
     "launch logs": ("launch logs latest -f", "launch logs latest --rank 3"),
     "launch cancel": ("launch cancel latest", "launch cancel runs/s4d-lm-tiny-20260101-120000"),

@@ -18,13 +18,14 @@ def load_recipe_or_run(
     word: str, overrides: Sequence[str] = (), *, nodes: Nodes | None = None, nproc_per_node: int | None = None
 ) -> LoadedRecipe:
     """A file or a shipped recipe comes first. Raises UserError as load_recipe does."""
-    run = _run_of(word)
+    run = run_of(word)
     if run is None:
         return load_recipe(word, overrides, nodes=nodes, nproc_per_node=nproc_per_node)
     return load_frozen(files.join(run, RECIPE), overrides, nodes=nodes, nproc_per_node=nproc_per_node)
 
 
-def _run_of(word: str) -> str | None:
+def run_of(word: str) -> str | None:
+    """The run that a word means; None where it is not one, or a recipe's."""
     if Path(find_recipe(word)).is_file():
         return None
     named = word == LATEST or (RUNS / word).is_dir() or Path(word).is_dir() or "://" in word

@@ -152,10 +152,12 @@ def _load(place: str) -> LoadedRecipe:
 def _source_of(place: str) -> LoadedRecipe:
     """The recipe file that a run was started from, as it is now."""
     from launcher import files
+    from launcher.cli.recipe_or_run import run_of
     from launcher.run_folder import SOURCE
 
-    url = files.join(files.absolute(place), SOURCE)
-    if not files.exists(url):
+    run = run_of(place)
+    url = None if run is None else files.join(run, SOURCE)
+    if url is None or not files.exists(url):
         raise UserError(Problem(place, "does not say what it was made from", "name the second recipe"))
     path = files.read_text(url).splitlines()[0].removeprefix("# ")
     return load_recipe(path)

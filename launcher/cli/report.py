@@ -3,7 +3,7 @@
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher import files
@@ -16,7 +16,7 @@ from launcher.named_runs import find_run
 from launcher.recipe.schema import Recipe
 from launcher.report.run_facts import RunFacts, read_facts
 from launcher.report.run_report import report_run, report_runs
-from launcher.run_folder import open_mirror, require_run
+from launcher.run_folder import is_run, open_mirror, require_run
 from launcher.track.config import MLflowConfig
 from launcher.track.mlflow_sync import send_file
 
@@ -29,13 +29,13 @@ def write_report(arguments: Sequence[str]) -> int:
         "flow through layers, jumps, time, attempts, plan against measured. Of several runs: what differs "
         "between them, and what each has reached. It needs no network, and asks none.",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=A_RUN)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{A_RUN}; or a sweep's folder")
     parser.add_argument("-o", "--output", metavar="DIR", help="default: RUN/report; of several runs: report")
     parser.add_argument(
         "--mlflow", action="store_true", help="store a run's page with its artifacts, as report/index.html"
     )
     options = parser.parse_args(arguments)
-    urls = list(dict.fromkeys(find_run(word) for word in options.runs))
+    urls = list(dict.fromkeys(_runs_of(options.runs)))
     if options.mlflow and len(urls) > 1:
         raise UserError(Problem("--mlflow", f"got {len(urls)} runs", "give it with one"))
     runs = [_read(url) for url in urls]
@@ -57,6 +57,17 @@ def write_report(arguments: Sequence[str]) -> int:
             raise UserError(Problem(short, f"the report is not stored: {problem}", f"launch replay {short}"))
         print("mlflow      report/index.html is with the run's artifacts")
     return 0
+
+
+def _runs_of(words: Sequence[str]) -> Iterator[str]:
+    """Of a sweep's folder its points; files beside them, which `runs/sweep-NAME/*` names too, are no runs."""
+    for word in words:
+        place = Path(word)
+        if len(words) > 1 and place.is_file():
+            continue
+        whole = place.is_dir() and not is_run(files.absolute(word))
+        inside = [str(one) for one in sorted(place.glob("*")) if whole and is_run(str(one))]
+        yield from map(files.absolute, inside) if inside else [find_run(word)]
 
 
 def publish_report(run_url: str, recipe: Recipe | None) -> None:

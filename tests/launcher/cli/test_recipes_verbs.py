@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,9 @@ def test_a_run_is_compared_with_another_and_with_its_source(tmp_path: Path) -> N
     assert "model.d_model" not in done.stdout
     (tmp_path / "one/recipe.source.yaml").write_text(f"# {tmp_path}/small.yaml\n{RECIPE}")
     assert launch("diff", "one", folder=tmp_path).returncode == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "runs/night")
+    for word in ("night", "latest"):
+        assert launch("diff", word, folder=tmp_path).returncode == 0, "a run by its name"
     (tmp_path / "small.yaml").write_text(RECIPE.replace("seed: 7", "seed: 8"))
     assert re.search(r"^seed +7 +8$", launch("diff", "one", folder=tmp_path).stdout, re.MULTILINE)
 

@@ -49,6 +49,18 @@ def test_a_page_that_cannot_be_stored_is_refused(
     assert_one_screen(done, message)
 
 
+@pytest.mark.parametrize(
+    "words", [["runs/sweep"], ["runs/sweep/lr=1", "runs/sweep/lr=2", "runs/sweep/sweep.json"]]
+)
+def test_a_sweep_s_folder_means_its_points(words: list[str], tmp_path: Path) -> None:
+    for name in ("lr=1", "lr=2"):
+        train_run(tmp_path / "runs/sweep" / name, "train.steps=6", "schedule.warmup_steps=1")
+    (tmp_path / "runs/sweep/sweep.json").write_text("{}")
+    done = launch("report", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<h1>2 runs" in (tmp_path / "report/index.html").read_text()
+
+
 def test_a_page_that_cannot_be_made_does_not_change_how_a_run_ended(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(RECIPE)
     (tmp_path / "run").mkdir()
