@@ -60,7 +60,7 @@ def write_report(arguments: Sequence[str]) -> int:
 
 
 def _runs_of(words: Sequence[str]) -> Iterator[str]:
-    """Of a sweep's folder its points; files beside them, which `runs/sweep-NAME/*` names too, are no runs."""
+    """Of a sweep's folder its points. Files, which `runs/sweep-NAME/*` names too, are passed over."""
     for word in words:
         place = Path(word)
         if len(words) > 1 and place.is_file():
