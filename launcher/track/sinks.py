@@ -50,6 +50,7 @@ class JournalFollower:
         self._notify = notify
         self._offset = whole_bytes(journal)
         self._status = "FINISHED"
+        self._given_up = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
 
@@ -63,6 +64,7 @@ class JournalFollower:
         if self._thread.is_alive():
             self._thread.join(drain_s)
         if self._thread.is_alive():
+            self._given_up = True
             self._notify(f"{self._name}: no answer within {drain_s:g} s; it may lack the last steps")
 
     def _follow(self) -> None:
@@ -79,6 +81,8 @@ class JournalFollower:
         # No error of a viewer may end a training run.
         except Exception as error:
             text = " ".join(str(error).split())[:200]
+            if self._given_up:  # nobody waits for it any longer, and that was said
+                return
             self._notify(
                 f"{self._name}: {type(error).__name__}: {text}; it gets nothing more of this attempt"
             )
@@ -183,9 +187,9 @@ def open_wandb(
 
     first = next(read_events(journal, "start"))
     key = hashlib.sha256(f"{first['run_dir']} {first['time']}".encode()).hexdigest()[:16]
-    settings = wandb.Settings(console="off", silent=True, save_code=False, disable_git=True, init_timeout=30)
+    settings = wandb.Settings(console="off", silent=True, save_code=False, disable_git=True, init_timeout=10)
 
-    def connect(mode: Literal["offline"] | None) -> WeightsAndBiases:
+    def connect(mode: Literal["offline"] | None, key: str = key) -> WeightsAndBiases:
         run = wandb.init(
             project=project,
             name=_label(line),
@@ -202,4 +206,5 @@ def open_wandb(
         return connect(None if wandb.login(prompt=False, verify=False) else "offline")
     except wandb.errors.CommError as error:
         notify(f"wandb: {str(error).splitlines()[0]}; it is kept in ./wandb, for `wandb sync`")
-        return connect("offline")
+        # Under another id: its service still holds that of the run that could not be opened.
+        return connect("offline", f"{key}-{line['attempt']}")

@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from launcher.track.journal import read_records
 from launcher.track.points import line_points
 from launcher.track.sinks import JournalFollower, _label
 from launcher.track.tracker import Tracker
+from launcher.world import World
 from tests.launcher.track.records import attempt_record, step_record, validation_record
+from tests.ranks import run_ranks
+from tests.wait import wait_for
 
 CURVES = dict[tuple[str, int], float]
 
@@ -85,11 +89,16 @@ def log_records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def in_wandb(folder: Path) -> tuple[dict[str, int], CURVES]:
-    """Exit codes by run, and curves, of all offline runs in a folder."""
+def in_wandb(folder: Path, attempts: int) -> tuple[list[tuple[str, int]], CURVES]:
+    """(run, exit code) of each attempt, and all curves, once W&B's service has written the last of them."""
+    wait_for(lambda: len(read_wandb(folder)[0]) == attempts, lambda: str(list(folder.glob("*"))))
+    return read_wandb(folder)
+
+
+def read_wandb(folder: Path) -> tuple[list[tuple[str, int]], CURVES]:
     from wandb.proto import wandb_internal_pb2 as messages
 
-    codes: dict[str, int] = {}
+    codes: list[tuple[str, int]] = []
     curves: CURVES = {}
     for path in sorted(folder.glob("offline-run-*/*.wandb")):
         for data in log_records(path.read_bytes()):
@@ -100,7 +109,7 @@ def in_wandb(folder: Path) -> tuple[dict[str, int], CURVES]:
                 step = int(row.pop("step"))
                 curves |= {(key, step): float(value) for key, value in row.items() if not key.startswith("_")}
             if record.WhichOneof("record_type") == "exit":
-                codes[path.stem] = record.exit.exit_code
+                codes.append((path.stem, record.exit.exit_code))
     return codes, curves
 
 
@@ -113,11 +122,31 @@ def test_weights_and_biases_keeps_one_run_of_all_attempts_without_a_network(
     monkeypatch.setenv("WANDB_MODE", "offline")
     track, run = TrackConfig(wandb="mine"), tmp_path / "run"
     said = attempt(run, 1, track, start=0, steps=range(10, 40, 10), loss=2.5)
+    time.sleep(1.1)  # its folders are named by the second
     said += attempt(run, 2, track, start=30, steps=range(40, 50, 10), loss=2.0)
     assert "wandb" not in said
-    codes, curves = in_wandb(tmp_path / "wandb")
-    assert list(codes.values()) == [0], "one run"
+    codes, curves = in_wandb(tmp_path / "wandb", attempts=2)
+    assert len(set(codes)) == 1, "one run"
+    assert codes[0][1] == 0
     assert curves == pytest.approx(in_journal(run))
+
+
+def without_a_server(_world: World, folder: Path) -> str:
+    """In a process of its own: the package reads its variables once."""
+    os.environ |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
+    os.environ.pop("WANDB_MODE", None)
+    os.chdir(folder)
+    track = TrackConfig(wandb="mine")
+    return attempt(folder / "run", 1, track, start=0, steps=range(10, 40, 10), loss=2.5)
+
+
+@pytest.mark.slow
+def test_weights_and_biases_whose_server_is_away_keeps_everything_for_later(tmp_path: Path) -> None:
+    (said,) = run_ranks(1, without_a_server, tmp_path)
+    assert said.count("wandb: ") == 1
+    assert "it is kept in ./wandb" in said
+    _, curves = in_wandb(tmp_path / "wandb", attempts=1)
+    assert curves == pytest.approx(in_journal(tmp_path / "run"))
 
 
 def test_points_of_two_sweeps_with_one_name_are_two_runs() -> None:
