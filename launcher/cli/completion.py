@@ -23,8 +23,7 @@ _SCRIPTS: Final[Mapping[str, str]] = {
     "zsh": f"autoload -U +X bashcompinit && bashcompinit\n{_BASH}",
     "fish": "complete -c launch -a '(launch complete (commandline -cp) 2>/dev/null)'\n",
 }
-_OF_BOTH: Final = {"plan", "diff", "explain", "shapes", "trace", "check"}
-_OF_RECIPES: Final = _OF_BOTH | {"validate", "init", "sweep"}
+_OF_RECIPES: Final = {"plan", "diff", "explain", "shapes", "trace", "check", "validate", "init", "sweep"}
 _NOT_OF_RUNS: Final = {
     "validate",
     "init",

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from launcher import files
 from launcher.cli.arguments import A_RUN
 from launcher.cli.main import print_lines
 from launcher.cli.parser import Parser
-from launcher.cli.tracking import SETTLE_S, find_target, mlflow_environment
+from launcher.cli.tracking import SETTLE_S, find_target, mlflow_environment, within_limit
 from launcher.errors import Problem, UserError
 from launcher.named_runs import find_run
 from launcher.recipe.schema import Recipe
@@ -90,17 +89,11 @@ def publish_report(run_url: str, recipe: Recipe | None) -> None:
 
 def _send(run_url: str, config: MLflowConfig, page: Path) -> str | None:
     """Returns why it failed, or None; within a bounded time."""
-    found: list[str | None] = [f"no answer within {SETTLE_S:g} s"]
     os.environ |= mlflow_environment()
     folder = open_mirror(run_url, is_main=True).folder
-
-    def send() -> None:
-        found.append(send_file(folder, find_target(config, folder), page, "report"))
-
-    sending = threading.Thread(target=send, daemon=True)
-    sending.start()
-    sending.join(SETTLE_S)
-    return found[-1]
+    target = find_target(config, folder)
+    late: str | None = f"no answer within {SETTLE_S:g} s"
+    return within_limit(lambda: send_file(folder, target, page, "report"), late)
 
 
 def _default_folder(urls: Sequence[str]) -> Path:

@@ -76,15 +76,18 @@ def list_runs(arguments: Sequence[str]) -> int:
 
 def _record(run_url: str) -> dict[str, Any]:
     """Of a run whose folder cannot be read, why."""
-    short = files.shortest(run_url)
     try:
         facts = _read_facts(run_url)
     except (UserError, OSError) as error:
-        return {"run": short, "error": " ".join(str(error).split())}
+        return {"run": files.shortest(run_url), "error": " ".join(str(error).split())}
+    return _known(run_url, facts, lock_holder(run_url))
+
+
+def _known(run_url: str, facts: "_Facts", holder: str | None) -> dict[str, Any]:
     losses = facts.history.columns["loss"]
     return {
-        "run": short,
-        "state": state_text(facts.history.events, lock_holder(run_url)),
+        "run": files.shortest(run_url),
+        "state": state_text(facts.history.events, holder),
         "step": facts.step,
         "steps": facts.total,
         "loss": float(losses[-1]) if len(losses) else None,
@@ -146,8 +149,7 @@ def status_record(run_url: str, holder: str | None) -> dict[str, Any]:
     facts = _read_facts(run_url)
     history = facts.history
     last = history.lines([-1])[0] if history.step else {}
-    return _record(run_url) | {
-        "state": state_text(history.events, holder),
+    return _known(run_url, facts, holder) | {
         "queue": queue_text(run_url),
         "tokens_per_s": last.get("tokens_per_s"),
         "best_validation": history.best_validation,

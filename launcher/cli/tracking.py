@@ -3,8 +3,9 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from launcher import files
 from launcher.cli.arguments import A_RUN
@@ -24,6 +25,7 @@ from launcher.track.mlflow_ui import make_ui_command
 from launcher.track.settle import last_attempt, settle, settle_silent
 from launcher.track.tracking_uri import mask_secrets, resolve_tracking_uri, sqlite_path
 
+Answer = TypeVar("Answer")
 SETTLE_S = 10.0
 """Longest wait for a lock that a dead process held, and for MLflow."""
 
@@ -158,12 +160,17 @@ def _close_mlflow(run_url: str, folder: Path) -> None:
     if not config.enabled:
         return
     os.environ |= mlflow_environment()
-    options = {"notify": _say_nothing}
-    sending = threading.Thread(
-        target=replay, args=(folder, find_target(config, folder)), kwargs=options, daemon=True
-    )
-    sending.start()
-    sending.join(SETTLE_S)
+    target = find_target(config, folder)
+    within_limit(lambda: replay(folder, target, notify=_say_nothing), None)
+
+
+def within_limit(work: Callable[[], Answer], late: Answer) -> Answer:
+    """What a tracking server answers, or `late` if it has not within SETTLE_S: nobody waits longer."""
+    found = [late]
+    asking = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    asking.start()
+    asking.join(SETTLE_S)
+    return found[-1]
 
 
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")

@@ -36,15 +36,16 @@ class _Pictures:
 
     def draw(self, *, alone: bool) -> None:
         """All of them. `alone`: in this process, else half of them in a fork of it."""
-        mine, others = (self._jobs, []) if alone else (self._jobs[::2], self._jobs[1::2])
+        if alone or len(self._jobs) < 2:
+            _draw_all(self._jobs)
+            return
+        mine, others = self._jobs[::2], self._jobs[1::2]
         process = multiprocessing.get_context("fork").Process(target=_draw_all, args=(others,))
-        if others:
-            process.start()
+        process.start()
         _draw_all(mine)
-        if others:
-            process.join()
-            if process.exitcode:  # here it can say why
-                _draw_all(others)
+        process.join()
+        if process.exitcode:  # here it can say why
+            _draw_all(others)
 
 
 def _draw_all(jobs: Sequence[tuple[Callable[[Path], Path], Path]]) -> None:

@@ -7,9 +7,9 @@ from typing import final
 
 import psutil
 import torch
-import torch.distributed as dist
 from pydantic import TypeAdapter
 
+from launcher.parallel.across import across_ranks
 from launcher.track.nvml import READINGS, NvmlDevice
 from launcher.world import World
 
@@ -41,12 +41,7 @@ class MachineMeter:
             return None
         own = [float("nan")] * len(READINGS) if self._gpu is None else self._gpu.readings()
         row = torch.tensor(own, dtype=torch.float64, device=self._world.device)
-        rows = [torch.empty_like(row) for _ in range(self._world.size)]
-        if self._world.size > 1:
-            dist.all_gather(rows, row)
-        else:
-            rows = [row]
-        return summarize(torch.stack(rows).cpu())
+        return summarize(across_ranks(self._world).gather(row[None]).cpu())
 
 
 def summarize(readings_RN: torch.Tensor) -> Numbers:

@@ -139,6 +139,13 @@ def open_run(
     return MlflowRun(client, created)
 
 
+def find_run(target: MlflowTarget, run_id: str) -> MlflowRun | None:
+    """A run that there is already; none is made."""
+    client = _connect(target.tracking_uri)
+    run = _find_run(client, run_id)
+    return None if run is None else MlflowRun(client, run)
+
+
 def deleted_experiment(name: str, experiment_id: str) -> Exception:
     """Why nothing can be sent, and what to do."""
     return RuntimeError(

@@ -12,7 +12,7 @@ from typing import Any, final
 from launcher import files
 from launcher.json_text import dump_json, load_json
 from launcher.track.journal import iterate_lines, read_events, whole_bytes
-from launcher.track.mlflow import MlflowRun, MlflowTarget, open_run
+from launcher.track.mlflow import MlflowRun, MlflowTarget, find_run, open_run
 from launcher.track.points import Point, line_points, superseded_points
 from launcher.track.tracking_uri import mask_secrets
 
@@ -280,9 +280,9 @@ def send_file(folder: Path, target: MlflowTarget, path: Path, into: str) -> str 
     if state is None or state.run_id is None or state.tracking_uri != mask_secrets(target.tracking_uri):
         return f"{mask_secrets(target.tracking_uri)} has not received this run"
     try:
-        run = open_run(
-            target, run_id=state.run_id, run_key=state.run_key, run_name="", start_ms=0, retried=True
-        )
+        run = find_run(target, state.run_id)
+        if run is None:
+            return f"{mask_secrets(target.tracking_uri)} has no run {state.run_id} any longer"
         run.send_artifact(path, into)
     except Exception as error:  # as in try_to_send
         return _one_line(error, target)

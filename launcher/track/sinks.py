@@ -80,9 +80,9 @@ class JournalFollower:
                 sink.close(self._status)
         # No error of a viewer may end a training run.
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
             if self._given_up:  # nobody waits for it any longer, and that was said
                 return
+            text = " ".join(str(error).split())[:200]
             self._notify(
                 f"{self._name}: {type(error).__name__}: {text}; it gets nothing more of this attempt"
             )

@@ -99,13 +99,14 @@ class StepTracer:
                 torch.cuda.memory._dump_snapshot(str(path))
                 torch.cuda.memory._record_memory_history(enabled=None)
                 written[f"{name}.memory.pickle"] = path.read_bytes()
-        for key, data in list(written.items()):
+        names = []
+        for key, data in written.items():
             if len(data) > _MOST_BYTES:
                 print(f"{key} has {len(data) / 1e6:.0f} MB and is not written; trace fewer steps", flush=True)
-                del written[key]
                 continue
             files.write_bytes(files.join(self._url, key), data)
-        return [f"{FOLDER}/{key}" for key in written]
+            names.append(f"{FOLDER}/{key}")
+        return names
 
 
 def make_tracer(config: TraceConfig | None, run_url: str, world: World) -> StepTracer | None:
