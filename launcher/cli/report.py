@@ -64,9 +64,10 @@ def _runs_of(words: Sequence[str]) -> Iterator[str]:
         place = Path(word)
         if len(words) > 1 and place.is_file():
             continue
-        whole = place.is_dir() and not is_run(files.absolute(word))
-        inside = [str(one) for one in sorted(place.glob("*")) if whole and is_run(str(one))]
-        yield from map(files.absolute, inside) if inside else [find_run(word)]
+        inside: list[str] = []
+        if place.is_dir() and not is_run(files.absolute(word)):
+            inside = [files.absolute(str(one)) for one in sorted(place.glob("*")) if is_run(str(one))]
+        yield from inside or [find_run(word)]
 
 
 def publish_report(run_url: str, recipe: Recipe | None) -> None:

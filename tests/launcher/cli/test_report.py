@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.launch import assert_one_screen, launch
 from tests.small_run import RECIPE, train_run
@@ -33,6 +34,14 @@ def test_a_finished_run_s_page_is_with_its_artifacts(tmp_path: Path) -> None:
     again = launch("report", "run", "--mlflow", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert stored(tmp_path) == [page]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("mulaunch")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    client.delete_run(run.info.run_id)
+    gone = launch("report", "run", "--mlflow", folder=tmp_path)
+    assert_one_screen(gone, "has no run", "any longer")
+    assert not client.search_runs([experiment.experiment_id]), "none is made in its place"
 
 
 @pytest.mark.parametrize(
