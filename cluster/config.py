@@ -1,10 +1,13 @@
 """Cluster section of a recipe: which kind of machine, and what it is asked for. Torch-free."""
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+
+if TYPE_CHECKING:
+    from cluster.job import Cluster
 
 _MOST = 1 << 24
 Count = Annotated[int, Field(ge=1, le=_MOST)]
@@ -139,6 +142,9 @@ class ClusterConfig(BaseModel):
     """Where the run starts. `auto` is slurm for several nodes on a host that has sbatch, else local."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    added: ClassVar[Mapping[str, Callable[["ClusterConfig"], "Cluster"]]] = {}
+    """Kinds that extensions add, by `type`."""
 
     type: Literal["auto", "local", "slurm"] = "auto"
     nodes: Count = 1

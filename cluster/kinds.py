@@ -47,7 +47,7 @@ def choose_cluster(config: ClusterConfig, *, has_sbatch: bool) -> Cluster:
             " remove it, or set cluster.type=local and cluster.rendezvous",
             "cluster.min_nodes",
         )
-    return CLUSTERS[kind](config)
+    return (config.added[kind] if kind in config.added else CLUSTERS[kind])(config)
 
 
 def on_submit_host() -> bool:

@@ -33,6 +33,10 @@ _ROUNDED = (Role.EMBEDDING, Role.MATRIX, Role.READOUT, Role.TIED)
 def export_model(saved: Saved, out: Path, dtype: str) -> list[Path]:
     """Write `out` and the files beside it; returns them. Raises UserError where one is there already."""
     recipe = saved_recipe(saved)
+    if added := sorted(set(recipe.model.pattern) & set(recipe.model.added)):
+        message = f"has {', '.join(added)} layers of an extension, whose code an export would not hold"
+        remedy = "launcher.api.load reads it, where that is installed"
+        raise UserError(Problem(files.shortest(saved.url), message, remedy))
     plan = make_plan(recipe, planned_ranks(recipe))
     texts = {
         ".recipe.yaml": saved.manifest.recipe,

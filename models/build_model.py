@@ -12,7 +12,7 @@ from models.config import ClassifierConfig, LMConfig
 from models.encoders import encoder_flops, encoder_saved
 from models.facts import Multipliers, ParamFacts
 from models.footprint import REAL, Footprint, KernelFootprint, Pass
-from models.layer_table import LAYERS
+from models.layer_table import layer_kind
 from models.layers import BatchNorm
 from models.lm import LM, lm_facts, lm_flops, lm_head_footprint
 from models.residual import layer_footprints, layer_kinds, layers_carry_flops, shared_kernels, shares_kernels
@@ -52,7 +52,7 @@ def kernel_flops(config: LMConfig | ClassifierConfig, step: Pass) -> float:
     for kind in layer_kinds(config):
         # Shared ones are made twice; those of carried states with each micro batch.
         times = 3 * step.num_micro if step.carries else 4 if shares_kernels(config, kind, step) else 3
-        total += times * LAYERS[kind].kernel_flops(config, step.length)
+        total += times * layer_kind(config, kind).kernel_flops(config, step.length)
     return total
 
 
@@ -60,7 +60,7 @@ def flops_by_part(config: LMConfig | ClassifierConfig, seq_len: int) -> dict[str
     """Training FLOPs per position of each kind of layer, and of what is around the layers."""
     parts: dict[str, float] = {}
     for kind in layer_kinds(config):
-        parts[kind] = parts.get(kind, 0.0) + 3.0 * LAYERS[kind].flops(config, seq_len)
+        parts[kind] = parts.get(kind, 0.0) + 3.0 * layer_kind(config, kind).flops(config, seq_len)
     parts["encoder"] = 3.0 * encoder_flops(config)
     parts["readout"] = flops_per_token(config, seq_len) - sum(parts.values())
     return {part: flops for part, flops in parts.items() if flops > 0}

@@ -1,9 +1,11 @@
 """Model sections of a recipe. Torch-free, so that a recipe is checked on a login node."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from models.added_layer import LayerRow
 from models.section import Count, CountOrZero, Positive, Section, Size
 from models.ssm.config import DSSConfig, S4Config, S4DConfig, SSMSection
 
@@ -144,6 +146,8 @@ class SoftNeighboursConfig(Section):
 class BackboneSection(Section):
     """Abstract: what every model has between its input and its head."""
 
+    added: ClassVar[Mapping[str, LayerRow]] = {}
+    """Kinds of layers that extensions add."""
     type: str
     d_model: Count
     """Width: channels of the stream between layers. What muP scales."""
@@ -210,6 +214,18 @@ class BackboneSection(Section):
         if isinstance(section, S4Config | S4DConfig) and section.init in ("hippo", "diag") and copies % 2:
             raise ValueError(f"init {section.init} halves the copies of A, but there are {copies}")
         return section
+
+    @model_validator(mode="after")
+    def _added_layers_fit(self) -> Self:
+        for kind, row in self.added.items():
+            reason = row.misfit(getattr(self, kind, None), self.d_model) if kind in self.pattern else None
+            if reason is not None:
+                raise ValueError(f"{kind}.{reason}")
+        return self
+
+    def keeps_apart(self, kind: LayerName) -> bool:
+        """Whether a kind can keep several documents of one row apart."""
+        return self.added[kind].keeps_apart if kind in self.added else kind in KEEP_APART
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

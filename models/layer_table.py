@@ -49,6 +49,11 @@ def _kernels(config: BackboneSection, section: SSMSection, seq_len: int, between
     return KernelFootprint(taps=taps, between=between)
 
 
+def layer_kind(config: BackboneSection, name: LayerName) -> LayerKind:
+    """The row of a kind, from the table or from an extension."""
+    return config.added[name].kind() if name in config.added else LAYERS[name]
+
+
 LAYERS: dict[LayerName, LayerKind] = {
     "s4d": LayerKind(
         build=lambda c, m: SSMMixer(c.s4d, c.d_model, S4D(c.s4d, c.d_model), _dropout(c), m.ssm),

@@ -12,7 +12,7 @@ from models.documents import Documents
 from models.facts import Multipliers, ParamFacts, Role, prefixed
 from models.footprint import NO_KERNELS, REAL, Footprint, KernelFootprint, Pass
 from models.inits import constant
-from models.layer_table import LAYERS
+from models.layer_table import layer_kind
 from models.layers import BatchNorm, Dropout, build_norm, norm_facts
 from models.mixer import Mixer, State, Step
 from models.step_kernels import StepKernels, keeps_graph
@@ -36,7 +36,7 @@ class Residual(nn.Module):
         self.skip, self.factor = factors
         self.norm = build_norm(config.norm, config.d_model)
         self.dropout = Dropout(config.dropout, tied=config.dropout_tied)
-        self.add_module(kind, LAYERS[kind].build(config, multipliers))
+        self.add_module(kind, layer_kind(config, kind).build(config, multipliers))
 
     @property
     def mixer(self) -> Mixer:
@@ -192,7 +192,7 @@ def layers_facts(config: BackboneSection) -> dict[str, ParamFacts]:
     """Facts of the layers, the mix and the last norm; one pattern for the same parameter of all layers."""
     facts = norm_facts(config.norm, "layers.*.norm")
     for kind in dict.fromkeys(config.pattern):
-        facts |= prefixed(f"layers.*.{kind}.", LAYERS[kind].facts(config))
+        facts |= prefixed(f"layers.*.{kind}.", layer_kind(config, kind).facts(config))
     if config.layer_mix == "gated":
         facts["mix.gates"] = ParamFacts(role=Role.VECTOR, init=constant(0.0), decay=False)
     if (entropy := config.batch_entropy) is not None:
@@ -203,12 +203,12 @@ def layers_facts(config: BackboneSection) -> dict[str, ParamFacts]:
 
 def layers_carry_flops(config: BackboneSection, seq_len: int) -> float:
     """Training FLOPs per position that carrying the states of all layers adds."""
-    return sum(LAYERS[kind].carry_flops(config, seq_len) for kind in layer_kinds(config))
+    return sum(layer_kind(config, kind).carry_flops(config, seq_len) for kind in layer_kinds(config))
 
 
 def layers_flops(config: BackboneSection, seq_len: int) -> float:
     """Forward FLOPs per position of all layers, by each kind's own formula."""
-    return sum(LAYERS[kind].flops(config, seq_len) for kind in layer_kinds(config))
+    return sum(layer_kind(config, kind).flops(config, seq_len) for kind in layer_kinds(config))
 
 
 def layer_footprints(config: BackboneSection, step: Pass) -> list[Footprint]:
@@ -219,16 +219,16 @@ def layer_footprints(config: BackboneSection, step: Pass) -> list[Footprint]:
     own = norm_saved(config.norm, step, width) + masks
     found = {}
     for kind in dict.fromkeys(config.pattern):
-        kernels = LAYERS[kind].kernel_footprint(config, step.length)
+        kernels = layer_kind(config, kind).kernel_footprint(config, step.length)
         kept = 0.0 if shares_kernels(config, kind, step) else kernels.taps + kernels.between
-        found[kind] = LAYERS[kind].footprint(config, step).plus(own + kept)
+        found[kind] = layer_kind(config, kind).footprint(config, step).plus(own + kept)
     return [found[kind] for kind in layer_kinds(config)]
 
 
 def shared_kernels(config: BackboneSection, step: Pass) -> list[KernelFootprint]:
     """Of every layer, first to last, where they are made without a graph, and again for their gradients."""
     return [
-        LAYERS[kind].kernel_footprint(config, step.length)
+        layer_kind(config, kind).kernel_footprint(config, step.length)
         if shares_kernels(config, kind, step)
         else NO_KERNELS
         for kind in layer_kinds(config)

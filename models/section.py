@@ -1,6 +1,6 @@
 """The base of every typed part of a recipe: frozen, strict, no unknown keys. Imports no torch."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,3 +22,6 @@ class Section(BaseModel):
     """A typed part of a recipe. Unknown keys and implicit conversions are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    row: ClassVar[object | None] = None
+    """Of a section that an extension adds to a choice by `type`: its row. Ours have theirs in a table."""

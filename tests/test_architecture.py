@@ -40,7 +40,11 @@ DOORS = {
 ENVIRONMENT_DOORS = ("launcher/world.py", "launcher/cli/", "cluster/")
 # Nouns do not know the verbs or the loop, and only these few see the whole recipe.
 ABOVE_THE_NOUNS = ("launcher.cli", "launcher.train")
-CLUSTER_DOORS = ("launcher/submit.py", "launcher/recipe/schema.py", "launcher/recipe/compile.py")
+CLUSTER_DOORS = (
+    "launcher/submit.py",
+    *(f"launcher/recipe/{name}.py" for name in ("schema", "compile", "extended", "extension")),
+)
+TEMPLATE = ROOT / "launcher/template"  # what `launch init --extension` writes: the user's, not ours
 MAX_FILE, MAX_FUNCTION, MAX_LOOP = 400, 60, 80
 MAX_LOOP_IMPORTS = 15
 # PyTorch's and pickle's own signatures.
@@ -48,7 +52,8 @@ PASS_THROUGH_DOORS = {"launcher/checkpoint/storage.py", "launcher/parallel/wrap.
 
 
 def sources() -> list[Path]:
-    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    found = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    return [path for path in found if TEMPLATE not in path.parents]
 
 
 def place(path: Path) -> str:

@@ -30,8 +30,8 @@ def pattern(shown: str) -> str:
     return r"\s+".join(re.escape(word).replace(r"\.\.\.", ".*") for word in shown.split())
 
 
-def test_six_parts_are_commands() -> None:
-    assert len(parts()) == 6
+def test_seven_parts_are_commands() -> None:
+    assert len(parts()) == 7
     assert sum(len(commands) for commands in parts().values()) >= 20
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from launcher.errors import Problem, UserError
 from launcher.optim.config import MatrixSection
-from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.optim.optimizer_table import optimizer_kind
 from launcher.parallel.config import ParallelConfig
 from launcher.recipe.schema import Recipe
 from models.config import why_not_width
@@ -50,7 +50,7 @@ def choose_lr_amplification(recipe: Recipe) -> float:
     # 2^-6 and lr 4e-3 it is 3.9.
     optim = recipe.optim
     lr = optim.others.lr if isinstance(optim, MatrixSection) else optim.lr
-    cap = OPTIMIZERS[optim.type].check_lr_cap
+    cap = optimizer_kind(optim).check_lr_cap
     return 10.0 if cap is None else min(10.0, max(1.0, cap / lr))
 
 

@@ -21,7 +21,13 @@ from launcher.checkpoint.catalog import (
     verify_digests,
 )
 from launcher.checkpoint.fork import WEIGHTS, describe_lineage, open_source
-from launcher.checkpoint.identity import check_data, check_identity, describe_attempt, describe_data
+from launcher.checkpoint.identity import (
+    check_data,
+    check_extensions,
+    check_identity,
+    describe_attempt,
+    describe_data,
+)
 from launcher.checkpoint.index import check_index
 from launcher.checkpoint.manifest import FORMAT, MANIFEST, RandomEntry, manifest_text
 from launcher.checkpoint.restore import restore_tensors
@@ -120,6 +126,7 @@ class Checkpointer:
             raise UserError(lost)
         progress, source = Progress(), saved
         if saved is not None:
+            check_extensions(saved, self._plan)
             check_identity(saved, self._plan.parameters)
             check_data(saved, self._attempt.data)
             self._load(saved, engine, schedule)

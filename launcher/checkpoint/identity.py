@@ -6,7 +6,14 @@ from typing import Any
 
 from launcher import files
 from launcher.checkpoint.catalog import Saved
-from launcher.checkpoint.manifest import DataEntry, Manifest, ParameterEntry, RandomEntry, ScheduleEntry
+from launcher.checkpoint.manifest import (
+    DataEntry,
+    ExtensionEntry,
+    Manifest,
+    ParameterEntry,
+    RandomEntry,
+    ScheduleEntry,
+)
 from launcher.data.config import DataConfig
 from launcher.errors import Problem, UserError
 from launcher.mup.base_shapes import Shapes, compare_shapes
@@ -48,7 +55,28 @@ def describe_attempt(recipe: Recipe, plan: Plan, data: DataEntry, attempt: int) 
         base_shapes={name: tuple(dims) for name, dims in plan.parameters.base_shapes.items()},
         parameters=describe_parameters(plan.parameters),
         tuned=dict(plan.parameters.tuned),
+        extensions=describe_extensions(plan),
     )
+
+
+def describe_extensions(plan: Plan) -> dict[str, ExtensionEntry]:
+    """Which code each of the recipe's extensions is."""
+    return {
+        name: ExtensionEntry(version=facts.version, digest=facts.digest)
+        for name, facts in plan.extensions.items()
+    }
+
+
+def check_extensions(saved: Saved, plan: Plan) -> None:
+    """Raise UserError where an extension's code is not the one that trained a checkpoint."""
+    now = describe_extensions(plan)
+    before = {name: entry for name, entry in saved.manifest.extensions.items() if name in now}
+    for name, entry in before.items():
+        if entry != now[name]:
+            ours, theirs = (f"{one.version} (sha256 {one.digest[:16]})" for one in (now[name], entry))
+            message = f"{name} is {ours}, but {files.shortest(saved.url)} was trained with {theirs}"
+            remedy = "install that one again, or start a new run from its weights: train.init_from"
+            raise UserError(Problem.at("extensions", message, remedy))
 
 
 def check_optimizer(saved: Saved, before: OptimConfig, now: OptimConfig) -> None:

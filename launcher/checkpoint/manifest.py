@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from launcher.errors import Problem, UserError
 from launcher.json_text import dump_json, load_json
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 
 
@@ -78,6 +78,13 @@ class ScheduleEntry(Entry):
     state: dict[str, float | int | None]
 
 
+class ExtensionEntry(Entry):
+    """Which code an extension was."""
+
+    version: str
+    digest: str
+
+
 class LineageEntry(Entry):
     """A checkpoint that a run was forked from."""
 
@@ -90,7 +97,7 @@ class LineageEntry(Entry):
 class Manifest(Entry):
     """Everything that a resume needs or checks, and the version that wrote it."""
 
-    format: Literal[2, 3, 4, 5] = 5
+    format: Literal[2, 3, 4, 5, 6] = 6
     written_by: str
     step: int
     data_step: int
@@ -116,6 +123,8 @@ class Manifest(Entry):
     tuned: dict[str, float] | None = None
     """Factors of the recipe's own, by key: all of mup.multipliers, mup.init_scale and optim.rates. Formats up
     to 4 had none."""
+    extensions: dict[str, ExtensionEntry] = {}
+    """By the recipe's names. Formats up to 5 had none."""
 
 
 def manifest_text(manifest: Manifest) -> str:

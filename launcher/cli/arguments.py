@@ -101,7 +101,7 @@ def parse_supervised(words: Sequence[str]) -> tuple[argparse.Namespace, Sequence
 
 def endpoint_of(words: Sequence[str]) -> tuple[str, int]:
     """Host and port of --rdzv-endpoint among an agent's arguments."""
-    parser = Parser()
+    parser = Parser(prog="agent")
     parser.add_argument("--rdzv-endpoint", required=True)
     host, _, port = parser.parse_known_args(words)[0].rdzv_endpoint.rpartition(":")
     return host.strip("[]"), int(port)

@@ -32,7 +32,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "launch validate": ("launch validate recipes/*.yaml", "launch validate mine.yaml --json"),
     "launch recipes": ("launch recipes", "launch recipes | grep s4d"),
-    "launch init": ("launch init", "launch init s4d-lm-tiny -o mine.yaml"),
+    "launch init": ("launch init s4d-lm-tiny -o mine.yaml", "launch init --extension my_layer"),
     "launch diff": ("launch diff s4d-lm-tiny mine.yaml", "launch diff latest"),
     "launch explain": ("launch explain s4-lm-1b", "launch explain latest optim.lr=1e-3"),
     "launch shapes": (

@@ -73,6 +73,7 @@ def write_shapes(arguments: Sequence[str]) -> int:
 
 def print_schema(arguments: Sequence[str]) -> int:
     """Print the JSON Schema of recipes."""
-    Parser(prog="launch schema", description="Print the JSON Schema of recipes.").parse_args(arguments)
-    print(dump_json(recipe_schema(), indent=2))
+    parser = Parser(prog="launch schema", description="Print the JSON Schema of recipes.")
+    parser.add_argument("extensions", nargs="*", metavar="EXTENSION", help="with what these add")
+    print(dump_json(recipe_schema(parser.parse_args(arguments).extensions), indent=2))
     return 0

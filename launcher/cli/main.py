@@ -5,9 +5,10 @@ import errno
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from launcher.cli.problems import SCREEN, problems_json, shown_lines, wants_colour
+from launcher.cli.problems import QUIET, SCREEN, VERBOSE, problems_json, shown_lines, wants_colour
 from launcher.errors import Problem, StoreError, UserError, as_store_error, is_cloud_error
 
 USAGE = """\
@@ -22,7 +23,7 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch validate RECIPE...
                        check recipes, many at once: every key, value and rule; reads no data
   launch recipes       a line for each recipe, here or shipped
-  launch init [NAME]   copy a shipped recipe here, to change it
+  launch init [NAME]   copy a shipped recipe here, to change it; or begin an extension
   launch diff A [B]    the values in which two recipes or runs differ, or a run and its source
   launch explain RECIPE
                        print every parameter's role, width, init, rate and decay, and the rules for them
@@ -58,7 +59,8 @@ Train a recipe, here or on a cluster, so that it can be resumed and explained.
   launch ui            open MLflow's pages on the default store
 
 `launch VERB --help` says more, `launch --version` what is installed. RECIPE is a file, or the name of a
-shipped one. Any value of it can be given as key=value, such as optim.lr=3e-4.
+shipped one. Any value of it can be given as key=value, such as optim.lr=3e-4. Every verb takes -q (problems
+only) and -v (where in the code a problem was found).
 """
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 VERBS = (
@@ -175,10 +177,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # pydantic searches all installed packages for plugins, which takes longer than checking a recipe.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    while len(arguments) > 1 and arguments[0] in (*QUIET, *VERBOSE):  # `launch -q VERB` is `launch VERB -q`
+        arguments = [*arguments[1:], arguments[0]]
+    if not set(QUIET).isdisjoint(arguments):
+        _drop_output()
     try:
         code = _dispatch(arguments)
         return _flush() or code
     except UserError as error:
+        if not set(VERBOSE).isdisjoint(arguments):
+            traceback.print_exc()
         if "--json" in arguments:
             print(problems_json(error.problems))
         else:

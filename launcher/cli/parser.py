@@ -5,13 +5,20 @@ import re
 from typing import NoReturn, final
 
 from launcher.cli.examples import help_end
+from launcher.cli.problems import QUIET, VERBOSE
 from launcher.errors import Problem, UserError
 from launcher.recipe.suggest import close_matches, did_you_mean
 
 
 @final
 class Parser(argparse.ArgumentParser):
-    """Raises UserError, with the flag that was most likely meant."""
+    """Raises UserError, with the flag that was most likely meant. Each verb has QUIET and VERBOSE, which
+    launcher/cli/main.py acts on."""
+
+    def __init__(self, *, prog: str, description: str = "") -> None:
+        super().__init__(prog=prog, description=description)
+        self.add_argument(*QUIET, action="store_true", help="print nothing but problems")
+        self.add_argument(*VERBOSE, action="store_true", help="show where in the code a problem was found")
 
     def format_help(self) -> str:
         """argparse's own, with examples and exit codes below it."""

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from launcher.errors import Problem
 
+QUIET, VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
 SCREEN = 20
 """Most lines of an error message."""
 _WIDTH = 100

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.cli.extend import write_extension
 from launcher.cli.parser import Parser
 from launcher.cli.problems import problem_records, shown_lines, wants_colour
 from launcher.errors import Problem, UserError
@@ -77,11 +78,24 @@ def list_recipes(arguments: Sequence[str]) -> int:
 
 
 def copy_recipe(arguments: Sequence[str]) -> int:
-    """Copy a shipped recipe into a file of the user's own."""
-    parser = Parser(prog="launch init", description="Copy a shipped recipe, to change it.")
-    parser.add_argument("name", nargs="?", default="s4d-lm-quickstart", help="default: s4d-lm-quickstart")
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: NAME.yaml, here")
+    """Copy a shipped recipe into a file of the user's own; or begin an extension."""
+    parser = Parser(
+        prog="launch init",
+        description="Copy a shipped recipe, to change it; or begin an extension: a package with a layer of "
+        "your own and its tests.",
+    )
+    parser.add_argument("name", nargs="?", help="of a recipe; default: s4d-lm-quickstart")
+    parser.add_argument("--extension", metavar="NAME", help="of a new package, instead of a recipe")
+    parser.add_argument("-o", "--output", metavar="PATH", help="default: NAME.yaml, or folder NAME, here")
     options = parser.parse_args(arguments)
+    if options.extension is not None:
+        if options.name is not None:
+            parser.error("give the name of a recipe or --extension NAME, not both")
+        made = write_extension(options.extension, options.output)
+        print("\n".join(map(str, made)))
+        print(f"next: pip install -e './{made[0].parent}[test]'; pytest {made[0].parent}")
+        return 0
+    options.name = options.name or "s4d-lm-quickstart"
     shipped = shipped_recipes()
     name = Path(options.name).stem if options.name.endswith((".yaml", ".yml")) else options.name
     if name not in shipped:

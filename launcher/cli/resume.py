@@ -130,6 +130,7 @@ def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
     """The checkpoint's recipe; raises UserError where it cannot continue as this one."""
     from launcher.checkpoint.identity import (
         check_data,
+        check_extensions,
         check_identity,
         check_model,
         check_optimizer,
@@ -144,6 +145,7 @@ def _check(loaded: LoadedRecipe, prepared: "Prepared", saved: Saved) -> Recipe:
     before = saved_recipe(saved)
     with loaded.locating():
         check_optimizer(saved, before.optim, loaded.recipe.optim)
+        check_extensions(saved, prepared.plan)
     check_model(saved, meta_shapes(before.model), parameters.shapes)
     check_identity(saved, parameters)
     check_source(saved, before.data, loaded.recipe.data)

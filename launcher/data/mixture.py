@@ -71,13 +71,13 @@ class Mixture(Dataset):
 
 def open_mixture(config: DataConfig, source: MixtureSource, reader: Reader) -> Splits:
     """Every part, opened as a source of its own."""
-    from launcher.data.source_table import SOURCES
+    from launcher.data.source_table import source_kind
 
     problems, opened = [], {}
     for name, part in source.parts.items():
         own = config.model_copy(update={"source": part.source})
         try:
-            opened[name] = SOURCES[part.source.type].open(own, part.source, reader)
+            opened[name] = source_kind(part.source).open(own, part.source, reader)
         except UserError as error:
             problems += [replace(one, message=f"{one.message} (part {name})") for one in error.problems]
     if problems:

@@ -40,6 +40,11 @@ class SourceKind:
     """Raises UserError for missing files, before a job is queued."""
 
 
+def source_kind(source: SourceSection) -> SourceKind:
+    """The row of a source, from the table or from an extension."""
+    return source.row if isinstance(source.row, SourceKind) else SOURCES[source.type]
+
+
 def _stdlib(config: DataConfig, source: StdlibSource, reader: "Reader") -> "Splits":
     from launcher.data.streams import open_stdlib
 
@@ -74,7 +79,7 @@ def _require_parts(source: MixtureSource) -> None:
     problems: list[Problem] = []
     for one in source.single:
         try:
-            SOURCES[one.type].require(one)
+            source_kind(one).require(one)
         except UserError as error:
             problems += error.problems
     if problems:
@@ -138,4 +143,4 @@ SOURCES: Mapping[str, SourceKind] = {
 @about("data.source")
 def check_sources(config: DataConfig) -> None:
     """Raise UserError for missing files, before a job is queued."""
-    SOURCES[config.source.type].require(config.source)
+    source_kind(config.source).require(config.source)

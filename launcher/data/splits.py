@@ -15,7 +15,7 @@ from launcher.data.config import (
 )
 from launcher.data.dataset import Reader, Splits
 from launcher.data.order import evenly_spaced
-from launcher.data.source_table import SOURCES
+from launcher.data.source_table import source_kind
 from launcher.data.sources import find_files, require_apart
 from launcher.data.streams import split_files
 from launcher.data.token_files import check_text
@@ -31,7 +31,7 @@ def open_splits(config: DataConfig, vocab_size: int | None, max_chars: int | Non
     """
     source = config.source
     vocab_size = _check_inputs(source, vocab_size, max_chars)
-    return SOURCES[source.type].open(config, source, Reader(vocab_size=vocab_size, max_chars=max_chars))
+    return source_kind(source).open(config, source, Reader(vocab_size=vocab_size, max_chars=max_chars))
 
 
 _SMALL_BYTES = 256 << 20

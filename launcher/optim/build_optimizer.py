@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from launcher.optim.config import OptimConfig
 from launcher.optim.groups import Group
-from launcher.optim.optimizer_table import OPTIMIZERS, TorchGroups
+from launcher.optim.optimizer_table import TorchGroups, optimizer_kind
 
 
 def build_optimizer(
@@ -38,4 +38,4 @@ def build_optimizer(
                 **eps,
             }
         )
-    return OPTIMIZERS[config.type].build(options, config)
+    return optimizer_kind(config).build(options, config)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from launcher.mup.base_shapes import Shapes
 from launcher.mup.scaling import Scaling, Update
 from launcher.optim.config import MatrixSection, OptimConfig, RoleRates
-from launcher.optim.optimizer_table import ADAM_STATE, OPTIMIZERS, StateSize
+from launcher.optim.optimizer_table import ADAM_STATE, StateSize, optimizer_kind
 from models.facts import ParamFacts, Role
 
 
@@ -38,7 +38,7 @@ class _Rates:
 def choose_update(fact: ParamFacts, shape: tuple[int, ...], config: OptimConfig) -> Update:
     """How an optimizer updates a parameter: a matrix optimizer leaves all but hidden matrices to AdamW."""
     # The shape is checked besides the role: orthogonalization and G G^T are defined for two dimensions only.
-    kind = OPTIMIZERS[config.type]
+    kind = optimizer_kind(config)
     if kind.takes_matrices and not (fact.role is Role.MATRIX and len(shape) == 2):
         return "adam"
     return kind.update(config)
@@ -76,7 +76,7 @@ def make_groups(
 
 def state_size(config: OptimConfig, update: Update, shape: tuple[int, ...]) -> StateSize:
     """State that an optimizer keeps for a parameter of that shape."""
-    kind = OPTIMIZERS[config.type]
+    kind = optimizer_kind(config)
     if kind.takes_matrices and update == "adam":
         return ADAM_STATE(config, shape)
     return kind.state(config, shape)

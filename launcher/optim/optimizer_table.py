@@ -15,6 +15,7 @@ from launcher.optim.config import (
     LionConfig,
     MatrixSection,
     MuonConfig,
+    OptimConfig,
     OptimSection,
     SGDConfig,
     ShampooConfig,
@@ -140,6 +141,11 @@ def _soap_state(config: SOAPConfig, shape: Shape) -> StateSize:
     # Adam's second moment is kept in the eigenbasis. Its entries mix all rows and columns, so no rank can
     # keep a shard that belongs to its part of the parameter: it is whole on every rank.
     return StateSize(sharded=math.prod(shape), whole=2.0 * sum(size**2 for size in sides) + math.prod(shape))
+
+
+def optimizer_kind(config: OptimConfig) -> OptimizerKind:
+    """The row of an optimizer, from the table or from an extension."""
+    return config.row if isinstance(config.row, OptimizerKind) else OPTIMIZERS[config.type]
 
 
 _WHOLE_MATRICES = "works on whole matrices, which ZeRO splits"

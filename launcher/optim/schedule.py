@@ -2,10 +2,75 @@
 the validation losses so far."""
 
 import math
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
 
-from launcher.optim.config import ScheduleConfig
+from launcher.optim.config import (
+    ConstantConfig,
+    CosineConfig,
+    LinearConfig,
+    PlateauConfig,
+    ScheduleConfig,
+    SineRestartsConfig,
+    WarmupSection,
+    WSDConfig,
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleKind:
+    """One schedule: the multiplier after warmup."""
+
+    section: type[WarmupSection]
+    multiplier: Callable[[Any, int, int], float]
+    """(its section, steps since warmup, steps after warmup in all) -> factor on the peak.
+
+    The first of them is 0 at the first step after warmup; in a run that is over it may reach the second."""
+
+
+def _share(past: int, steps: int) -> float:
+    # 0 at the first step after warmup and 1 at the last. A single such step would divide by zero.
+    return min(1.0, past / max(1, steps - 1))
+
+
+def _cosine(config: CosineConfig, past: int, steps: int) -> float:
+    return _between(config.min_lr_ratio, 0.5 * (1.0 + math.cos(math.pi * _share(past, steps))))
+
+
+def _linear(config: LinearConfig, past: int, steps: int) -> float:
+    return _between(config.min_lr_ratio, 1.0 - _share(past, steps))
+
+
+def _wsd(config: WSDConfig, past: int, steps: int) -> float:
+    # decay_steps 10 of 100: left / decay_steps is 1 at step 89, 0.9 at step 90 and 0 at step 99.
+    left = max(0, steps - 1 - past)
+    return _between(config.min_lr_ratio, min(1.0, left / config.decay_steps))
+
+
+def _sine_restarts(config: SineRestartsConfig, past: int, _steps: int) -> float:
+    # Each cycle, the first one included, starts at 0, even right after a warmup that ended at 1.
+    return math.sin(math.pi * (past % config.period) / config.period)
+
+
+def _peak(_config: WarmupSection, _past: int, _steps: int) -> float:
+    return 1.0
+
+
+SCHEDULES: Mapping[str, ScheduleKind] = {
+    "cosine": ScheduleKind(section=CosineConfig, multiplier=_cosine),
+    "linear": ScheduleKind(section=LinearConfig, multiplier=_linear),
+    "constant": ScheduleKind(section=ConstantConfig, multiplier=_peak),
+    "wsd": ScheduleKind(section=WSDConfig, multiplier=_wsd),
+    "sine_restarts": ScheduleKind(section=SineRestartsConfig, multiplier=_sine_restarts),
+    "plateau": ScheduleKind(section=PlateauConfig, multiplier=_peak),
+}
+
+
+def schedule_kind(config: ScheduleConfig) -> ScheduleKind:
+    """The row of a schedule, from the table or from an extension."""
+    return config.row if isinstance(config.row, ScheduleKind) else SCHEDULES[config.type]
 
 
 def lr_multiplier(config: ScheduleConfig, step: int, total_steps: int) -> float:
@@ -16,23 +81,8 @@ def lr_multiplier(config: ScheduleConfig, step: int, total_steps: int) -> float:
     # Warmup is 1/warmup_steps at step 0, not 0: no step is wasted. Warmup 4 is 0.25, 0.5, 0.75, 1.
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    # past / last is 0 at the first step after warmup and 1 at the last step, whose index is total_steps - 1.
-    # A run with one such step would divide by zero.
-    past, last = step - config.warmup_steps, max(1, total_steps - 1 - config.warmup_steps)
-    match config.type:
-        case "constant" | "plateau":
-            return 1.0
-        # Each cycle, the first one included, starts at 0, even right after a warmup that ended at 1.
-        case "sine_restarts":
-            return math.sin(math.pi * (past % config.period) / config.period)
-        case "cosine":
-            return _between(config.min_lr_ratio, 0.5 * (1.0 + math.cos(math.pi * min(1.0, past / last))))
-        case "linear":
-            return _between(config.min_lr_ratio, 1.0 - min(1.0, past / last))
-        case "wsd":
-            # decay_steps 10 of 100: left / decay_steps is 1 at step 89, 0.9 at step 90 and 0 at step 99.
-            left = max(0, total_steps - 1 - step)
-            return _between(config.min_lr_ratio, min(1.0, left / config.decay_steps))
+    past, steps = step - config.warmup_steps, total_steps - config.warmup_steps
+    return schedule_kind(config).multiplier(config, past, steps)
 
 
 def _between(lowest: float, shape: float) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.optim.optimizer_table import optimizer_kind
 from launcher.parallel.config import BUCKET, ParallelConfig
 from launcher.recipe.schema import Recipe
 from models.build_model import ModelFootprint
@@ -161,7 +161,7 @@ def find_peak(
     here = 0.0 if sharding.offloaded else 1.0
     # Selective recomputation keeps products and transforms, which is most: counted as if it kept everything.
     recomputes = recipe.parallel.activation_checkpointing == "full"
-    room = 0.0 if OPTIMIZERS[recipe.optim.type].in_place else 2 * units.largest
+    room = 0.0 if optimizer_kind(recipe.optim).in_place else 2 * units.largest
     update = Moment(name="update", gradients=here * memory.gradients, working=sharding.copies + room)
     passes = list(_moments(model, units, sharding, recomputes=recomputes, num_micro=num_micro))
     moments = [*passes, update]

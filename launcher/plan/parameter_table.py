@@ -9,7 +9,7 @@ import torch
 from launcher.mup.base_shapes import WidthMultiplier
 from launcher.mup.scaling import Scaling
 from launcher.optim.groups import Group
-from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.optim.optimizer_table import optimizer_kind
 from launcher.plan.parameters import Parameters
 from launcher.recipe.schema import Recipe
 from launcher.table import table_lines
@@ -124,7 +124,7 @@ def _reasons(recipe: Recipe, fact: ParamFacts, width: WidthMultiplier, group: Gr
         yield f"optim.ssm.{fact.ssm}" + (f" caps the peak at {rate.lr_cap:g}" if capped else "")
     elif not fact.decay:
         yield "not decayed: an embedding, gain or bias"
-    if OPTIMIZERS[recipe.optim.type].takes_matrices:
+    if optimizer_kind(recipe.optim).takes_matrices:
         yield "AdamW of optim.others" if group.update == "adam" else recipe.optim.type
     if recipe.mup.type == "mup" and width.num_infinite == 0:
         yield "does not grow with the width"

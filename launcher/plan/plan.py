@@ -10,6 +10,7 @@ from launcher.plan.batch import BatchShape, shape_batch
 from launcher.plan.memory import Memory, Peak, find_peak, sharding_of, units_of
 from launcher.plan.parameters import Parameters, describe_parameters
 from launcher.plan.worlds import node_counts, planned_ranks
+from launcher.recipe.extension import ExtensionFacts, extension_facts
 from launcher.recipe.schema import Recipe
 from models.build_model import (
     flops_by_part,
@@ -42,6 +43,8 @@ class Plan:
     flops_by_part: Mapping[str, float]
     """Of flops_per_token: each kind of layer, encoder and readout."""
     checkpoint_bytes: float
+    extensions: Mapping[str, ExtensionFacts]
+    """Which code they are, by the recipe's names."""
 
     @property
     def total_tokens(self) -> int:
@@ -96,6 +99,7 @@ def make_plan(recipe: Recipe, world_size: int) -> Plan:
         # Whatever the sharding: 4 bytes a parameter and 8 for Adam's two moments. 462,336 parameters: 5.29
         # MiB.
         checkpoint_bytes=weights + 4.0 * (state.sharded + state.whole) + carried,
+        extensions={name: extension_facts(name) for name in recipe.extensions},
     )
 
 

@@ -24,6 +24,7 @@ def plan_record(plan: Plan) -> dict[str, object]:
         "peak_bytes": plan.peak.total,
         "peak": asdict(plan.peak),
         "checkpoint_bytes": plan.checkpoint_bytes,
+        "extensions": {name: asdict(facts) for name, facts in plan.extensions.items()},
         "base_shapes_hash": parameters.base_shapes_hash,
         "multipliers": asdict(parameters.multipliers),
         "groups": [asdict(group) for group in parameters.groups],

@@ -74,6 +74,10 @@ def _numbers(recipe: Recipe, plan: Plan) -> list[str]:
         *forecast_lines(recipe, plan),
         *_warning(recipe),
         f"base shapes  {plan.parameters.base_shapes_hash}",
+        *(
+            f"extension    {name} {facts.version}, sha256 {facts.digest[:16]}"
+            for name, facts in plan.extensions.items()
+        ),
         *_provenance(recipe),
     ]
 

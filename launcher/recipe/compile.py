@@ -14,6 +14,7 @@ from cluster.config import ClusterConfig
 from cluster.devices import usable_cpus, visible_gpus
 from launcher.errors import Problem, UserError
 from launcher.recipe.auto_ranks import resolve_processes
+from launcher.recipe.extended import recipe_type
 from launcher.recipe.loaded import LoadedRecipe, SourceText
 from launcher.recipe.overrides import Nodes, apply_flags, apply_overrides
 from launcher.recipe.profile import apply_profile
@@ -138,7 +139,7 @@ def _compile(
     tree, found = resolve_processes(tree, visible_gpus, usable_cpus)
     problems += found
     problems += _non_finite(tree)
-    recipe, tree, found = _validate(tree)
+    recipe, tree, found = _validate(tree, recipe_type(tree))
     problems += found
     problems += _empty(tree) if recipe is not None else ()
     if recipe is None or problems:
@@ -159,18 +160,19 @@ def dump_recipe(recipe: Recipe) -> str:
 def read_frozen(text: str, name: str) -> LoadedRecipe:
     """The recipe that `dump_recipe` wrote. Rules are not checked again: this machine may lack a package."""
     tree = with_new_names(parse_tree(text, name)[0])
-    recipe = Recipe.model_validate_json(json.dumps(plain(tree)))
+    recipe = recipe_type(tree).model_validate_json(json.dumps(plain(tree)))
     return LoadedRecipe(recipe=recipe, source=SourceText(name, text, ()), tree=tree)
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema(extensions: Sequence[str] = ()) -> dict[str, Any]:
     """The JSON Schema of a recipe, for editors."""
+    from launcher.recipe.extended import extended_recipe
     from launcher.recipe.json_schema import editor_schema  # 10 ms that no other verb should pay
 
-    return editor_schema(Recipe)
+    return editor_schema(extended_recipe(tuple(extensions)) if extensions else Recipe)
 
 
-def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
+def _validate(tree: Node, kind: type[Recipe]) -> tuple[Recipe | None, Node, list[Problem]]:
     """Validate, replace each mistake by what was most likely meant, and validate the result again.
 
     All problems should be reported at once, but some mistakes hide others: pydantic does not look into an
@@ -185,9 +187,9 @@ def _validate(tree: Node) -> tuple[Recipe | None, Node, list[Problem]]:
     for _ in range(_ROUNDS):
         try:
             # The JSON mode is strict about kinds and yet takes an array for a tuple, an int for a float.
-            return Recipe.model_validate_json(json.dumps(plain(tree))), tree, settled
+            return kind.model_validate_json(json.dumps(plain(tree))), tree, settled
         except ValidationError as error:
-            explainer = explainer or Explainer(Recipe.model_json_schema())
+            explainer = explainer or Explainer(kind.model_json_schema())
             report = explainer.explain(tree, error.errors(include_url=False)[:MAX_EXPLAINED])
         # Guessed problems will not be found again. The others will, and come from the last round.
         settled += report.guessed

@@ -40,7 +40,7 @@ class _Documented(GenerateJsonSchema):
         for name, field in section.model_fields.items():
             text = texts.get(name) or _section_text(field.annotation)
             if text is None and name in ("type", "version"):
-                text = inspect.cleandoc(section.__doc__ or "").splitlines()[0]
+                text = _first_line(section)
             if text is not None:
                 described["properties"][name].setdefault("description", text)
         return described
@@ -50,6 +50,11 @@ class _Documented(GenerateJsonSchema):
         return False
 
 
+def _first_line(section: type[BaseModel]) -> str:
+    """Of what a section says of itself; an extension's may say nothing."""
+    return inspect.cleandoc(section.__doc__ or section.__name__).splitlines()[0]
+
+
 def _section_text(annotation: Any) -> str | None:
     """What is said of a section, for a key that holds one; of several, what they have in common."""
     sections = [annotation, *get_args(annotation)]
@@ -57,14 +62,18 @@ def _section_text(annotation: Any) -> str | None:
     found = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)]
     if not found:
         return None
-    texts = [inspect.cleandoc(kind.__doc__ or "").splitlines()[0] for kind in dict.fromkeys(found)]
+    texts = [_first_line(kind) for kind in dict.fromkeys(found)]
     return texts[0] if len(texts) == 1 else f"By its type: {' '.join(texts)}"
 
 
 def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
     """The string literal under each field of a class, which is its docstring by convention."""
     # Python does not keep these strings, so they are read from the source of the class.
-    tree = ast.parse(textwrap.dedent(inspect.getsource(section)))
+    try:
+        source = inspect.getsource(section)
+    except OSError:  # an extension's module that keeps no source
+        return {}
+    tree = ast.parse(textwrap.dedent(source))
     definition = tree.body[0]
     assert isinstance(definition, ast.ClassDef), f"{section} is not a class statement"
     documented = {}

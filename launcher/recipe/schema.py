@@ -59,3 +59,5 @@ class Recipe(Section):
     provenance: Provenance | None = None
     """Where values were tuned: written by `launch sweep --best`."""
     cluster: ClusterConfig = ClusterConfig()
+    extensions: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...] = ()
+    """Installed distributions that add layers, optimizers, schedules, data sources or clusters."""

@@ -155,7 +155,7 @@ def layers_keep_documents_apart(loaded: LoadedRecipe) -> Iterator[Problem]:
     recipe = loaded.recipe
     if recipe.data.documents != "separate":
         return
-    if mixed := [kind for kind in dict.fromkeys(recipe.model.pattern) if kind not in KEEP_APART]:
+    if mixed := [kind for kind in dict.fromkeys(recipe.model.pattern) if not recipe.model.keeps_apart(kind)]:
         message = f"<model.pattern> has {', '.join(mixed)}, which mixes documents, but <data.documents>"
         yield refuse(loaded, "model.pattern", message, f"use {', '.join(sorted(KEEP_APART))}, {_JOIN}")
     if recipe.model.norm == "batch":

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from launcher.errors import Problem
-from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.optim.optimizer_table import OPTIMIZERS, optimizer_kind
 from launcher.recipe.loaded import LoadedRecipe, as_written
 from launcher.recipe.rules.refuse import Rule, only_for, refuse
 from models.config import why_not_width
@@ -162,7 +162,7 @@ def umup_knows_the_model(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def umup_knows_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
     """u-muP has learning rates only for elementwise optimizers."""
-    if loaded.recipe.mup.type == "umup" and not OPTIMIZERS[loaded.recipe.optim.type].umup:
+    if loaded.recipe.mup.type == "umup" and not optimizer_kind(loaded.recipe.optim).umup:
         known = [name for name, kind in OPTIMIZERS.items() if kind.umup]
         remedy = f"use {', '.join(known)}, or mup.type=mup"
         yield refuse(loaded, "optim.type", "<mup.type> has no rates for <optim.type>", remedy)

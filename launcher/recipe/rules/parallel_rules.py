@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from launcher.errors import Problem
-from launcher.optim.optimizer_table import OPTIMIZERS
+from launcher.optim.optimizer_table import optimizer_kind
 from launcher.plan.worlds import planned_ranks
 from launcher.recipe.loaded import LoadedRecipe
 from launcher.recipe.rules.refuse import Rule, describe_world, divides, only_for, refuse
@@ -55,7 +55,7 @@ def zero_3_is_not_compiled(loaded: LoadedRecipe) -> Iterator[Problem]:
 
 def zero_keeps_the_optimizer(loaded: LoadedRecipe) -> Iterator[Problem]:
     """ZeRO 1 to 3 shards a group's flat buffer at any element, and not every optimizer allows that."""
-    parallel, refusal = loaded.recipe.parallel, OPTIMIZERS[loaded.recipe.optim.type].zero_refusal
+    parallel, refusal = loaded.recipe.parallel, optimizer_kind(loaded.recipe.optim).zero_refusal
     if parallel.engine == "deepspeed" and parallel.zero_stage and refusal is not None:
         # A cut in the middle of a matrix leaves Muon without the matrix that it orthogonalizes. Adam sees
         # numbers one by one, and does not notice.
