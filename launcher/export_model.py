@@ -1,6 +1,6 @@
 """A checkpoint's model as files that need no launcher: weights, and what is needed to use them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_WHOLE = "parameters of state-space layers, norms and biases"
+_BESIDE = "the recipe, the base shapes (mup's .bsh)"
 _ROUNDED = (Role.EMBEDDING, Role.MATRIX, Role.READOUT, Role.TIED)
 
 
@@ -38,11 +40,12 @@ def export_model(saved: Saved, out: Path, dtype: str) -> list[Path]:
         remedy = "launcher.api.load reads it, where that is installed"
         raise UserError(Problem(files.shortest(saved.url), message, remedy))
     plan = make_plan(recipe, planned_ranks(recipe))
+    how = ["from models.exported import load_export", f'model = load_export("{out.name}")']
     texts = {
         ".recipe.yaml": saved.manifest.recipe,
         ".base_shapes.bsh": dump_base_shapes(plan.parameters.base_shapes),
         ".tokenizer.json": dump_json(describe_tokenizer(saved, recipe), indent=1) + "\n",
-        ".md": model_card(saved, recipe, plan, out.name, dtype),
+        ".md": model_card(saved, recipe, plan, how, f"{dtype}; {_WHOLE} in float32", beside=_BESIDE),
     }
     paths = [out, *(out.with_suffix(suffix) for suffix in texts)]
     if taken := [path for path in paths if path.exists()]:
@@ -83,8 +86,10 @@ def describe_tokenizer(saved: Saved, recipe: Recipe) -> dict[str, Any]:
     return {"type": "words", "rule": rule, "unknown": 0, "words": words}
 
 
-def model_card(saved: Saved, recipe: Recipe, plan: Plan, name: str, dtype: str) -> str:
-    """What somebody who finds the file wants to know."""
+def model_card(
+    saved: Saved, recipe: Recipe, plan: Plan, how: Sequence[str], weights: str, *, beside: str
+) -> str:
+    """What somebody who finds the file wants to know: `how` it is loaded, what its `weights` are."""
     manifest, model = saved.manifest, recipe.model
     total, data = manifest.schedule.total_steps, manifest.data
     shape = f"{model.num_layers} layers of {', '.join(model.pattern)}, width {model.d_model}"
@@ -93,11 +98,11 @@ def model_card(saved: Saved, recipe: Recipe, plan: Plan, name: str, dtype: str) 
         "trained on": f"{recipe.data.source.type}, windows of {data.seq_len}, {data.fingerprint[:16]}",
         "trained for": f"{manifest.step:,} of {total:,} steps, {manifest.tokens:,} tokens",
         "parametrisation": f"{recipe.mup.type}, base shapes {manifest.base_shapes_hash}",
-        "weights": f"{dtype}; parameters of state-space layers, norms and biases in float32",
+        "weights": weights,
         "written by": manifest.written_by,
     }
     lines = [f"# {recipe.name}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
-    lines += ["", "    from models.exported import load_export", f'    model = load_export("{name}")', ""]
-    lines += ["Beside it: the recipe, the base shapes (mup's .bsh), and how text becomes tokens.", ""]
+    lines += ["", *(f"    {line}" for line in how), ""]
+    lines += [f"Beside it: {beside}, and how text becomes tokens.", ""]
     return "\n".join(lines)

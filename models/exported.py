@@ -33,7 +33,12 @@ def save_export(
         "model": config.model_dump_json(),
         "multipliers": json.dumps(asdict(multipliers)),
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, header)
+    save_tensors(path, tensors, header)
+
+
+def save_tensors(path: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
+    """Write tensors by name, as safetensors."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(header))
 
 
 def load_export(path: str) -> nn.Module:

@@ -14,21 +14,32 @@ def export_checkpoint(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="launch export",
         description="Write the model of a checkpoint as safetensors. Beside it: recipe, base shapes, "
-        "tokenizer and model card. models/exported.py loads it with plain torch.",
+        "tokenizer and model card. models/exported.py loads it with plain torch. --format huggingface: a "
+        "folder for `transformers`, of models that are a GPT-NeoX (attention and ffn in turn).",
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its newest good one")
-    parser.add_argument("out", help="file to write, such as model.safetensors")
+    parser.add_argument("out", help="file to write, such as model.safetensors; or the folder")
+    parser.add_argument("--format", choices=("safetensors", "huggingface"), default="safetensors")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the large matrices"
     )
     options = parser.parse_args(arguments)
     out = Path(options.out)
+    if options.format == "huggingface":
+        saved = open_verified(find_run(options.checkpoint))
+        from launcher.export_hugging_face import export_hugging_face
+
+        return _list(export_hugging_face(saved, out, options.dtype))
     if out.suffix != ".safetensors":
         raise UserError(Problem(options.out, "does not end in .safetensors", f"write {out.stem}.safetensors"))
     saved = open_verified(find_run(options.checkpoint))
 
     from launcher.export_model import export_model
 
-    for path in export_model(saved, out, options.dtype):
+    return _list(export_model(saved, out, options.dtype))
+
+
+def _list(paths: Sequence[Path]) -> int:
+    for path in paths:
         print(f"{path}  {path.stat().st_size:,} bytes")
     return 0

@@ -116,6 +116,44 @@ def test_every_kind_of_model_comes_back(tmp_path: Path, options: tuple[str, ...]
         assert len(tokenizer["words"]) == 500
 
 
+TRANSFORMER = (
+    *("model.pattern=[attention, ffn]", "model.attention={d_head: 8}", "model.num_layers=4"),
+    *("model.d_model=32", "model.residual=depth_sqrt", "mup.multipliers={attention: 1.5, output: 2}"),
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_transformer_for_hugging_face_gives_the_same_logits_and_tokens(tmp_path: Path, dtype: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    train_run(tmp_path / "run", *TRANSFORMER)
+    done = launch("export", "run", "out/mine", "--format", "huggingface", "--dtype", dtype, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"], "and nothing partial"
+    folder = str(tmp_path / "out/mine")
+    assert 'from_pretrained("mine")' in (tmp_path / "out/mine/README.md").read_text()
+    theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    assert str(theirs.dtype) == f"torch.{dtype}"
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    text = "def naïve(x):\n\treturn '€ü'  # \x00\x7f"
+    assert tokenizer(text)["input_ids"] == list(text.encode())
+    assert tokenizer.decode(list(text.encode())) == text
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = theirs(torch.randint(0, 256, TOKENS)).logits.float()
+    ours = logits_of_checkpoint(tmp_path / "run")
+    tolerance = 1e-5 if dtype == "float32" else 2.0**-5
+    assert (logits - ours).abs().max() < tolerance * ours.abs().max()
+    again = launch("export", "run", "out/mine", "--format", "huggingface", folder=tmp_path)
+    assert_one_screen(again, "out/mine: is there already")
+
+
+def test_what_transformers_cannot_compute_is_refused(run: Path, tmp_path: Path) -> None:
+    done = launch("export", str(run), "mine", "--format", "huggingface", folder=tmp_path)
+    assert_one_screen(done, "its layers are s4d, not attention, ffn in turn")
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten_and_a_damaged_checkpoint_is_not_exported(run: Path, tmp_path: Path) -> None:
     (tmp_path / "model.md").write_text("mine")
     words = ("export", str(run), "model.safetensors")
