@@ -41,7 +41,7 @@ JOURNAL, STATE = "journal.jsonl", "mlflow.json"
 CONSOLE = "logs/console.log"
 """What was printed, whatever became of the terminal."""
 MIRRORED = (JOURNAL, STATE, CONSOLE)
-ARTIFACTS = (RECIPE, PLAN, SHAPES, ENVIRONMENT, DIFF)
+ARTIFACTS = (RECIPE, PLAN, SHAPES, SCRIPT, ENVIRONMENT, DIFF)
 SUBMITTED = (SOURCE, ENVIRONMENT, DIFF, SHAPES, PLAN, SCRIPT, RECIPE)
 """What a submission defines. recipe.yaml and plan.json make a folder a run, so they come last."""
 

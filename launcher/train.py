@@ -59,7 +59,7 @@ def train(
             schedule = Schedule(recipe.schedule, plan.steps)
             restored = saver.restore(engine, schedule)
             progress = restored.progress
-            tracker.say(f"data: {data.description}")
+            tracker.read(data.description, data.fingerprint, recipe.data.source.model_dump(mode="json"))
             tracker.begin(progress, restored.url, restored.rejected, plan.peak.total)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, clock, world)

@@ -159,11 +159,15 @@ _KEYS: Mapping[str, type | tuple[type, ...]] = {
     "from_step": int,
     "run_name": str,
     "artifacts": list,
+    "description": str,
+    "fingerprint": str,
+    "source": dict,
     "class": str,
     "status": str,
 }
 _NEEDED = {
     "begin": ("from_step",),
+    "data": ("description", "fingerprint", "source"),
     "step": ("step",),
     "checkpoint": ("step",),
     "end": ("class", "status"),

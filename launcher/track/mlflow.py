@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from launcher.json_text import dump_json
 from launcher.track.points import Point, flatten_params, without_unused_layers
 from launcher.track.records import Outcome
 from launcher.track.tracking_uri import artifact_location, sqlite_path
@@ -32,6 +33,7 @@ MLFLOW_ENVIRONMENT = {
 
 _KEY_TAG = "mulaunch.key"
 _MAX_METRICS, _MAX_PARAMS, _MAX_VALUE = 1000, 100, 6000  # MLflow's limits, the first two per request
+_MAX_DIGEST = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,23 @@ class MlflowRun:
             self._client.log_batch(self.run_id, params=entities[start : start + _MAX_PARAMS])
         self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
         self._client.update_run(self.run_id, status="RUNNING")
+
+    def describe_data(self, line: Mapping[str, Any]) -> None:
+        """Store what is read, from a journal's data line, as the run's data set."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = line["source"]
+        dataset = Dataset(
+            name=str(source.get("path") or source.get("url") or source["type"])
+            .rstrip("/")
+            .rpartition("/")[2],
+            digest=line["fingerprint"][:_MAX_DIGEST],
+            source_type=source["type"],
+            source=dump_json(source),
+            profile=dump_json({"description": line["description"]}),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
     def send(self, points: Sequence[Point]) -> str | None:
         """Store points; returns why the server refuses some of them for good, or None if all are stored."""

@@ -169,7 +169,7 @@ class MlflowSync:
             if line["event"] == "trace":
                 self._state.artifacts_pending += line.get("artifacts", ())
                 self._artifacts_failed = False
-            if line["event"] in ("start", "end"):
+            if line["event"] in ("start", "data", "end"):
                 # Points first: once MLflow has received the end, it shows the run as finished.
                 self._send_points(run, points)
                 self._send_boundary(run, line)
@@ -184,11 +184,13 @@ class MlflowSync:
             self._save(end)
 
     def _send_boundary(self, run: MlflowRun, line: dict[str, Any]) -> None:
-        """Send the start or the end of an attempt."""
+        """Send the start or the end of an attempt, or what it reads."""
         if line["event"] == "start":
             run.begin_attempt(line)
             self._state.artifacts_pending = list(line.get("artifacts", ()))
             self._artifacts_failed = False
+        elif line["event"] == "data":
+            run.describe_data(line)
         else:
             run.end_attempt(line["status"], round(line["time"] * 1000))
 

@@ -76,6 +76,12 @@ class Tracker:
         if self._sync is not None:
             self._sync.start()
 
+    def read(self, description: str, fingerprint: str, source: Mapping[str, object]) -> None:
+        """Report what is read: in words, by its digest, and as the recipe's section."""
+        fields = {"description": description, "fingerprint": fingerprint, "source": mask_values(source)}
+        self.event("data", fields)
+        self.say(f"data: {description}")
+
     def begin(
         self,
         progress: Progress,

@@ -27,6 +27,7 @@ def test_a_finished_run_s_page_is_with_its_artifacts(tmp_path: Path) -> None:
     done = launch(*WORDS, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (page,) = stored(tmp_path)
+    assert (page.parents[1] / "job.sh").read_text() == (tmp_path / "run/job.sh").read_text()
     text = page.read_text()
     assert text == (tmp_path / "run/report/index.html").read_text()
     assert "done" in text

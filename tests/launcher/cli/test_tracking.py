@@ -74,7 +74,10 @@ def test_a_store_that_was_away_gets_a_finished_run_once(
     losses = [(step, value) for key, step, value in found[0][1] if key == "loss"]
     journal = step_records(folder / "away/journal.jsonl")
     assert losses == [(step, journal[step]["loss"]) for step in journal]
-    assert (folder / "late/mlruns/mulaunch" / run.info.run_id / "artifacts/plan.json").exists()
+    artifacts = folder / "late/mlruns/mulaunch" / run.info.run_id / "artifacts"
+    names = {"recipe.yaml", "plan.json", "base_shapes.bsh", "environment.json"}
+    assert names <= {path.name for path in artifacts.iterdir()}
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["python-stdlib"]
 
 
 @pytest.fixture

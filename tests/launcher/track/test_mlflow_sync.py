@@ -34,6 +34,7 @@ def track(
         folder, rank=0, attempt=attempt, total_steps=100, log_every=1, mlflow=target, stream=None
     )
     tracker.start(attempt_record(lr=lr, artifacts=artifacts))
+    tracker.read("code: 3 files", "ab" * 32, {"type": "files", "url": "s3://key:secret@bucket/code"})
     tracker.begin(Progress(from_step, from_step), None, [], 1e6)
     for step, loss in losses:
         tracker.log_step(step_record(step, loss))
@@ -97,6 +98,11 @@ def test_a_resume_continues_the_same_mlflow_run(tmp_path: Path, target: MlflowTa
     assert (run.data.params["optim.lr"], run.data.params["resume_2.optim.lr"]) == ("0.001", "0.0005")
     assert "resume_2.seed" not in run.data.params
     assert run.data.tags["attempt"] == "2"
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.dataset.source_type) == ("code", "ab" * 18, "files")
+    assert "secret" not in data.dataset.source
+    assert json.loads(data.dataset.profile) == {"description": "code: 3 files"}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
 
 
 def test_steps_done_again_add_a_point_only_where_the_result_differs(
