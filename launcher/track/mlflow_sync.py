@@ -292,7 +292,8 @@ def send_file(folder: Path, target: MlflowTarget, path: Path, into: str) -> str 
 
 
 _ARTIFACT = re.compile(
-    r"(attempts/[A-Za-z0-9-]+/)?(recipe\.yaml|plan\.json|base_shapes\.bsh|environment\.json|code\.diff)"
+    r"(attempts/[A-Za-z0-9-]+/)?"
+    r"(recipe\.yaml|plan\.json|base_shapes\.bsh|job\.sh|environment\.json|code\.diff)"
     r"|traces/step-\d{10}-rank-0\.(txt|json\.gz|memory\.pickle)"
 )
 
