@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest_plugins = ["tests.slurm_lab.lab"]
 
@@ -17,6 +16,8 @@ BEGAN = time.monotonic()
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores. Small tensors on more threads than cores wait for one another: a test of
     # 0.2 s took 16 s.
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -63,6 +63,8 @@ shipped one. Any value of it can be given as key=value, such as optim.lr=3e-4. E
 only) and -v (where in the code a problem was found).
 """
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_NEEDED = ("torch", "numpy", "deepspeed", "mlflow", "safetensors")
+"""What is imported only by verbs that need it."""
 VERBS = (
     "resume",
     "plan",
@@ -209,6 +211,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = str(error.filename or "storage")
         print_problems(UserError(Problem(place, f"{error.strerror}", "make room, then call it again")))
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _NEEDED:
+            raise
+        message = f"needs {error.name}, which is not installed in this Python ({sys.executable})"
+        print_problems(UserError(Problem(f"launch {arguments[0]}", message, "pip install mulaunch")))
         return 2
     except Exception as error:
         if not is_cloud_error(error):

@@ -1,11 +1,10 @@
 """`launch --version`."""
 
-import importlib.metadata
 import os
 import sys
 from pathlib import Path
 
-from cluster.snapshot import describe_environment
+from cluster.snapshot import describe_environment, package_version
 from launcher import __version__
 
 
@@ -17,5 +16,5 @@ def version_line() -> str:
     gpus = len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
     device = f"{gpus} NVIDIA GPU(s)" if gpus else f"{os.cpu_count()} CPU(s), no GPU"
     python = sys.version.split()[0]
-    torch = importlib.metadata.version("torch")
+    torch = package_version("torch") or "none"
     return f"mulaunch {__version__} ({code}{dirty}), torch {torch}, Python {python}, {device}"

@@ -62,6 +62,8 @@ KEYS: Mapping[str, str] = {
 }
 """A key as it is called elsewhere, and here."""
 IN_SECTION: Mapping[str, str] = {
+    "model.ffn.expansion": "model.ffn.expand",
+    "model.ssd.expansion": "model.ssd.expand",
     "checkpoint.every_steps": "checkpoint.every",
     "checkpoint.interval": "checkpoint.every",
     "checkpoint.save_last": "checkpoint.keep",
