@@ -1,28 +1,52 @@
-# The launcher in a container. By default on a CUDA PyTorch image; for a CPU one:
-#   docker build --build-arg BASE=python:3.11-slim -t mulaunch .
-ARG BASE=pytorch/pytorch:2.9.1-cuda12.8-cudnn9-devel
-FROM ${BASE}
+# The launcher in a container, on NVIDIA GPUs:
+#   docker build --build-arg COMMIT=$(git rev-parse HEAD) -t mulaunch .
+# and on CPUs alone, with the address that pytorch.org, "Start locally", names for CPU builds of torch:
+#   docker build --build-arg VARIANT=cpu --build-arg TORCH_INDEX=ADDRESS -t mulaunch-cpu .
+ARG VARIANT=cuda
+ARG CUDA_BASE=pytorch/pytorch:2.9.1-cuda12.8-cudnn9-devel
+ARG CPU_BASE=python:3.11-slim
+
+FROM ${CUDA_BASE} AS torch-cuda
+
+FROM ${CPU_BASE} AS torch-cpu
+# As constraints.txt has it. PyPI's own torch would bring gigabytes of CUDA.
+ARG TORCH=2.13.0
+ARG TORCH_INDEX
+RUN test -n "$TORCH_INDEX" \
+ || { echo "give --build-arg TORCH_INDEX=ADDRESS, of pytorch.org's CPU builds" >&2; exit 1; } \
+ && python3 -m pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch==$TORCH"
+
+# hadolint ignore=DL3006
+FROM torch-${VARIANT}
 
 # DeepSpeed compiles at run time what it needs, hence a compiler; git is for the record of which code runs.
-# Versions come from the base image's release, which ARG chooses.
+# Versions come from the base image's release, which the arguments choose.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential git \
  && rm -rf /var/lib/apt/lists/*
 
+# Dependencies first: a change of the sources leaves this layer as it is. The base's torch stays what it is.
 WORKDIR /opt/mulaunch
-COPY pyproject.toml constraints.txt README.md ./
-COPY launcher launcher
-COPY models models
-COPY cluster cluster
-COPY recipes recipes
-# The base image's torch is kept: its version, not the constraints', must win.
-RUN grep -v '^torch==' constraints.txt > /tmp/constraints.txt \
- && python3 -m pip install --no-cache-dir -c /tmp/constraints.txt '.[s3,data]' \
- && rm /tmp/constraints.txt
+COPY pyproject.toml constraints.txt .ci/list-dependencies ./
+RUN python3 list-dependencies s3 data plot energy > requirements.txt \
+ && grep -v '^torch==' constraints.txt > constraints-here.txt \
+ && python3 -c "import torch; print(f'torch=={torch.__version__}')" >> constraints-here.txt \
+ && python3 -m pip install --no-cache-dir -c constraints-here.txt -r requirements.txt
 
-RUN useradd --create-home --uid 1000 researcher
+COPY README.md LICENSE ./
+COPY cluster cluster
+COPY models models
+COPY recipes recipes
+COPY launcher launcher
+ARG COMMIT=""
+RUN echo "$COMMIT" > launcher/COMMIT && python3 -m pip install --no-cache-dir --no-deps .
+
+# Any user may run it: `docker run --user $(id -u)` writes runs that belong to whoever started them.
+WORKDIR /work
+COPY recipes recipes
+RUN useradd --uid 1000 --home-dir /work researcher && chmod 1777 /work
+ENV HOME=/work USER=researcher
 USER 1000
-WORKDIR /home/researcher
 ENTRYPOINT ["launch"]
 CMD ["--help"]

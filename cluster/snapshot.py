@@ -18,7 +18,7 @@ def describe_environment(folder: Path) -> dict[str, object]:
     """
     ours = _is_checkout(folder)
     return {
-        "commit": _git(folder, "rev-parse", "HEAD").strip() or None if ours else None,
+        "commit": (_git(folder, "rev-parse", "HEAD") if ours else _noted_commit(folder)).strip() or None,
         "dirty": ours and bool(_git(folder, "status", "--porcelain").strip()),
         "sources": digest_sources(folder),
         "python": sys.version.split()[0],
@@ -39,6 +39,12 @@ def digest_sources(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         digest.update(path.read_bytes())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _noted_commit(folder: Path) -> str:
+    """What whoever built an image has written of it."""
+    note = folder / "launcher/COMMIT"
+    return note.read_text() if note.is_file() else ""
 
 
 def _is_checkout(folder: Path) -> bool:
