@@ -30,8 +30,9 @@ def pattern(shown: str) -> str:
     return r"\s+".join(re.escape(word).replace(r"\.\.\.", ".*") for word in shown.split())
 
 
-def test_seven_parts_are_commands() -> None:
-    assert len(parts()) == 7
+def test_eight_parts_of_eleven_are_commands() -> None:
+    assert len(re.findall(r"^## ", PAGE, re.MULTILINE)) == 11
+    assert len(parts()) == 8
     assert sum(len(commands) for commands in parts().values()) >= 20
 
 
