@@ -38,6 +38,7 @@ COPY README.md LICENSE ./
 COPY cluster cluster
 COPY models models
 COPY recipes recipes
+COPY docs docs
 COPY launcher launcher
 ARG COMMIT=""
 RUN echo "$COMMIT" > launcher/COMMIT && python3 -m pip install --no-cache-dir --no-deps .

@@ -55,11 +55,11 @@ def train(
                 fence=tracker.fence,
             ) as saver,
         ):
+            tracker.read(data.description, data.fingerprint, recipe.data.source.model_dump(mode="json"))
             _, engine = open_engine(recipe, plan, world)
             schedule = Schedule(recipe.schedule, plan.steps)
             restored = saver.restore(engine, schedule)
             progress = restored.progress
-            tracker.read(data.description, data.fingerprint, recipe.data.source.model_dump(mode="json"))
             tracker.begin(progress, restored.url, restored.rejected, plan.peak.total)
 
             guard = Guard(recipe.guard, engine, schedule, data.batches, saver, tracker, clock, world)

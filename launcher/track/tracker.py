@@ -22,6 +22,7 @@ from launcher.track.records import AttemptRecord, StepRecord, ValidationRecord
 from launcher.track.settle import write_end
 from launcher.track.sinks import JournalFollower, make_followers
 from launcher.track.tracking_uri import mask_values
+from launcher.track.waiting import Waiting
 
 
 @final
@@ -56,6 +57,8 @@ class Tracker:
         self._total_steps = total_steps
         self._log_every = log_every
         self._first: tuple[int, float] | None = None
+        self._from_step = 0
+        self._waiting = Waiting(self.say) if rank == 0 and stream is not None else None
         self.status: SyncStatus | None = None
         """What MLflow had received when the attempt ended."""
         if rank != 0:
@@ -75,12 +78,14 @@ class Tracker:
         self.event("start", {name: mask_values(value) for name, value in dataclasses.asdict(record).items()})
         if self._sync is not None:
             self._sync.start()
+        self._wait_for("reading the data")
 
     def read(self, description: str, fingerprint: str, source: Mapping[str, object]) -> None:
         """Report what is read: in words, by its digest, and as the recipe's section."""
         fields = {"description": description, "fingerprint": fingerprint, "source": mask_values(source)}
         self.event("data", fields)
         self.say(f"data: {description}")
+        self._wait_for("building the model, and reading its checkpoint if there is one")
 
     def begin(
         self,
@@ -105,9 +110,17 @@ class Tracker:
             f"step 0 with the weights of {checkpoint_url}" if checkpoint_url and not progress.step else None
         )
         self.say(f"attempt {self.attempt} starts from {forked or checkpoint_url or 'step 0'}")
+        self._from_step = progress.step
+        self._wait_for("taking the first step, which builds and compiles what later ones use")
+
+    def _wait_for(self, text: str | None) -> None:
+        if self._waiting is not None:
+            self._waiting.end() if text is None else self._waiting.begin(text)
 
     def due(self, step: int) -> bool:
-        """Whether a step is logged: every `log_every` steps, and the last one."""
+        """Whether a step is logged: every `log_every` steps, and the last one. Asked before each step."""
+        if step > self._from_step + 1:
+            self._wait_for(None)
         return step % self._log_every == 0 or step == self._total_steps
 
     def log_step(self, record: StepRecord) -> None:
@@ -190,6 +203,7 @@ class Tracker:
 
     def close(self, error: BaseException | None = None, *, drain_s: float = 30.0) -> SyncStatus | None:
         """End the attempt; wait at most `drain_s` seconds for MLflow. Returns what it has received."""
+        self._wait_for(None)
         if self._journal is None:
             return None
         ending = classify(error)

@@ -104,6 +104,9 @@ def test_a_wheel_in_an_empty_folder_has_recipes_and_says_what_it_is(tmp_path: Pa
     assert "s4d-lm-quickstart" in run(launch_there, "plan", "recipes/s4d-lm-quickstart.yaml")
     assert "launch s4d-lm-tiny.yaml" in run(launch_there, "init", "s4d-lm-tiny")
     assert run(launch_there, "validate", "s4d-lm-tiny.yaml") == "s4d-lm-tiny.yaml: ok\n"
+    shared = tmp_path / "venv/share/mulaunch"
+    line = (shared / "recipes/s4d-lm-tiny.yaml").read_text().splitlines()[0]
+    assert (shared / "recipes" / line.partition("$schema=")[2]).exists()
     assert "mine/tests/test_layer.py" in run(launch_there, "init", "--extension", "mine")
 
 
