@@ -5,10 +5,11 @@ Letters: B batch, L length, H channels, A heads, K channels per head.
 
 import math
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
+from torch.autograd.function import FunctionCtx
 
 from models.config import AttentionConfig
 from models.documents import Documents
@@ -17,6 +18,7 @@ from models.footprint import REAL, Footprint, Pass
 from models.inits import constant
 from models.layers import MATRIX, Linear, linear_facts
 from models.mixer import Mixer, State
+from models.precision import autocast_dtype
 
 ROTARY_BASE = 10_000.0
 
@@ -62,13 +64,15 @@ class Attention(Mixer):
 
     def _project(self, x_BLH: torch.Tensor, *, first: int) -> tuple[torch.Tensor, ...]:
         """Queries, keys, values (B, A, L, K), rotated from position `first` on."""
+        # Rounded once for all three products, not for each: one copy is kept for the backward pass.
+        x_BLH = x_BLH.to(autocast_dtype(x_BLH) or x_BLH.dtype)
         q, k, v = (
             part(x_BLH).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
         if self.rotary:
             turns = _turns(q, first)
-            q, k = _turn(q, *turns), _turn(k, *turns)
+            q, k = _Turn.apply(q, *turns), _Turn.apply(k, *turns)
         return q, k, v
 
     def _attend(
@@ -81,23 +85,42 @@ class Attention(Mixer):
 
 def rotate(x_BALK: torch.Tensor, first: int) -> torch.Tensor:
     """Turn pairs (k, k + K/2) of each position by position * base^(-2k/K)."""
-    return _turn(x_BALK, *_turns(x_BALK, first))
+    turned: torch.Tensor = _Turn.apply(x_BALK, *_turns(x_BALK, first))
+    return turned
 
 
 def _turns(x_BALK: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine (L, K/2) of the angles of positions from `first` on."""
+    """Cosine and sine (L, K) of the angles of positions from `first` on, those of the first half negative."""
     # Position p turns pair k by p * 10000^(-2k/K), so q_i k_j depends on i - j alone. In bfloat16 position
     # 1001 would be 1000: angles are made in float32 and only their cosines rounded.
     length, half = x_BALK.shape[-2], x_BALK.shape[-1] // 2
     rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float32, device=x_BALK.device) / half)
     positions = torch.arange(first, first + length, dtype=torch.float32, device=x_BALK.device)
-    angles_LK = positions[:, None] * rates
+    angles_LK = positions[:, None] * torch.cat((-rates, rates))
     return angles_LK.cos().to(x_BALK.dtype), angles_LK.sin().to(x_BALK.dtype)
 
 
-def _turn(x_BALK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
-    a, b = x_BALK.chunk(2, dim=-1)
-    return torch.cat((a * cos_LK - b * sin_LK, a * sin_LK + b * cos_LK), dim=-1)
+@final
+class _Turn(torch.autograd.Function):
+    """Halves (a, b) -> (a cos - b sin, b cos + a sin). Its gradient turns back: three passes over memory each
+    way, where autograd would take its own way back through four products."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x_BALK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(cos_LK, sin_LK)
+        return _turn(x_BALK, cos_LK, sin_LK, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BALK: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos_LK, sin_LK = ctx.saved_tensors
+        return _turn(grad_BALK, cos_LK, sin_LK, -1), None, None
+
+
+def _turn(x_BALK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor, way: int) -> torch.Tensor:
+    swapped = x_BALK.roll(x_BALK.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x_BALK * cos_LK, swapped, sin_LK, value=way)
 
 
 def count_heads(config: AttentionConfig, d_model: int) -> int:
@@ -135,12 +158,11 @@ def attention_flops(d_model: int, seq_len: int, *, causal: bool) -> float:
 
 
 def attention_footprint(config: AttentionConfig, d_model: int, step: Pass) -> Footprint:
-    """The input (rounded for each of q, k, v), q, k, v, the sums before and after they are turned."""
+    """The input of q, k, v, these three, and the sums; turning a query keeps its angles only."""
     num_heads = count_heads(config, d_model)
     width = step.product * step.positions * d_model
-    angles = 2.0 * step.product * step.length * (d_model // num_heads // 2) if config.rotary else 0.0
+    angles = 2.0 * step.product * step.length * (d_model // num_heads) if config.rotary else 0.0
     norms = REAL * step.positions * num_heads
-    tensors = (8 if step.half else 6) - (not config.rotary)
-    saved = tensors * width + angles + norms + step.rounded(4.0 * d_model**2)
+    saved = 5 * width + angles + norms + step.rounded(4.0 * d_model**2)
     # Of the sums and of q, k, v, one turned and one not.
     return Footprint(saved=saved, working=REAL * step.positions * d_model + 4 * width)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.gpu import activation_bytes, operations
 
 SEQ_LEN = 128
-LIMITS = {"s4d": 1920, "attention": 2400}
+LIMITS = {"s4d": 1920, "attention": 1940}
 """As counted; the goals are 1,800 and 1,500: docs/gpu.md."""
 
 
@@ -17,7 +17,7 @@ def test_a_step_has_no_more_operations_than_it_had(kind: str) -> None:
     assert operations(kind, 1, SEQ_LEN) <= LIMITS[kind]
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("s4", 45), ("s4d", 45), ("attention", 45)])
+@pytest.mark.parametrize(("kind", "limit"), [("s4", 45), ("s4d", 45), ("attention", 16)])
 def test_a_layer_keeps_few_bytes_a_token_and_channel(kind: str, limit: float) -> None:
     assert activation_bytes(kind) <= limit
 

@@ -69,3 +69,17 @@ def test_momentum_state_is_float32_under_bfloat16(fill) -> None:
         out, state = mixer.advance(torch.randn(1, 5, 8), mixer.initial_state(1, CPU))
     assert out.dtype == torch.bfloat16
     assert {part.dtype for part in state} == {torch.float32}
+
+
+def test_the_gradient_of_a_turn_is_a_turn_back_also_twice() -> None:
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, 3), x, atol=1e-4, eps=1e-4)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, 3).pow(3), x, atol=1e-4, eps=1e-4)
+
+
+def test_a_turn_equals_its_definition() -> None:
+    x, (a, b) = torch.randn(2, 3, 5, 8), (slice(0, 4), slice(4, 8))
+    angles = (7 + torch.arange(5.0))[:, None] * 10_000.0 ** (-torch.arange(4.0) / 4)
+    cos, sin = angles.cos(), angles.sin()
+    expected = torch.cat((x[..., a] * cos - x[..., b] * sin, x[..., a] * sin + x[..., b] * cos), dim=-1)
+    torch.testing.assert_close(rotate(x, 7), expected, rtol=0, atol=2.0**-22)
