@@ -9,7 +9,6 @@ from typing import Any, final
 
 import torch
 from torch import nn
-from torch.autograd.function import FunctionCtx
 
 from models.config import AttentionConfig
 from models.documents import Documents
@@ -105,12 +104,15 @@ class _Turn(torch.autograd.Function):
     """Halves (a, b) -> (a cos - b sin, b cos + a sin). Its gradient turns back: three passes over memory each
     way, where autograd would take its own way back through four products."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x_BALK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(cos_LK, sin_LK)
+    def forward(x_BALK: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
         return _turn(x_BALK, cos_LK, sin_LK, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, grad_BALK: torch.Tensor) -> tuple[torch.Tensor, None, None]:

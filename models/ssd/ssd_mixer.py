@@ -21,29 +21,10 @@ from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, log_of_uniform, softplus_log_uniform, uniform
 from models.layers import GAIN, MATRIX, Dropout, Linear, RMSNorm
 from models.mixer import Mixer, State
-from models.precision import no_autocast
+from models.precision import autocast_dtype, no_autocast
 from models.ssd.scan import CHUNK, scan
+from models.ssd.short_convolution import ShortConvolution
 from models.ssm.ssm_tensors import A_REAL_RANGE, DT_RANGE, state
-
-
-@final
-class ShortConvolution(nn.Module):
-    """silu(b + sum_k w_k x_{t-k}) per channel, in at least float32."""
-
-    def __init__(self, num_channels: int, num_taps: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_channels, num_taps))
-        self.bias = nn.Parameter(torch.empty(num_channels))
-
-    def forward(self, x_BLI: torch.Tensor, before_BKI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs, and the last K - 1 inputs; `before` are those before the first."""
-        # K - 1 earlier inputs in front make output t the sum of the K inputs t .. t + K - 1, the newest by
-        # the last tap. K=4, L=1, as in generation: three kept inputs and a new one (B, 4, I) give (B, 1, I).
-        x_BLI, length = torch.cat((before_BKI, x_BLI.to(before_BKI.dtype)), dim=1), x_BLI.shape[1]
-        y_BLI = self.bias.to(x_BLI.dtype)
-        for k, tap_I in enumerate(self.weight.to(x_BLI.dtype).unbind(1)):
-            y_BLI = torch.addcmul(y_BLI, tap_I, x_BLI[:, k : k + length])
-        return nn.functional.silu(y_BLI), x_BLI[:, length:]
 
 
 @final
@@ -107,7 +88,7 @@ class SSD(Mixer):
     ) -> torch.Tensor:
         if documents is None:
             return self.advance(x_BLH, self.initial_state(x_BLH.shape[0], x_BLH.device))[0]
-        projected = [part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)]
+        projected = self._project(x_BLH)
         sizes = [self.d_inner, self.d_BC, self.num_heads]
 
         def mix(all_DTX: torch.Tensor) -> torch.Tensor:
@@ -130,12 +111,15 @@ class SSD(Mixer):
         return inputs, bc, h
 
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        input_BLI, gate_BLI, bc_BLX, dt_BLA = (
-            part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)
-        )
+        input_BLI, gate_BLI, bc_BLX, dt_BLA = self._project(x_BLH)
         with no_autocast(x_BLH):
             y_BLI, state = self._run_space(input_BLI, bc_BLX, dt_BLA, state)
         return self._finish(y_BLI, gate_BLI, x_BLH), state
+
+    def _project(self, x_BLH: torch.Tensor) -> list[torch.Tensor]:
+        """Input and gate (B, L, I), B beside C, and steps: the input is rounded once for all four."""
+        x_BLH = x_BLH.to(autocast_dtype(x_BLH) or x_BLH.dtype)
+        return [part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)]
 
     def _run_space(
         self, input_BLI: torch.Tensor, bc_BLX: torch.Tensor, dt_BLA: torch.Tensor, state: State
@@ -196,7 +180,7 @@ def ssd_footprint(config: SSDConfig, d_model: int, step: Pass, *, dropout: bool)
     keys = REAL * n * 2 * d_keys
     inside = REAL * n * chunk * (2 * num_heads + num_heads // config.heads_per_group)
     states = REAL * d_inner * config.d_state * (2 * chunks + step.sequences)
-    inputs = step.product * n * d_model * (4 if step.half else 1)
+    inputs = step.product * n * d_model
     matrices = d_model * (3 * d_inner + 2 * d_keys + num_heads)
     return Footprint(
         saved=12 * inner + inner * step.product / REAL + dropout * inner + 3 * keys + inside + states + inputs

@@ -83,3 +83,10 @@ def test_a_turn_equals_its_definition() -> None:
     cos, sin = angles.cos(), angles.sin()
     expected = torch.cat((x[..., a] * cos - x[..., b] * sin, x[..., a] * sin + x[..., b] * cos), dim=-1)
     torch.testing.assert_close(rotate(x, 7), expected, rtol=0, atol=2.0**-22)
+
+
+def test_a_turn_is_differentiated_by_torch_func() -> None:
+    x = torch.randn(4, 3, 5, 8)
+    each = torch.func.vmap(torch.func.grad(lambda x: rotate(x, 2).pow(3).sum()))(x)
+    x.requires_grad_()
+    torch.testing.assert_close(each, torch.autograd.grad(rotate(x, 2).pow(3).sum(), x)[0])
