@@ -15,15 +15,25 @@ SPAN = 64 * CHUNK
 
 
 def scan(
-    x_BLAP: torch.Tensor, z_BLA: torch.Tensor, b_BLN: torch.Tensor, c_BLN: torch.Tensor, h_BANP: torch.Tensor
+    x_BLAP: torch.Tensor,
+    z_BLA: torch.Tensor,
+    b_BLN: torch.Tensor,
+    c_BLN: torch.Tensor,
+    h_BANP: torch.Tensor,
+    product: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y (B, L, A, P), h after the last position), given h before the first."""
+    """(y (B, L, A, P), h after the last position), given h before the first.
+
+    What goes into products of chunks is rounded to `product`, and so are the weights within chunks, as the
+    paper's code does it. Sums, decays between chunks and states stay as they are.
+    """
     if x_BLAP.shape[1] == 1:
         return _scan_one(x_BLAP, z_BLA, b_BLN, c_BLN, h_BANP)
+    product = product or x_BLAP.dtype
     outputs = []
     for start in range(0, x_BLAP.shape[1], SPAN):
         x, z, b, c = (part[:, start : start + SPAN] for part in (x_BLAP, z_BLA, b_BLN, c_BLN))
-        y_BLAP, h_BANP = _scan_span(x, z, b, c, h_BANP)
+        y_BLAP, h_BANP = _scan_span(x, z, b, c, h_BANP, product)
         outputs.append(y_BLAP)
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), h_BANP
 
@@ -39,7 +49,12 @@ def _scan_one(
 
 
 def _scan_span(
-    x_BLAP: torch.Tensor, z_BLA: torch.Tensor, b_BLN: torch.Tensor, c_BLN: torch.Tensor, h_BANP: torch.Tensor
+    x_BLAP: torch.Tensor,
+    z_BLA: torch.Tensor,
+    b_BLN: torch.Tensor,
+    c_BLN: torch.Tensor,
+    h_BANP: torch.Tensor,
+    product: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`scan` of one span: y_t = c_t (sum over sources s <= t of the own chunk) + exp(sums_t) c_t h_before."""
     # B=1, L=130, A=2, P=4, N=3: T=64, G=3, the last chunk with 62 positions of zeros. scores (1, 3, 64, 64)
@@ -48,16 +63,17 @@ def _scan_span(
     # with the heads side by side (1, 3, 3, 2 x 4): (1, 3, 64, 2, 4).
     length = x_BLAP.shape[1]
     size = min(CHUNK, length)
-    x_BGTAP, z_BGTA, b_BGTN, c_BGTN = (_in_chunks(part, size) for part in (x_BLAP, z_BLA, b_BLN, c_BLN))
+    x_BGTAP, z_BGTA = (_in_chunks(part, size) for part in (x_BLAP, z_BLA))
+    b_BGTN, c_BGTN = (_in_chunks(part.to(product), size) for part in (b_BLN, c_BLN))
     # Differences of long sums lose digits: the sums, one number a head and position, are float64.
     sums_BAGT = z_BGTA.double().cumsum(2).permute(0, 3, 1, 2)
     ends_BAG = sums_BAGT[..., -1].cumsum(-1)
     scores_BGTT = c_BGTN @ b_BGTN.transpose(-1, -2)
-    weights_BAGTT = scores_BGTT[:, None] * _decays(sums_BAGT, x_BLAP.dtype)
-    inside_BAGTP = weights_BAGTT @ x_BGTAP.permute(0, 3, 1, 2, 4)
+    weights_BAGTT = scores_BGTT[:, None] * _decays(sums_BAGT, product)
+    inside_BAGTP = weights_BAGTT @ x_BGTAP.permute(0, 3, 1, 2, 4).to(product)
     h_BAGNP, h_BANP = _between(x_BGTAP, b_BGTN, sums_BAGT, ends_BAG, h_BANP)
     h_BGNX = h_BAGNP.permute(0, 2, 3, 1, 4).flatten(3)  # all heads side by side: one product
-    before_BGTAP = (c_BGTN @ h_BGNX).unflatten(-1, x_BGTAP.shape[3:])
+    before_BGTAP = (c_BGTN @ h_BGNX.to(product)).unflatten(-1, x_BGTAP.shape[3:])
     fade_BGTA = sums_BAGT.to(x_BLAP.dtype).exp().permute(0, 2, 3, 1)
     y_BGTAP = inside_BAGTP.permute(0, 2, 3, 1, 4) + fade_BGTA[..., None] * before_BGTAP
     return y_BGTAP.flatten(1, 2)[:, :length], h_BANP
@@ -81,8 +97,8 @@ def _between(
     """The states before every chunk (B, A, G, N, P), and the one after the last."""
     fade_BAGT = (sums_BAGT[..., -1:] - sums_BAGT).to(x_BGTAP.dtype).exp()
     faded_BGTX = (x_BGTAP * fade_BAGT.permute(0, 2, 3, 1)[..., None]).flatten(3)
-    added_BGNX = b_BGTN.transpose(-1, -2) @ faded_BGTX
-    added_BAGNP = added_BGNX.unflatten(-1, x_BGTAP.shape[3:]).permute(0, 3, 1, 2, 4)
+    added_BGNX = b_BGTN.transpose(-1, -2) @ faded_BGTX.to(b_BGTN.dtype)
+    added_BAGNP = added_BGNX.to(h_BANP.dtype).unflatten(-1, x_BGTAP.shape[3:]).permute(0, 3, 1, 2, 4)
     # The state at the start is the first source, and each chunk the next. G=3: sources (1, 2, 4, 3 x 4) and
     # decays (1, 2, 4, 4), whose row g is what is left of each source where chunk g starts; row 3, at the end.
     sources_BASX = torch.cat((h_BANP[:, :, None], added_BAGNP), dim=2).flatten(3)

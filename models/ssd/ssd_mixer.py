@@ -39,9 +39,14 @@ class SelectiveSpace(nn.Module):
         self.D = nn.Parameter(torch.empty(num_heads))
 
     def forward(
-        self, x_BLI: torch.Tensor, bc_BLX: torch.Tensor, dt_BLA: torch.Tensor, h_BANP: torch.Tensor
+        self,
+        x_BLI: torch.Tensor,
+        bc_BLX: torch.Tensor,
+        dt_BLA: torch.Tensor,
+        h_BANP: torch.Tensor,
+        product: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs (B, L, I) in the dtype of h, and the state after. `bc` is B beside C; `dt` is raw."""
+        """Outputs (B, L, I) in the dtype of h, and the state after. `bc`: B beside C; `dt`: raw; see scan."""
         dtype = h_BANP.dtype
         # far outside of all that is learned, the ranges keep a runaway step from making inf * 0
         dt_BLA = nn.functional.softplus(dt_BLA.to(dtype) + self.dt_bias.to(dtype)).clamp(*DT_RANGE)
@@ -52,7 +57,7 @@ class SelectiveSpace(nn.Module):
         # 12 heads: x (2, L, 12, P) becomes (6, L, 4, P), and b (2, L, 3 N) becomes (6, L, N).
         x_FLAP, z_FLA = self._by_group(x_BLAP * dt_BLA[..., None]), self._by_group(-dt_BLA * rate_A)
         h_FANP = h_BANP.unflatten(1, (self.num_groups, -1)).flatten(0, 1)
-        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._by_group(b_BLX), self._by_group(c_BLX), h_FANP)
+        y_FLAP, h_FANP = scan(x_FLAP, z_FLA, self._by_group(b_BLX), self._by_group(c_BLX), h_FANP, product)
         y_BLAP = y_FLAP.unflatten(0, (-1, self.num_groups)).transpose(1, 2).flatten(2, 3)
         return (y_BLAP + self.D.to(dtype)[:, None] * x_BLAP).flatten(2), h_FANP.reshape(h_BANP.shape)
 
@@ -94,8 +99,9 @@ class SSD(Mixer):
         def mix(all_DTX: torch.Tensor) -> torch.Tensor:
             fresh = self.initial_state(all_DTX.shape[0], all_DTX.device)
             input_DTI, bc_DTX, dt_DTA = all_DTX.split(sizes, dim=-1)
-            return self._run_space(input_DTI, bc_DTX, dt_DTA, fresh)[0]
+            return self._run_space(input_DTI, bc_DTX, dt_DTA, fresh, product)[0]
 
+        product = autocast_dtype(x_BLH)
         with no_autocast(x_BLH):
             y_BLI = documents.apart(mix, torch.cat([projected[0], *projected[2:]], dim=-1))
         return self._finish(y_BLI, projected[1], x_BLH)
@@ -112,8 +118,9 @@ class SSD(Mixer):
 
     def advance(self, x_BLH: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         input_BLI, gate_BLI, bc_BLX, dt_BLA = self._project(x_BLH)
+        product = autocast_dtype(x_BLH)
         with no_autocast(x_BLH):
-            y_BLI, state = self._run_space(input_BLI, bc_BLX, dt_BLA, state)
+            y_BLI, state = self._run_space(input_BLI, bc_BLX, dt_BLA, state, product)
         return self._finish(y_BLI, gate_BLI, x_BLH), state
 
     def _project(self, x_BLH: torch.Tensor) -> list[torch.Tensor]:
@@ -122,12 +129,17 @@ class SSD(Mixer):
         return [part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)]
 
     def _run_space(
-        self, input_BLI: torch.Tensor, bc_BLX: torch.Tensor, dt_BLA: torch.Tensor, state: State
+        self,
+        input_BLI: torch.Tensor,
+        bc_BLX: torch.Tensor,
+        dt_BLA: torch.Tensor,
+        state: State,
+        product: torch.dtype | None,
     ) -> tuple[torch.Tensor, State]:
         """From what the matrices make of the input to what the state space does, and the state after."""
         input_BLI, inputs = self.input_conv(input_BLI, state[0])
         bc_BLX, bcs = self.BC_conv(bc_BLX, state[1])
-        y_BLI, h_BANP = self.space(input_BLI, bc_BLX, dt_BLA, state[2])
+        y_BLI, h_BANP = self.space(input_BLI, bc_BLX, dt_BLA, state[2], product)
         return y_BLI, (inputs, bcs, h_BANP)
 
     def _finish(self, y_BLI: torch.Tensor, gate_BLI: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
@@ -182,8 +194,10 @@ def ssd_footprint(config: SSDConfig, d_model: int, step: Pass, *, dropout: bool)
     states = REAL * d_inner * config.d_state * (2 * chunks + step.sequences)
     inputs = step.product * n * d_model
     matrices = d_model * (3 * d_inner + 2 * d_keys + num_heads)
+    # What goes into products of chunks, and what comes out.
+    rounded = inside + 3 * inner + keys + REAL * d_inner * config.d_state * chunks
     return Footprint(
         saved=12 * inner + inner * step.product / REAL + dropout * inner + 3 * keys + inside + states + inputs
-        + 7 * REAL * n * num_heads + step.rounded(matrices),
+        + 7 * REAL * n * num_heads + step.rounded(matrices) - (rounded / 2 if step.half else 0.0),
         working=REAL * n * d_model + 3 * inner,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from models.config import BackboneSection, SSDConfig
 from models.facts import Role
 from models.layers import Dropout
 from models.ssd import scan as scan_module
+from models.ssd import ssd_mixer
 from models.ssd.scan import CHUNK, scan
 from models.ssd.slow_ssd import recurrence
 from models.ssd.ssd_mixer import SSD, ssd_facts, ssd_flops
@@ -140,6 +141,21 @@ def test_state_and_space_stay_float32_under_bfloat16(fill) -> None:
     low = copy.deepcopy(layer).to(torch.bfloat16)
     assert {part.dtype for part in low.initial_state(2, CPU)} == {torch.float32}
     assert low(x_BLH.bfloat16()).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_products_in_bfloat16_cost_no_more_than_the_matrices_already_do(fill, monkeypatch) -> None:
+    layer, x_BLH = build(fill, CONFIGS["two groups"]), signal(300)
+    expected = recurrence(layer, x_BLH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = relative(layer(x_BLH).double(), expected)
+    scan = ssd_mixer.scan
+    monkeypatch.setattr(ssd_mixer, "scan", lambda *inputs: scan(*inputs[:5]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exact = relative(layer(x_BLH).double(), expected)
+    # Both round the matrices, to 2^-9 each: half a per cent.
+    assert rounded <= 2.0**-6
+    assert rounded <= 1.5 * exact
 
 
 def test_sizes_come_from_the_config_and_not_from_parameters(fill) -> None:
