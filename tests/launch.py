@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -77,6 +78,7 @@ def _become(
         os.chdir(folder)
         os.environ |= ENVIRONMENT
         torch.set_num_threads(1)
+        _forget_server()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
@@ -91,6 +93,12 @@ def _become(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _forget_server() -> None:
+    """The server of forks of a test before is not this fork's child: it starts one of its own."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
 
 
 def _read(stream: IO[bytes]) -> str:

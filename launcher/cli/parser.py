@@ -31,7 +31,8 @@ class Parser(argparse.ArgumentParser):
         if unknown is not None and unknown[1].startswith("-"):
             given = unknown[1].partition("=")[0]
             near = close_matches(given.lstrip("-"), [flag.lstrip("-") for flag in flags])
-            remedy = did_you_mean(f"--{word}" for word in near) or f"flags are {', '.join(flags)}"
+            own = [flag for flag in flags if flag not in (*QUIET, *VERBOSE)]
+            remedy = did_you_mean(f"--{word}" for word in near) or f"flags are {', '.join(own)}"
             raise UserError(Problem(f"{self.prog} {given}", "unknown flag", remedy))
         if unknown is not None:
             raise UserError(Problem(f"{self.prog} {unknown[1]}", "is one argument too many", self._usage()))

@@ -7,6 +7,8 @@ Letters: B batch, L length, A heads (with b and c in common), P channels per hea
 positions of a chunk, S sources, X all channels of all heads.
 """
 
+from typing import Any, final
+
 import torch
 
 CHUNK = 64
@@ -45,7 +47,7 @@ def _scan_one(
     # B=1, A=2, P=4, N=3: b (1, 1, 3, 1) times x (1, 2, 1, 4), an outer product for each head's h (1, 2, 3, 4)
     added_BANP = b_B1N[:, :, :, None] * x_B1AP.transpose(1, 2)
     h_BANP = z_B1A[:, 0, :, None, None].exp() * h_BANP + added_BANP
-    return (c_B1N[:, None] @ h_BANP).transpose(1, 2), h_BANP
+    return (c_B1N[:, None].to(h_BANP.dtype) @ h_BANP).transpose(1, 2), h_BANP
 
 
 def _scan_span(
@@ -63,20 +65,57 @@ def _scan_span(
     # with the heads side by side (1, 3, 3, 2 x 4): (1, 3, 64, 2, 4).
     length = x_BLAP.shape[1]
     size = min(CHUNK, length)
-    x_BGTAP, z_BGTA = (_in_chunks(part, size) for part in (x_BLAP, z_BLA))
-    b_BGTN, c_BGTN = (_in_chunks(part.to(product), size) for part in (b_BLN, c_BLN))
+    x_BGTAP, b_BGTN, c_BGTN = (_in_chunks(part.to(product), size) for part in (x_BLAP, b_BLN, c_BLN))
+    z_BGTA = _in_chunks(z_BLA, size)
     # Differences of long sums lose digits: the sums, one number a head and position, are float64.
     sums_BAGT = z_BGTA.double().cumsum(2).permute(0, 3, 1, 2)
     ends_BAG = sums_BAGT[..., -1].cumsum(-1)
     scores_BGTT = c_BGTN @ b_BGTN.transpose(-1, -2)
-    weights_BAGTT = scores_BGTT[:, None] * _decays(sums_BAGT, product)
-    inside_BAGTP = weights_BAGTT @ x_BGTAP.permute(0, 3, 1, 2, 4).to(product)
+    inside_BAGTP = _Inside.apply(sums_BAGT, scores_BGTT, x_BGTAP.permute(0, 3, 1, 2, 4))
     h_BAGNP, h_BANP = _between(x_BGTAP, b_BGTN, sums_BAGT, ends_BAG, h_BANP)
     h_BGNX = h_BAGNP.permute(0, 2, 3, 1, 4).flatten(3)  # all heads side by side: one product
     before_BGTAP = (c_BGTN @ h_BGNX.to(product)).unflatten(-1, x_BGTAP.shape[3:])
     fade_BGTA = sums_BAGT.to(x_BLAP.dtype).exp().permute(0, 2, 3, 1)
     y_BGTAP = inside_BAGTP.permute(0, 2, 3, 1, 4) + fade_BGTA[..., None] * before_BGTAP
     return y_BGTAP.flatten(1, 2)[:, :length], h_BANP
+
+
+def inside(
+    sums_BAGT: torch.Tensor, scores_BGTT: torch.Tensor, x_BAGTP: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What positions get from those of their own chunk, and its weights: the plain form of _Inside."""
+    weights_BAGTT = scores_BGTT[:, None] * _decays(sums_BAGT, x_BAGTP.dtype)
+    return weights_BAGTT @ x_BAGTP, weights_BAGTT
+
+
+@final
+class _Inside(torch.autograd.Function):
+    """Weighs again in the backward pass: weights of all pairs are most of what a chunk would keep.
+    Differentiable again, and by torch.func."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(sums_BAGT: torch.Tensor, scores_BGTT: torch.Tensor, x_BAGTP: torch.Tensor) -> torch.Tensor:
+        return inside(sums_BAGT, scores_BGTT, x_BAGTP)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BAGTP: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sums_BAGT, scores_BGTT, x_BAGTP = ctx.saved_tensors
+        decays_BAGTT = _decays(sums_BAGT, x_BAGTP.dtype)
+        dweights_BAGTT = grad_BAGTP @ x_BAGTP.transpose(-1, -2)
+        dscores_BAGTT = dweights_BAGTT * decays_BAGTT
+        dx_BAGTP = (scores_BGTT[:, None] * decays_BAGTT).transpose(-1, -2) @ grad_BAGTP
+        # The exponent is the difference of two sums: a later one's, and minus an earlier one's.
+        dapart_BAGTT = (dscores_BAGTT * scores_BGTT[:, None]).to(
+            torch.promote_types(x_BAGTP.dtype, torch.float32)
+        )
+        dsums_BAGT = dapart_BAGTT.sum(-1) - dapart_BAGTT.sum(-2)
+        return dsums_BAGT.to(sums_BAGT.dtype), dscores_BAGTT.sum(1), dx_BAGTP
 
 
 def _in_chunks(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -95,14 +134,14 @@ def _between(
     h_BANP: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The states before every chunk (B, A, G, N, P), and the one after the last."""
-    fade_BAGT = (sums_BAGT[..., -1:] - sums_BAGT).to(x_BGTAP.dtype).exp()
+    fade_BAGT = (sums_BAGT[..., -1:] - sums_BAGT).to(h_BANP.dtype).exp()
     faded_BGTX = (x_BGTAP * fade_BAGT.permute(0, 2, 3, 1)[..., None]).flatten(3)
     added_BGNX = b_BGTN.transpose(-1, -2) @ faded_BGTX.to(b_BGTN.dtype)
     added_BAGNP = added_BGNX.to(h_BANP.dtype).unflatten(-1, x_BGTAP.shape[3:]).permute(0, 3, 1, 2, 4)
     # The state at the start is the first source, and each chunk the next. G=3: sources (1, 2, 4, 3 x 4) and
     # decays (1, 2, 4, 4), whose row g is what is left of each source where chunk g starts; row 3, at the end.
     sources_BASX = torch.cat((h_BANP[:, :, None], added_BAGNP), dim=2).flatten(3)
-    decays_BASS = _decays(torch.nn.functional.pad(ends_BAG, (1, 0)), x_BGTAP.dtype)
+    decays_BASS = _decays(torch.nn.functional.pad(ends_BAG, (1, 0)), h_BANP.dtype)
     states_BASNP = (decays_BASS @ sources_BASX).unflatten(-1, h_BANP.shape[2:])
     return states_BASNP[:, :, :-1], states_BASNP[:, :, -1]
 

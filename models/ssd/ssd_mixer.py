@@ -19,9 +19,10 @@ from models.documents import Documents
 from models.facts import ParamFacts, Role, prefixed
 from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, log_of_uniform, softplus_log_uniform, uniform
-from models.layers import GAIN, MATRIX, Dropout, Linear, RMSNorm
+from models.layers import GAIN, MATRIX, Dropout, Linear
 from models.mixer import Mixer, State
 from models.precision import autocast_dtype, no_autocast
+from models.ssd.gated_norm import GatedNorm
 from models.ssd.scan import CHUNK, scan
 from models.ssd.short_convolution import ShortConvolution
 from models.ssm.ssm_tensors import A_REAL_RANGE, DT_RANGE, state
@@ -84,7 +85,7 @@ class SSD(Mixer):
         self.input_conv = ShortConvolution(self.d_inner, config.d_conv)
         self.BC_conv = ShortConvolution(self.d_BC, config.d_conv)
         self.space = SelectiveSpace(self.num_heads, num_groups)
-        self.inner_norm = RMSNorm(self.d_inner)
+        self.inner_norm = GatedNorm(self.d_inner)
         self.dropout = dropout
         self.output = Linear(self.d_inner, d_model, bias=False)
 
@@ -144,7 +145,7 @@ class SSD(Mixer):
 
     def _finish(self, y_BLI: torch.Tensor, gate_BLI: torch.Tensor, x_BLH: torch.Tensor) -> torch.Tensor:
         with no_autocast(x_BLH):
-            y_BLI = self.inner_norm(y_BLI * nn.functional.silu(gate_BLI.to(y_BLI.dtype)))
+            y_BLI = self.inner_norm(y_BLI.to(gate_BLI.dtype), gate_BLI)
         output: torch.Tensor = self.output(self.dropout(y_BLI.to(x_BLH.dtype)))
         return output
 
@@ -183,21 +184,21 @@ def ssd_flops(config: SSDConfig, d_model: int, seq_len: int) -> float:
 
 
 def ssd_footprint(config: SSDConfig, d_model: int, step: Pass, *, dropout: bool) -> Footprint:
-    """Twelve tensors of all inner channels, decays and weights within chunks, and a state for each chunk."""
+    """Seven tensors of all inner channels, scores within chunks, and a state for each chunk."""
     d_inner, chunk = config.expand * d_model, min(CHUNK, step.length)
     num_heads = d_inner // config.d_head
     d_keys = num_heads // config.heads_per_group * config.d_state
     n, chunks = step.positions, step.sequences * -(-step.length // chunk)
     inner = REAL * n * d_inner
     keys = REAL * n * 2 * d_keys
-    inside = REAL * n * chunk * (2 * num_heads + num_heads // config.heads_per_group)
+    inside = REAL * n * chunk * (num_heads // config.heads_per_group)
     states = REAL * d_inner * config.d_state * (2 * chunks + step.sequences)
     inputs = step.product * n * d_model
     matrices = d_model * (3 * d_inner + 2 * d_keys + num_heads)
-    # What goes into products of chunks, and what comes out.
-    rounded = inside + 3 * inner + keys + REAL * d_inner * config.d_state * chunks
+    # What is kept as it came out of a product, and goes into the next one.
+    rounded = inside + 7 * inner + 2 * keys + REAL * d_inner * config.d_state * chunks
     return Footprint(
-        saved=12 * inner + inner * step.product / REAL + dropout * inner + 3 * keys + inside + states + inputs
-        + 7 * REAL * n * num_heads + step.rounded(matrices) - (rounded / 2 if step.half else 0.0),
-        working=REAL * n * d_model + 3 * inner,
+        saved=7 * inner + inner * step.product / REAL + dropout * inner + 2 * keys + inside + states + inputs
+        + 8 * REAL * n * num_heads + step.rounded(matrices) - (rounded / 2 if step.half else 0.0),
+        working=REAL * n * d_model + 6 * inner,
     )  # fmt: skip

@@ -17,7 +17,7 @@ def test_a_step_has_no_more_operations_than_it_had(kind: str) -> None:
     assert operations(kind, 1, SEQ_LEN) <= LIMITS[kind]
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("s4", 45), ("s4d", 45), ("attention", 16)])
+@pytest.mark.parametrize(("kind", "limit"), [("s4", 45), ("s4d", 45), ("attention", 16), ("ssd", 60)])
 def test_a_layer_keeps_few_bytes_a_token_and_channel(kind: str, limit: float) -> None:
     assert activation_bytes(kind) <= limit
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.ssd.short_convolution import ShortConvolution, _Taps, sum_of_taps
+from models.ssd.short_convolution import ShortConvolution, _SiluOfTaps, silu_of_taps
 
 
 def drawn(length: int, taps: int) -> tuple[torch.Tensor, ...]:
@@ -17,21 +17,20 @@ def drawn(length: int, taps: int) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize(("length", "taps"), [(1, 4), (2, 4), (9, 4), (5, 1), (5, 2)])
 def test_values_and_gradients_equal_those_of_the_plain_form(length: int, taps: int) -> None:
     inputs = drawn(length, taps)
-    assert torch.equal(_Taps.apply(*inputs), sum_of_taps(*inputs))
+    assert torch.equal(_SiluOfTaps.apply(*inputs), silu_of_taps(*inputs))
     weigh = torch.randn(2, length, 3, dtype=torch.float64)
-    ours, plain = (
-        torch.autograd.grad((form(*inputs) * weigh).sum(), inputs) for form in (_Taps.apply, sum_of_taps)
-    )
+    forms = (_SiluOfTaps.apply, silu_of_taps)
+    ours, plain = (torch.autograd.grad((form(*inputs) * weigh).sum(), inputs) for form in forms)
     for one, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, other)
-    assert torch.autograd.gradgradcheck(lambda *x: _Taps.apply(*x).pow(2), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: _SiluOfTaps.apply(*x).pow(2), inputs)
 
 
 def test_per_sample_gradients_by_torch_func() -> None:
     x, weight, bias = drawn(5, 4)
 
     def loss(weight: torch.Tensor, x_SI: torch.Tensor) -> torch.Tensor:
-        return _Taps.apply(x_SI[None], weight, bias).pow(2).sum()
+        return _SiluOfTaps.apply(x_SI[None], weight, bias).pow(2).sum()
 
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
     for sample, found in zip(x, each, strict=True):
