@@ -80,14 +80,15 @@ def build_proxy(recipe: Recipe, batch: Batch, world: World) -> ProxyModel:
 
 
 @functools.cache
-def _open(data: str, vocab_size: int | None, max_chars: int | None) -> Splits:
+def _open(kind: type[DataConfig], data: str, vocab_size: int | None, max_chars: int | None) -> Splits:
     # By its text: the parts of a mixture are a dict, which has no hash.
-    return open_splits(DataConfig.model_validate_json(data), vocab_size, max_chars)
+    return open_splits(kind.model_validate_json(data), vocab_size, max_chars)
 
 
 def first_batch(recipe: Recipe) -> Batch:
     """The first samples of the recipe's own data, as many as one step has."""
-    splits = _open(recipe.data.model_dump_json(), recipe.model.vocab_size, max_chars(recipe.model))
+    data, model = recipe.data, recipe.model
+    splits = _open(type(data), data.model_dump_json(), model.vocab_size, max_chars(model))
     return splits.train.batch(np.arange(recipe.train.global_batch_size))
 
 
