@@ -32,6 +32,10 @@ def recipe_type(tree: Node) -> type[Recipe]:
         raise UserError(
             *(Problem(node.place, found.message, found.remedy) for found in error.problems)
         ) from error
+    except Exception as error:  # of pydantic: a section without defaults, a choice without a `type`
+        what = " ".join(str(error).split())[:200]
+        message = f"{', '.join(texts)}: a section does not fit into a recipe: {type(error).__name__}: {what}"
+        raise UserError(Problem(node.place, message, "see docs/extending.md; -v shows where")) from error
 
 
 @functools.cache
@@ -49,7 +53,10 @@ def extended_recipe(names: tuple[str, ...]) -> type[Recipe]:
         "schedule": (_choice(ScheduleConfig, added.schedules), ...),
         "cluster": (cluster, cluster()),
     }
-    return _subclass(Recipe, fields)
+    made = _subclass(Recipe, fields)
+    made.model_rebuild()  # else a section that cannot be part of a recipe would be found at its first value
+    recipe: type[Recipe] = made
+    return recipe
 
 
 def _subclass(base: type[Any], fields: Mapping[str, Any]) -> type[Any]:

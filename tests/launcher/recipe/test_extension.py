@@ -98,6 +98,16 @@ def test_the_schema_for_editors_has_its_keys(site: Path) -> None:
             "toys offers layers['a.b']; use letters",
         ),
         (
+            {"__init__.py": TOYS.replace("groups: int = 1", "groups: int"), "code.py": CODE},
+            None,
+            "toys: a section does not fit into a recipe: ValidationError: 1 validation error for GateConfig",
+        ),
+        (
+            {"__init__.py": TOYS.replace('type: Literal["square"]', "type: str"), "code.py": CODE},
+            None,
+            "toys: a section does not fit into a recipe: PydanticUserError: Model 'SquareConfig' needs field",
+        ),
+        (
             {"__init__.py": TOYS.replace('"square": ScheduleKind(', '"square": dict('), "code.py": CODE},
             None,
             "toys offers schedules['square'], which is a dict, not a ScheduleKind",
