@@ -167,3 +167,28 @@ def test_several_nodes_without_slurm_are_refused(
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no sbatch
     assert_one_screen(launch(*words, folder=tmp_path), "sbatch")
     assert not (tmp_path / "X").exists()
+
+
+@pytest.mark.parametrize("words", [("-q", "validate"), ("validate", "--quiet")])
+def test_quiet_prints_problems_only(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    (tmp_path / "wrong.yaml").write_text(RECIPE.replace("seed:", "sed:"))
+    done = launch(*words, "small.yaml", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = launch(*words, "wrong.yaml", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown key 'sed'" in done.stderr
+
+
+def test_a_quiet_run_prints_nothing_and_keeps_its_log(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    done = launch("-q", "small.yaml", "track.mlflow.enabled=false", "--run-dir", "run", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "saved checkpoints/" in (tmp_path / "run/logs/console.log").read_text()
+
+
+def test_verbose_shows_where_a_problem_was_found(tmp_path: Path) -> None:
+    plain, verbose = (launch(*words, "plan", "none.yaml", folder=tmp_path) for words in ((), ("-v",)))
+    assert "Traceback" not in plain.stderr
+    assert verbose.stderr.startswith("Traceback")
+    assert verbose.stderr.endswith(plain.stderr)
