@@ -21,11 +21,13 @@ from models.section import Section
 def recipe_type(tree: Node) -> type[Recipe]:
     """The type of a recipe that is written like this. Raises UserError, placed, for what cannot be loaded."""
     node = child(tree, "extensions")
-    names = [one.value for one in node.value] if node is not None and isinstance(node.value, list) else []
+    if node is None:
+        return Recipe
+    # What is not a list of names is refused as such; one name is meant, and the rest is read with it.
+    names = [one.value for one in node.value] if isinstance(node.value, list) else [node.value]
     texts = tuple(name for name in names if isinstance(name, str))
     if not texts:
-        return Recipe  # what is not a list of names is refused as such
-    assert node is not None, names
+        return Recipe
     try:
         return extended_recipe(texts)
     except UserError as error:

@@ -129,6 +129,13 @@ def test_one_that_is_not_installed_is_named_with_those_that_are(site: Path) -> N
     assert "toys.yaml:4:13: ../x is not installed" in problem(RECIPE.replace("[toys]", '["../x"]'))
 
 
+def test_one_name_is_read_as_a_list_of_it(site: Path) -> None:
+    install_toys(site)
+    (line, remedy) = problem(RECIPE.replace("[toys]", "toys")).splitlines()
+    assert line.startswith("toys.yaml:4:13: extensions is 'toys', must be a list")
+    assert remedy.strip() == "write [toys]"
+
+
 def test_two_that_offer_the_same_name_are_refused(site: Path) -> None:
     install_toys(site)
     install(site, "others", {"__init__.py": TOYS, "code.py": CODE})
