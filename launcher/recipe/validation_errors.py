@@ -50,9 +50,14 @@ class Explainer:
         report = Report(tree)
         # Collected by section: three missing keys of `model` are one problem with one remedy, not three.
         missing: dict[KeyPath, list[str]] = {}
-        for error in errors:
+        found = list(errors)
+        for error in found:
             path, schema = self.shape.locate(tree, error["loc"])
             kind = error["type"]
+            # A list whose only items are wrong is too short as well, to the validator.
+            within = [other for other in found if other["loc"][:-1] == error["loc"]]
+            if kind == "too_short" and within:
+                continue
             if kind == "missing" and isinstance(error["loc"][-1], str):
                 missing.setdefault(path[:-1], []).append(str(path[-1]))
             elif kind == "union_tag_not_found":
