@@ -14,7 +14,7 @@ ARG TORCH=2.13.0
 ARG TORCH_INDEX
 RUN test -n "$TORCH_INDEX" \
  || { echo "give --build-arg TORCH_INDEX=ADDRESS, of pytorch.org's CPU builds" >&2; exit 1; } \
- && python3 -m pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch==$TORCH"
+ && python3 -m pip install --no-cache-dir -i "$TORCH_INDEX" "torch==$TORCH"
 
 # hadolint ignore=DL3006
 FROM torch-${VARIANT}
@@ -44,10 +44,10 @@ ARG COMMIT=""
 RUN echo "$COMMIT" > launcher/COMMIT && python3 -m pip install --no-cache-dir --no-deps .
 
 # Any user may run it: `docker run --user $(id -u)` writes runs that belong to whoever started them.
-WORKDIR /work
+WORKDIR /home/researcher
 COPY recipes recipes
-RUN useradd --uid 1000 --home-dir /work researcher && chmod 1777 /work
-ENV HOME=/work USER=researcher
+RUN useradd --uid 1000 --home-dir /home/researcher researcher && chmod 1777 /home/researcher
+ENV HOME=/home/researcher USER=researcher
 USER 1000
 ENTRYPOINT ["launch"]
 CMD ["--help"]

@@ -5,6 +5,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 _ROOMS = ("cluster", "launcher", "models")
@@ -34,11 +35,18 @@ def read_diff(folder: Path) -> str:
 
 def digest_sources(folder: Path) -> str:
     """sha256 of our packages' Python files, their names included: what a wheel is known by."""
+    return (
+        f"sha256:{digest_files(folder, (path for room in _ROOMS for path in (folder / room).rglob('*.py')))}"
+    )
+
+
+def digest_files(folder: Path, paths: Iterable[Path]) -> str:
+    """sha256 of files, their names in the folder included."""
     digest = hashlib.sha256()
-    for path in sorted(path for room in _ROOMS for path in (folder / room).rglob("*.py")):
+    for path in sorted(paths):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         digest.update(path.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def _noted_commit(folder: Path) -> str:

@@ -17,7 +17,7 @@ from models.footprint import REAL, Footprint, Pass
 from models.inits import constant
 from models.layers import MATRIX, Linear, linear_facts
 from models.mixer import Mixer, State
-from models.precision import autocast_dtype
+from models.precision import as_products_take
 
 ROTARY_BASE = 10_000.0
 
@@ -64,7 +64,7 @@ class Attention(Mixer):
     def _project(self, x_BLH: torch.Tensor, *, first: int) -> tuple[torch.Tensor, ...]:
         """Queries, keys, values (B, A, L, K), rotated from position `first` on."""
         # Rounded once for all three products, not for each: one copy is kept for the backward pass.
-        x_BLH = x_BLH.to(autocast_dtype(x_BLH) or x_BLH.dtype)
+        x_BLH = as_products_take(x_BLH)
         q, k, v = (
             part(x_BLH).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import torch
 
 from models.attention import ROTARY_BASE, count_heads, logit_scale
-from models.config import BackboneSection, ClassifierConfig, LMConfig, branch_factor
+from models.config import BackboneSection, ClassifierConfig, LMConfig
 from models.facts import Multipliers
+from models.residual import layer_factors
 
 Tensors = Mapping[str, torch.Tensor]
 _BLOCK = ("attention", "ffn")
@@ -30,7 +31,7 @@ def why_not_gpt_neox(config: LMConfig | ClassifierConfig, multipliers: Multiplie
         return "its attention knows no positions (attention.rotary)"
     if config.layer_mix != "none":
         return "it reads out a mix of all layers (layer_mix)"
-    if any(skip != 1.0 for skip, _ in multipliers.residual or ()):
+    if any(skip != 1.0 for skip, _ in layer_factors(config, multipliers)):
         return "u-muP scales what passes by a layer"
     return None
 
@@ -70,7 +71,7 @@ def gpt_neox_tensors(config: LMConfig, multipliers: Multipliers, tensors: Tensor
         "embed_out.weight": multipliers.readout * readout,
         **_pair(tensors, "norm", "gpt_neox.final_layer_norm"),
     }
-    factors = multipliers.residual or ((1.0, branch_factor(config)),) * config.num_layers
+    factors = layer_factors(config, multipliers)
     for block in range(config.num_layers // 2):
         first, second = f"layers.{2 * block}", f"layers.{2 * block + 1}"
         there = f"gpt_neox.layers.{block}"

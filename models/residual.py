@@ -154,11 +154,13 @@ def layer_kinds(config: BackboneSection) -> list[LayerName]:
 
 def build_layers(config: BackboneSection, multipliers: Multipliers) -> nn.ModuleList:
     """All residual layers."""
-    kinds = layer_kinds(config)
-    factors = multipliers.residual or ((1.0, branch_factor(config)),) * len(kinds)
-    return nn.ModuleList(
-        Residual(config, kind, pair, multipliers) for kind, pair in zip(kinds, factors, strict=True)
-    )
+    pairs = zip(layer_kinds(config), layer_factors(config, multipliers), strict=True)
+    return nn.ModuleList(Residual(config, kind, pair, multipliers) for kind, pair in pairs)
+
+
+def layer_factors(config: BackboneSection, multipliers: Multipliers) -> tuple[tuple[float, float], ...]:
+    """(skip, branch) of every layer."""
+    return multipliers.residual or ((1.0, branch_factor(config)),) * config.num_layers
 
 
 def residuals(layers: nn.ModuleList) -> list[Residual]:

@@ -70,9 +70,8 @@ def describe_extensions(plan: Plan) -> dict[str, ExtensionEntry]:
 def check_extensions(saved: Saved, plan: Plan) -> None:
     """Raise UserError where an extension's code is not the one that trained a checkpoint."""
     now = describe_extensions(plan)
-    before = {name: entry for name, entry in saved.manifest.extensions.items() if name in now}
-    for name, entry in before.items():
-        if entry != now[name]:
+    for name, entry in saved.manifest.extensions.items():
+        if entry != now.get(name, entry):
             ours, theirs = (f"{one.version} (sha256 {one.digest[:16]})" for one in (now[name], entry))
             message = f"{name} is {ours}, but {files.shortest(saved.url)} was trained with {theirs}"
             remedy = "install that one again, or start a new run from its weights: train.init_from"

@@ -25,21 +25,14 @@ def export_checkpoint(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     out = Path(options.out)
-    if options.format == "huggingface":
-        saved = open_verified(find_run(options.checkpoint))
-        from launcher.export_hugging_face import export_hugging_face
-
-        return _list(export_hugging_face(saved, out, options.dtype))
-    if out.suffix != ".safetensors":
+    to_hub = options.format == "huggingface"
+    if not to_hub and out.suffix != ".safetensors":
         raise UserError(Problem(options.out, "does not end in .safetensors", f"write {out.stem}.safetensors"))
     saved = open_verified(find_run(options.checkpoint))
-
-    from launcher.export_model import export_model
-
-    return _list(export_model(saved, out, options.dtype))
-
-
-def _list(paths: Sequence[Path]) -> int:
-    for path in paths:
+    if to_hub:
+        from launcher.export_hugging_face import export_hugging_face as export
+    else:
+        from launcher.export_model import export_model as export
+    for path in export(saved, out, options.dtype):
         print(f"{path}  {path.stat().st_size:,} bytes")
     return 0

@@ -55,9 +55,8 @@ def extended_recipe(names: tuple[str, ...]) -> type[Recipe]:
         "schedule": (_choice(ScheduleConfig, added.schedules), ...),
         "cluster": (cluster, cluster()),
     }
-    made = _subclass(Recipe, fields)
-    made.model_rebuild()  # else a section that cannot be part of a recipe would be found at its first value
-    recipe: type[Recipe] = made
+    recipe: type[Recipe] = _subclass(Recipe, fields)
+    recipe.model_rebuild()  # else a section that cannot be part of a recipe would be found at its first value
     return recipe
 
 

@@ -5,7 +5,6 @@ values never name code: a recipe names the distribution, and only what such an e
 """
 
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pydantic import BaseModel
 
 from cluster.config import ClusterConfig
 from cluster.job import Cluster
+from cluster.snapshot import digest_files
 from launcher.data.source_table import SOURCES, SourceKind
 from launcher.errors import Problem, UserError
 from launcher.optim.optimizer_table import OPTIMIZERS, OptimizerKind
@@ -121,15 +121,11 @@ def extension_facts(name: str) -> ExtensionFacts:
     point = _entry_point(name)
     spec = importlib.util.find_spec(point.module.partition(".")[0])
     assert spec is not None, f"{point.module} was loaded"
-    folders = [Path(place) for place in spec.submodule_search_locations or ()]
-    found = [(path.relative_to(folder), path) for folder in folders for path in folder.rglob("*.py")]
-    if spec.origin is not None and not folders:
-        found = [(Path(Path(spec.origin).name), Path(spec.origin))]
-    digest = hashlib.sha256()
-    for short, path in sorted(found):
-        content = path.read_bytes()
-        digest.update(f"{short.as_posix()} {len(content)}\n".encode() + content)
-    return ExtensionFacts(version=importlib.metadata.version(name), digest=digest.hexdigest())
+    assert spec.origin is not None, f"{point.module} has a file"
+    folder = Path(spec.origin).parent
+    paths = folder.rglob("*.py") if spec.submodule_search_locations else [Path(spec.origin)]
+    version = importlib.metadata.version(name)
+    return ExtensionFacts(version=version, digest=digest_files(folder, paths))
 
 
 def _entry_point(name: str) -> importlib.metadata.EntryPoint:
@@ -178,6 +174,9 @@ def _named(name: str, row: Row) -> Row:
         for key, value in found.items()
         if callable(value) and not isinstance(value, type)
     }
+    if isinstance(row, LayerRow):  # its row of functions is made by one, once
+        make = changes["kind"]
+        changes["kind"] = functools.cache(lambda: _named(name, make()))
     return replace(row, **changes)  # type: ignore[type-var]
 
 
@@ -185,13 +184,11 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
         try:
-            found = function(*arguments)
+            return function(*arguments)
         except UserError:
             raise
         except Exception as error:  # it would else look like a fault of ours
             raise _refusal(name, f"fails in {function.__qualname__}: {_said(error)}") from error
-        # A layer's row is made by a function; its own functions are the extension's too.
-        return _named(name, found) if type(found).__name__ == "LayerKind" else found
 
     return call
 

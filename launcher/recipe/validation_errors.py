@@ -55,8 +55,7 @@ class Explainer:
             path, schema = self.shape.locate(tree, error["loc"])
             kind = error["type"]
             # A list whose only items are wrong is too short as well, to the validator.
-            within = [other for other in found if other["loc"][:-1] == error["loc"]]
-            if kind == "too_short" and within:
+            if kind == "too_short" and any(other["loc"][:-1] == error["loc"] for other in found):
                 continue
             if kind == "missing" and isinstance(error["loc"][-1], str):
                 missing.setdefault(path[:-1], []).append(str(path[-1]))

@@ -114,8 +114,12 @@ class Tracker:
         self._wait_for("taking the first step, which builds and compiles what later ones use")
 
     def _wait_for(self, text: str | None) -> None:
-        if self._waiting is not None:
-            self._waiting.end() if text is None else self._waiting.begin(text)
+        if self._waiting is None:
+            return
+        if text is None:
+            self._waiting.end()
+        else:
+            self._waiting.begin(text)
 
     def due(self, step: int) -> bool:
         """Whether a step is logged: every `log_every` steps, and the last one. Asked before each step."""

@@ -27,12 +27,8 @@ class GatedNorm(nn.Module):
 
 def gated_norm(y_BLI: torch.Tensor, gate_BLI: torch.Tensor, weight_I: torch.Tensor) -> torch.Tensor:
     """The plain form, which autograd can differentiate too."""
-    z_BLI = _gated(y_BLI, gate_BLI.to(weight_I.dtype))
-    return z_BLI * _inverse_rms(z_BLI) * weight_I
-
-
-def _gated(y_BLI: torch.Tensor, gate_BLI: torch.Tensor) -> torch.Tensor:
-    return y_BLI * nn.functional.silu(gate_BLI)
+    z_BLI = y_BLI * nn.functional.silu(gate_BLI.to(weight_I.dtype))
+    return nn.functional.rms_norm(z_BLI, weight_I.shape, weight_I, EPSILON)
 
 
 def _inverse_rms(z_BLI: torch.Tensor) -> torch.Tensor:

@@ -80,12 +80,9 @@ def _scan_span(
     return y_BGTAP.flatten(1, 2)[:, :length], h_BANP
 
 
-def inside(
-    sums_BAGT: torch.Tensor, scores_BGTT: torch.Tensor, x_BAGTP: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What positions get from those of their own chunk, and its weights: the plain form of _Inside."""
-    weights_BAGTT = scores_BGTT[:, None] * _decays(sums_BAGT, x_BAGTP.dtype)
-    return weights_BAGTT @ x_BAGTP, weights_BAGTT
+def inside(sums_BAGT: torch.Tensor, scores_BGTT: torch.Tensor, x_BAGTP: torch.Tensor) -> torch.Tensor:
+    """What positions get from those of their own chunk: the plain form of _Inside."""
+    return (scores_BGTT[:, None] * _decays(sums_BAGT, x_BAGTP.dtype)) @ x_BAGTP
 
 
 @final
@@ -97,7 +94,7 @@ class _Inside(torch.autograd.Function):
 
     @staticmethod
     def forward(sums_BAGT: torch.Tensor, scores_BGTT: torch.Tensor, x_BAGTP: torch.Tensor) -> torch.Tensor:
-        return inside(sums_BAGT, scores_BGTT, x_BAGTP)[0]
+        return inside(sums_BAGT, scores_BGTT, x_BAGTP)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

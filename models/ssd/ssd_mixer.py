@@ -21,7 +21,7 @@ from models.footprint import REAL, Footprint, Pass
 from models.inits import constant, log_of_uniform, softplus_log_uniform, uniform
 from models.layers import GAIN, MATRIX, Dropout, Linear
 from models.mixer import Mixer, State
-from models.precision import autocast_dtype, no_autocast
+from models.precision import as_products_take, autocast_dtype, no_autocast
 from models.ssd.gated_norm import GatedNorm
 from models.ssd.scan import CHUNK, scan
 from models.ssd.short_convolution import ShortConvolution
@@ -126,7 +126,7 @@ class SSD(Mixer):
 
     def _project(self, x_BLH: torch.Tensor) -> list[torch.Tensor]:
         """Input and gate (B, L, I), B beside C, and steps: the input is rounded once for all four."""
-        x_BLH = x_BLH.to(autocast_dtype(x_BLH) or x_BLH.dtype)
+        x_BLH = as_products_take(x_BLH)
         return [part(x_BLH) for part in (self.input, self.gate, self.BC, self.dt)]
 
     def _run_space(
